@@ -1,0 +1,32 @@
+"""FastV as a Llama model of its own, with the authors' attributes."""
+
+from __future__ import annotations
+
+from llava.reduction import Stage
+
+from .knobs import Knob, fastv_stage
+from .reducible_llama import ReducibleLlamaModel
+
+
+class Fastv_LlamaModel(ReducibleLlamaModel):  # noqa: N801  public name fixed by the documents
+    """Llama with FastV (https://arxiv.org/abs/2403.06764): after layer K-1, keep the image tokens the last token looks at.
+
+    The ``fast_v_*`` knobs are attributes of the same names, and live: what they say at a prefill is what it does. The
+    authors' code must be given the image's place and ``reset_fastv()`` after every change; here None reads the place from
+    the prompt and the reset only forgets what the last prefill kept. Raises ValueError as ``LlamaConfig`` does.
+    """
+
+    use_fast_v = Knob()
+    fast_v_sys_length = Knob()
+    fast_v_image_token_length = Knob()
+    fast_v_attention_rank = Knob()
+    fast_v_agg_layer = Knob()
+    fast_v_inplace = Knob()
+    fast_v_placement = Knob()
+
+    def reset_fastv(self) -> None:
+        """Forget what the last prefill kept; the knobs need no reset."""
+        self.last_trace = []
+
+    def stages(self) -> list[Stage]:
+        return [fastv_stage(self.config, "avg_all_heads", alpha=0.5)] if self.use_fast_v else super().stages()

@@ -1,0 +1,54 @@
+"""FastV with three ways to read the heads (document 002)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from llava.reduction import Record, Stage
+
+from .fastv import Fastv_LlamaModel
+from .knobs import Knob, plan_from_config
+
+
+class FastvAdvanced_LlamaModel(Fastv_LlamaModel):  # noqa: N801  public name fixed by the documents
+    """FastV whose score is the mean of all heads, the strongest head, or a weighted mixture of it with the others.
+
+    ``token_selection_method`` ("avg_all_heads", "max_head", "weighted_combination") and ``weighted_alpha`` are live: what
+    they say at a prefill is what it does. After a prefill ``last_gen_attention_mask`` (B, S) bool on the CPU says which
+    prompt tokens the layers from K on can see, ``last_gen_kept_indices`` which positions of the first sample are kept
+    (numpy, ascending, text included), ``last_selection_metadata`` how they were chosen; before one: None, None, {}.
+    """
+
+    token_selection_method = Knob("fast_v_token_selection_method")
+    weighted_alpha = Knob("fast_v_weighted_alpha")
+
+    def stages(self) -> list[Stage]:
+        return plan_from_config(self.config)
+
+    @property
+    def _last_fastv(self) -> Record | None:
+        return next((record for record in reversed(self.last_trace) if record.name == "fastv"), None)
+
+    @property
+    def last_gen_attention_mask(self) -> Tensor | None:
+        record = self._last_fastv
+        if record is None:
+            return None
+        text = record.ledger.visible & (record.ledger.visual == 0)
+        seen = torch.zeros(self.last_ledgers[0].valid.shape, dtype=torch.bool, device=text.device)
+        return seen.scatter(1, record.ledger.origin, record.chosen | text).cpu()
+
+    @property
+    def last_gen_kept_indices(self) -> np.ndarray | None:
+        record = self._last_fastv
+        return None if record is None else record.kept_origins(row=0, text=True).cpu().numpy()
+
+    @property
+    def last_selection_metadata(self) -> dict:
+        record = self._last_fastv
+        if record is None:
+            return {}
+        plain = {"max_head_idx": int, "head_importance": lambda value: value.cpu().numpy()}
+        return {key: plain.get(key, lambda value: value)(value) for key, value in record.note(0).items()}

@@ -1,0 +1,102 @@
+"""The Llama configuration with every knob of visual-token reduction."""
+
+from __future__ import annotations
+
+from huggingface_hub.dataclasses import strict
+from transformers import LlamaConfig as TransformersLlamaConfig
+
+from llava.reduction import did_you_mean
+
+PREFIXES = ("fast_v_", "hmap_v_", "custom_", "condensation_")
+METHOD_FLAGS = ("use_fast_v", "use_hmap_v", "use_token_condensation", "use_custom_selection")
+
+
+@strict
+class LlamaConfig(TransformersLlamaConfig):
+    """A Llama configuration that also says how visual tokens are reduced.
+
+    ``reduction`` is a plan in any spelling of ``llava.reduction.plan_from``; the other knobs are the documented spelling of
+    one method each, switched on by its ``use_*`` flag (one flag at a time). ``*_sys_length`` and ``*_image_token_length``
+    are None: where the image lies is read from the prompt. A number is honoured as the span of one image, and one that
+    disagrees with the prompt raises. Unknown knobs raise a ValueError with the nearest name.
+    """
+
+    # any plan
+    reduction: str | list | dict | None = None
+
+    # FastV: keep `rank` tokens from layer `agg_layer` on, by the attention of the layer before
+    use_fast_v: bool = False
+    fast_v_sys_length: int | None = None
+    fast_v_image_token_length: int | None = None
+    fast_v_attention_rank: int | float | None = None
+    fast_v_agg_layer: int = 2
+    fast_v_inplace: bool | None = None  # the authors' name: True is placement "drop", False is "mask"
+    fast_v_placement: str = "drop"
+    fast_v_token_selection_method: str = "avg_all_heads"
+    fast_v_weighted_alpha: int | float = 0.5
+
+    # HiMAP: text-to-image stage, image-to-image stage, cut-off
+    use_hmap_v: bool = False
+    hmap_v_sys_length: int | None = None
+    hmap_v_img_length: int | None = None
+    hmap_v_attn_txt_layer: int | None = None
+    hmap_v_attn_txt_rank: int | None = None
+    hmap_v_attn_img_layer: int | None = None
+    hmap_v_attn_img_rank: int | None = None
+    cut_off_layer: int | None = None
+
+    # token condensation: HiMAP's layers and ranks, centroids that absorb the others
+    use_token_condensation: bool = False
+    condensation_strategy: str = "connectivity"
+    condensation_num_heads: int = 8
+
+    # custom selection: centres by similarity, cosine cross-attention
+    use_custom_selection: bool = False
+    custom_sys_length: int | None = None
+    custom_image_token_length: int | None = None
+    custom_kept_tokens: int = 8
+    custom_agg_layer: int = 2
+    custom_selection_method: str = "fps"
+    custom_temperature: int | float = 0.1
+    custom_placement: str = "zero_fill"
+
+    def __post_init__(self, **kwargs) -> None:
+        check_knobs(kwargs)
+        super().__post_init__(**kwargs)
+
+    def validate_reduction(self) -> None:
+        """Two methods at once, or a knob of FastV that no plan could honour, raise before a model is built."""
+        on = active_flags(self)
+        if len(on) > 1:
+            raise ValueError(
+                f"{' and '.join(on)} are both set; switch on one method, or write a plan with several stages"
+            )
+        if self.use_fast_v and self.fast_v_attention_rank is None:
+            raise ValueError(
+                "use_fast_v=True but fast_v_attention_rank is None; give the number (or share) of image tokens to keep"
+            )
+
+
+def active_flags(config: LlamaConfig) -> list[str]:
+    """The ``use_*`` flags that are on; condensation with HiMAP's layers (its documented use) counts once."""
+    on = [flag for flag in METHOD_FLAGS if getattr(config, flag)]
+    if "use_token_condensation" in on and "use_hmap_v" in on:
+        on.remove("use_hmap_v")
+    return on
+
+
+REDUCTION_KNOBS = tuple(
+    name
+    for name in LlamaConfig.__annotations__
+    if name.startswith(PREFIXES) or name in (*METHOD_FLAGS, "reduction", "cut_off_layer")
+)
+
+
+def check_knobs(names) -> None:
+    """Refuse names that look like a reduction knob and are none."""
+    for name in names:
+        if (
+            name.startswith((*PREFIXES, "use_fast", "use_hmap", "use_custom", "use_token"))
+            and name not in REDUCTION_KNOBS
+        ):
+            raise ValueError(f"knob {name!r} is unknown{did_you_mean(name, REDUCTION_KNOBS)}")

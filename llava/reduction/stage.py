@@ -1,0 +1,302 @@
+"""The contract: a reducer selects and aggregates, a stage says where and how many, ``reduce_*`` apply it.
+
+The functions here are the only callers of a reducer. A reducer never sees the sequence, the mask, the cache, padding or
+the loop over the batch: it is given G images of N tokens each and answers with which to keep.
+
+Shapes: B batch, S sequence, G images of one length, N their tokens, k kept, D width.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import ClassVar, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from .aggregate import gather
+from .evidence import SITE_GIVES, Evidence, LayerEvidence, Need
+from .ledger import Ledger
+
+Site = Literal["features", "prompt", "layer"]
+Positions = Literal["original", "compact"]
+
+
+class Place(StrEnum):
+    """What becomes of the tokens that are not kept."""
+
+    DROP = "drop"  # the sequence gets shorter: the one that saves
+    MASK = "mask"  # hidden as keys, computed all the same: saves nothing, for comparison
+    ZERO_FILL = "zero_fill"  # kept ones first, zeros after, length kept: saves nothing and is not neutral
+
+
+class Reducer(nn.Module):
+    """A method of visual-token reduction. Subclass, write ``select``, and register a name.
+
+    ``needs`` is the evidence it asks for, ``sites`` where it may stand (the first is the default), ``layer`` the default
+    decoder layer, ``merges`` whether ``aggregate`` does more than gather, ``least_keep`` whether a budget must be given.
+    """
+
+    name: ClassVar[str]
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    sites: ClassVar[tuple[Site, ...]] = get_args(Site)
+    default_layer: ClassVar[int | None] = None
+    merges: ClassVar[bool] = False
+    wants_keep: ClassVar[bool] = True
+
+    def select(self, tokens: Tensor, evidence: Evidence, k: int | None) -> Tensor:
+        """Which of ``tokens`` (G, N, D) to keep: (G, k) indices in any order, or (G, N) bool where images may differ."""
+        raise NotImplementedError
+
+    def aggregate(self, tokens: Tensor, kept: Tensor, evidence: Evidence) -> Tensor:
+        """What the kept tokens (ascending indices (G, k)) become: (G, k, D)."""
+        return gather(tokens, kept)
+
+    def flops(self, rows: int, tokens: int, kept: int, width: int) -> float:
+        """Floating-point operations of one selection over ``tokens`` of a sequence of ``rows``."""
+        return 0.0
+
+    def options(self) -> dict[str, object]:
+        """The constructor arguments that differ from their defaults, as the short spelling writes them."""
+        return {}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One reduction: a reducer at a site, with a budget and a placement.
+
+    ``keep`` is a count, a fraction of the tokens that arrive (a float in [0, 1]) or None where the reducer decides; the
+    budget holds for each image by itself. ``layer`` K (site "layer"): layers 0..K-1 see all tokens, K and after see the
+    kept ones. ``positions``: survivors keep their rotary positions ("original") or are counted anew ("compact").
+    """
+
+    reducer: Reducer
+    site: Site
+    layer: int | None = None
+    keep: int | float | None = None
+    place: Place = Place.DROP
+    positions: Positions = "original"
+
+    def __post_init__(self) -> None:
+        name = self.reducer.name
+        if self.site not in get_args(Site):
+            raise ValueError(f"site={self.site!r} of {name} is unknown; choose one of {', '.join(get_args(Site))}")
+        if self.site not in self.reducer.sites:
+            raise ValueError(f"{name} cannot stand at site={self.site!r}; it can at {', '.join(self.reducer.sites)}")
+        missing = self.reducer.needs - SITE_GIVES[self.site]
+        if missing:
+            raise ValueError(
+                f"{name} needs {', '.join(need.value for need in missing)}, which site={self.site!r} lacks"
+            )
+        if self.site == "layer":
+            if self.layer is None:
+                raise ValueError(f"{name} stands in the decoder but no layer is given; write {name}@2:{self.keep}")
+            if not isinstance(self.layer, int) or isinstance(self.layer, bool) or self.layer < 1:
+                raise ValueError(
+                    f"layer={self.layer!r} of {name} must be a whole number of at least 1: the scores of layer K come from"
+                    " layer K-1 (before layer 0 there is none; use site='prompt')"
+                )
+        elif self.layer is not None:
+            raise ValueError(f"layer={self.layer!r} of {name} has no meaning at site={self.site!r}; leave it out")
+        if self.reducer.wants_keep:
+            check_keep(self.keep, name)
+        try:
+            object.__setattr__(self, "place", Place(self.place))
+        except ValueError:
+            allowed = ", ".join(place.value for place in Place)
+            raise ValueError(f"place={self.place!r} of {name} is unknown; choose one of {allowed}") from None
+        if self.positions not in get_args(Positions):
+            raise ValueError(f"positions={self.positions!r} of {name} is unknown; choose 'original' or 'compact'")
+        if self.place is not Place.DROP and (self.site != "layer" or self.positions == "compact"):
+            raise ValueError(
+                f"place={self.place.value!r} of {name} keeps the length, which only a decoder layer with"
+                " positions='original' can; use place='drop'"
+            )
+
+    @property
+    def name(self) -> str:
+        return self.reducer.name
+
+    def __str__(self) -> str:
+        """The short spelling, which ``plan_from`` reads back."""
+        where = (
+            f"@{self.layer}" if self.site == "layer" else f"@{self.site}" if self.site != self.reducer.sites[0] else ""
+        )
+        changed = dict(self.reducer.options())
+        if self.place is not Place.DROP:
+            changed["place"] = self.place.value
+        if self.positions != "original":
+            changed["positions"] = self.positions
+        keep = [] if self.keep is None else [f"{self.keep:g}" if isinstance(self.keep, float) else str(self.keep)]
+        if isinstance(self.keep, float) and self.keep.is_integer():
+            keep = [f"{self.keep:.1f}"]
+        parts = ",".join(keep + [f"{key}={value}" for key, value in changed.items()])
+        return f"{self.name}{where}" + (f":{parts}" if parts else "")
+
+
+def check_keep(keep: object, name: str) -> None:
+    """Refuse a budget that is no count and no fraction."""
+    if isinstance(keep, bool) or not isinstance(keep, int | float) or keep < 0 or math.isnan(keep):
+        raise ValueError(f"keep={keep!r} of {name} must be a count of at least 0 or a fraction between 0.0 and 1.0")
+    if isinstance(keep, float) and keep > 1:
+        raise ValueError(f"keep={keep!r} of {name} is a fraction above 1; give a whole number for a count")
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one stage did in one prefill.
+
+    ``ledger`` is the sequence as it came in, ``chosen`` (B, S) the visual slots that were kept. At the sites before the
+    language model a row is an image and the sequence is its tokens.
+    """
+
+    stage: Stage
+    ledger: Ledger
+    chosen: Tensor
+    notes: list[tuple[Tensor, dict]] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return self.stage.name
+
+    @property
+    def site(self) -> Site:
+        return self.stage.site
+
+    @property
+    def layer(self) -> int | None:
+        return self.stage.layer
+
+    @property
+    def place(self) -> Place:
+        return self.stage.place
+
+    @property
+    def before(self) -> Tensor:
+        """Visual tokens that came in: (B,)."""
+        return self._candidates().sum(1)
+
+    @property
+    def after(self) -> Tensor:
+        """Visual tokens kept: (B,)."""
+        return self.chosen.sum(1)
+
+    @property
+    def kept(self) -> Tensor:
+        """Which of the row's visual tokens were kept, counted through all its images: (B, k), padded with -1."""
+        order = self._candidates().long().cumsum(1) - 1
+        rows = [order[row][chosen] for row, chosen in enumerate(self.chosen)]
+        return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
+
+    def kept_origins(self, row: int, text: bool) -> Tensor:
+        """Indices of the kept visual slots of a row in the unreduced sequence, ascending; with its text where asked."""
+        alive = self.chosen[row]
+        if text:
+            alive = alive | (self.ledger.visible[row] & (self.ledger.visual[row] == 0))
+        return self.ledger.origin[row][alive]
+
+    def note(self, row: int) -> dict:
+        """What the reducer noted about the first image of a row; empty when it noted nothing."""
+        for rows, notes in self.notes:
+            place = (rows == row).nonzero()
+            if len(place):
+                return {key: value[place[0, 0]] if isinstance(value, Tensor) else value for key, value in notes.items()}
+        return {}
+
+    def _candidates(self) -> Tensor:
+        return self.ledger.visual.bool() & self.ledger.visible
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """A reduced sequence: hidden states (B, S', D), the index (B, S') that shortened it (None if kept), ledger, record."""
+
+    hidden: Tensor
+    index: Tensor | None
+    ledger: Ledger
+    record: Record
+
+
+def choose(stage: Stage, tokens: Tensor, evidence: Evidence) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Ask the reducer about (G, N, D) tokens: a list of (which of the G, kept (g, k) ascending, merged (g, k, D)).
+
+    One entry where all images keep the same number, one per number where a reducer lets them differ.
+    """
+    images, length, _ = tokens.shape
+    picked = stage.reducer.select(tokens, evidence, budget(stage, length))
+    everyone = torch.arange(images, device=tokens.device)
+    if picked.dtype == torch.bool:
+        counts = picked.sum(1)
+        parts = [everyone[counts == count] for count in counts.unique().tolist()]
+        kept = [picked[part].nonzero()[:, 1].view(len(part), -1) for part in parts]
+    else:
+        parts, kept = [everyone], [picked.sort(dim=1).values]
+    return [(part, index, stage.reducer.aggregate(tokens[part], index, evidence)) for part, index in zip(parts, kept)]
+
+
+def budget(stage: Stage, length: int) -> int | None:
+    """How many of ``length`` tokens a stage keeps; None where its reducer decides."""
+    if stage.keep is None:
+        return None
+    if isinstance(stage.keep, float):
+        return round(length * stage.keep)
+    if stage.keep > length:
+        raise ValueError(
+            f"keep={stage.keep} of {stage} exceeds the {length} image tokens that arrive there;"
+            f" give keep<={length} or a fraction"
+        )
+    return stage.keep
+
+
+def reduce_sequence(stage: Stage, hidden: Tensor, ledger: Ledger, evidence: LayerEvidence) -> Reduction:
+    """Apply a decoder stage to hidden states (B, S, D); rows without an image pass unchanged."""
+    chosen = torch.zeros_like(ledger.valid)
+    notes, written = [], hidden
+    if stage.reducer.merges or stage.place is Place.ZERO_FILL:
+        written = hidden.clone()
+    for group in ledger.groups():
+        tokens = hidden[group.rows[:, None], group.columns]  # (G, N, D)
+        about = evidence.of(group)
+        for part, kept, merged in choose(stage, tokens, about):
+            rows, columns = group.rows[part][:, None], group.columns[part]
+            slots = columns.gather(1, kept)  # (g, k)
+            chosen[rows, slots] = True
+            if stage.place is Place.ZERO_FILL:
+                written[rows, columns] = 0
+                slots = columns[:, : kept.shape[1]]
+            if written is not hidden:
+                written[rows, slots] = merged.to(hidden.dtype)
+        notes.append((group.rows, about.notes))
+    record = Record(stage, ledger, chosen, notes)
+    gone = ledger.visual.bool() & ledger.visible & ~chosen
+    if stage.place is Place.ZERO_FILL:
+        return Reduction(written, None, ledger, record)
+    if stage.place is Place.MASK:
+        return Reduction(written, None, replace(ledger, visible=ledger.visible & ~gone), record)
+    index, shorter = ledger.pack(ledger.valid & ~gone)
+    if stage.positions == "compact":
+        shorter = shorter.compacted()
+    return Reduction(written.gather(1, index[..., None].expand(-1, -1, hidden.shape[-1])), index, shorter, record)
+
+
+def reduce_images(
+    stage: Stage, tokens: Tensor, grid: tuple[int, int] | None, seeds: Tensor
+) -> tuple[list[Tensor], Record]:
+    """Apply a stage before the language model to (G, N, D) tokens of G images: a list of G tensors (k, D), and the record."""
+    images, length, width = tokens.shape
+    if Need.GRID in stage.reducer.needs and grid is None:
+        raise ValueError(
+            f"{stage} needs the arrangement of the tokens on the picture, but these {length} tokens have none (a picture of"
+            " several crops, or an earlier stage); put it at site='features' as the first stage"
+        )
+    everything = torch.ones(images, length, dtype=torch.bool, device=tokens.device)
+    ledger = Ledger.start(everything.long(), everything, torch.arange(length, device=tokens.device))
+    about = Evidence(seeds=seeds, grid=grid)
+    chosen, reduced = torch.zeros_like(everything), [tokens[:0, 0]] * images
+    for part, kept, merged in choose(stage, tokens, about):
+        chosen[part[:, None], kept] = True
+        for image, rows in zip(part.tolist(), merged.to(tokens.dtype)):
+            reduced[image] = rows
+    return reduced, Record(stage, ledger, chosen, [(torch.arange(images), about.notes)])

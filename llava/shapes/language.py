@@ -1,0 +1,336 @@
+"""Training of the embedded model's language side: tokenizer, projector and Llama, on features of the frozen tower.
+
+Many questions share one picture in one sequence, ``prompt | patches | question 1 | question 2 | ...``: each question sees
+the prompt, the patches and itself, at the positions it would have alone, so a step of 24 pictures trains some 200
+question-answer pairs for the price of the pictures. Until the last phase only the patches that show something and a
+random share of the background are fed, at their true positions, which is exact for the questions and a third of the cost.
+
+A small auxiliary loss lets every projected patch name its own shape and colour through the (tied) word embeddings. It is
+what makes words and patches meet; without it the model learns which attributes a picture holds and never binds them.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import sentencepiece
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from . import world
+from .questions import CATEGORIES, SHORT_ANSWER, conversation, multiple_choice, yes_no_pair
+from .tower import SELECT_LAYER, pixels
+
+logger = logging.getLogger(__name__)
+
+SYSTEM = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
+LETTER_ANSWER = "Answer with the option's letter from the given choices directly."
+WIDTH, HEADS, INTERMEDIATE, LAYERS = 256, 4, 688, 12
+PLACES = (0, 1, 3, 6)  # where the layers of the shallow model stand in the deep one
+VISUAL = world.GRID**2
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One part of the curriculum: how deep, how many patches, which questions, until which step at which rate."""
+
+    until: int
+    layers: int
+    patches: int
+    rate: float
+    pictures: int
+    open_share: float
+    yes_no_share: float  # what is left is multiple choice
+    suffix_share: float
+
+
+def train_tokenizer(folder: Path, pieces: int = 900) -> sentencepiece.SentencePieceProcessor:
+    """A BPE model with byte fallback on the world's text and the vicuna prompt, with Llama's special ids."""
+    file = folder / "tokenizer.model"
+    if not file.exists():
+        lines = [f"{SYSTEM} USER:"] * 50
+        for number in range(4000):
+            scene, rng = world.make_scene(11, number), np.random.default_rng(number)
+            for text, answer in _questions(scene, rng, Phase(0, 0, 0, 0, 0, 0.4, 0.4, 0.5), 6):
+                lines.append(f"\n{text} ASSISTANT: {answer}")
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(lines),
+            model_prefix=str(file.with_suffix("")),
+            vocab_size=pieces,
+            model_type="bpe",
+            byte_fallback=True,
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            hard_vocab_limit=False,
+            character_coverage=1.0,
+            unk_id=0,
+            bos_id=1,
+            eos_id=2,
+            pad_id=-1,
+            minloglevel=2,
+        )
+        file.with_suffix(".vocab").unlink()
+    return sentencepiece.SentencePieceProcessor(model_file=str(file))
+
+
+def build_language_model(vocabulary: int, layers: int = LAYERS) -> LlamaForCausalLM:
+    """A small Llama: heads of width 64, a slow rotary base, tied embeddings."""
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=vocabulary,
+            hidden_size=WIDTH,
+            intermediate_size=INTERMEDIATE,
+            num_hidden_layers=layers,
+            num_attention_heads=HEADS,
+            num_key_value_heads=HEADS,
+            max_position_embeddings=4096,
+            rope_parameters={"rope_type": "default", "rope_theta": 1e6},
+            rms_norm_eps=1e-5,
+            tie_word_embeddings=True,
+            bos_token_id=1,
+            eos_token_id=2,
+            pad_token_id=0,
+        )
+    )
+
+
+def deepen(model: LlamaForCausalLM, layers: int) -> LlamaForCausalLM:
+    """The same function with more layers: the old ones stand at ``PLACES``, the output projections of the new are zero."""
+    if len(model.model.layers) == layers:
+        return model
+    deep, places = build_language_model(model.config.vocab_size, layers), PLACES[: len(model.model.layers)]
+    state = {name: value for name, value in model.state_dict().items() if ".layers." not in name}
+    deep.load_state_dict(state, strict=False)
+    with torch.no_grad():
+        for number, layer in enumerate(deep.model.layers):
+            if number in places:
+                layer.load_state_dict(model.model.layers[places.index(number)].state_dict())
+            else:
+                layer.self_attn.o_proj.weight.zero_()
+                layer.mlp.down_proj.weight.zero_()
+    return deep
+
+
+def build_projector(width_in: int) -> nn.Sequential:
+    """LLaVA-1.5's ``mlp2x_gelu``."""
+    return nn.Sequential(nn.Linear(width_in, WIDTH), nn.GELU(), nn.Linear(WIDTH, WIDTH))
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures by index: their scenes (from ``seed``), tower features (P, 576, D) and patch owners (P, 576)."""
+
+    seed: int
+    features: np.ndarray
+    owners: np.ndarray
+
+
+@torch.no_grad()
+def cache_pictures(tower, folder: Path, count: int, seed: int, batch: int = 32) -> Pictures:
+    """Features of ``count`` pictures from the layer LLaVA reads, as float16 on disk; resumes where it was stopped."""
+    mark = folder / f"pictures-{seed}-{count}.done"
+    done = int(mark.read_text()) if mark.exists() else 0
+    features, owners = (
+        np.lib.format.open_memmap(
+            folder / f"{name}-{seed}-{count}.npy", "r+" if done else "w+", kind, (count, VISUAL, *width)
+        )
+        for name, kind, width in (("features", np.float16, (tower.config.hidden_size,)), ("owners", np.int8, ()))
+    )
+    began = time.monotonic()
+    for start in range(done, count, batch):
+        scenes = [world.make_scene(seed, number) for number in range(start, min(start + batch, count))]
+        images = torch.from_numpy(np.stack([np.array(world.render(scene)) for scene in scenes]))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            out = tower(pixels(images), output_hidden_states=True)
+        features[start : start + len(scenes)] = out.hidden_states[SELECT_LAYER][:, 1:].float().numpy()
+        owners[start : start + len(scenes)] = [world.patch_owner(scene).flatten() for scene in scenes]
+        if start // batch % 25 == 24 or start + batch >= count:
+            features.flush()
+            owners.flush()
+            mark.write_text(str(start + len(scenes)))
+            logger.info("features of %d / %d pictures, %.0fs", start + len(scenes), count, time.monotonic() - began)
+    return Pictures(seed, features, owners)
+
+
+def _questions(scene: world.Scene, rng: np.random.Generator, phase: Phase, count: int) -> list[tuple[str, str]]:
+    """``count`` questions with their answers, drawn by the phase's shares."""
+    found: list[tuple[str, str]] = []
+    while len(found) < count:
+        kind, suffix = rng.random(), f"\n{SHORT_ANSWER}" if rng.random() < phase.suffix_share else ""
+        if kind < phase.open_share:
+            found += [(text + suffix, answer) for text, answer in conversation(scene, rng, 2)]
+        elif kind < phase.open_share + phase.yes_no_share:
+            pair = yes_no_pair(str(rng.choice(CATEGORIES)), scene, rng)
+            found += [(text + suffix, answer) for text, answer in zip(pair or (), ("Yes", "No"))]
+        else:
+            asked = multiple_choice(scene, rng)
+            choices = "\n".join(f"{letter}. {choice}" for letter, choice in zip("ABCDE", asked["choices"]))
+            found.append((f"Context: N/A\n{asked['question']}\n{choices}\n{LETTER_ANSWER}", "ABCDE"[asked["answer"]]))
+    return found[:count]
+
+
+class Packer:
+    """Turns pictures and questions into one packed batch; everything it draws depends on ``(seed, step)`` alone."""
+
+    def __init__(self, tokenizer: sentencepiece.SentencePieceProcessor, seed: int, asked: int = 8):
+        self.tokenizer, self.seed, self.asked = tokenizer, seed, asked
+        self.prompt = [tokenizer.bos_id(), *tokenizer.encode(f"{SYSTEM} USER: ")]
+        # the word that names each kind and colour where a question does, then "nothing" as the end token
+        words = [f"▁{kind}" if kind in world.SHAPES else kind for kind in world.KINDS]
+        self.kind_words = torch.tensor([tokenizer.piece_to_id(word) for word in words])
+        self.colour_words = torch.tensor([tokenizer.piece_to_id(f"▁{colour}") for colour in world.COLOURS])
+        if (torch.cat([self.kind_words, self.colour_words]) == tokenizer.unk_id()).any():
+            raise ValueError("a shape or colour is not one piece of the tokenizer; train it with more pieces")
+
+    def batch(self, pictures: Pictures, step: int, phase: Phase) -> dict[str, Tensor]:
+        """One training batch: shapes (B, S) for ids, positions and targets, (B, 1, S, S) for the mask."""
+        rng = np.random.default_rng((self.seed, step))
+        numbers = rng.choice(len(pictures.features), size=phase.pictures, replace=False)
+        return collate([self._picture(pictures, int(number), rng, phase) for number in np.sort(numbers)])
+
+    def _picture(self, pictures: Pictures, number: int, rng: np.random.Generator, phase: Phase) -> dict:
+        scene = world.make_scene(pictures.seed, number)
+        owner = pictures.owners[number]
+        chosen = np.arange(VISUAL)
+        if phase.patches < VISUAL:
+            order = rng.permutation(VISUAL)
+            chosen = np.sort(order[np.argsort(owner[order] < 0, kind="stable")][: phase.patches])
+        kinds = np.array([world.KINDS.index(item.kind) for item in scene.items] + [-1])
+        colours = np.array([list(world.COLOURS).index(item.colour) for item in scene.items] + [-1])
+        texts, targets, groups, positions = [], [], [], []
+        for group, (question, answer) in enumerate(_questions(scene, rng, phase, self.asked), start=1):
+            asked = self.tokenizer.encode(f"\n{question} ASSISTANT:")
+            replied = [*self.tokenizer.encode(answer), self.tokenizer.eos_id()]
+            ids = asked + replied[:-1]
+            texts += ids
+            targets += [-100] * (len(asked) - 1) + replied
+            groups += [group] * len(ids)
+            positions += [len(self.prompt) + VISUAL + place for place in range(len(ids))]
+        return {
+            "prompt": torch.tensor(self.prompt),
+            "features": torch.from_numpy(pictures.features[number][chosen].astype(np.float32)),
+            "places": torch.from_numpy(chosen) + len(self.prompt),
+            "kinds": torch.from_numpy(kinds[owner[chosen]]),
+            "colours": torch.from_numpy(colours[owner[chosen]]),
+            "texts": torch.tensor(texts),
+            "targets": torch.tensor(targets),
+            "groups": torch.tensor(groups),
+            "positions": torch.tensor(positions),
+        }
+
+
+def collate(rows: list[dict]) -> dict[str, Tensor]:
+    """Pad the questions of every picture to the longest and lay out positions and the block mask."""
+
+    def padded(name: str, value: int) -> Tensor:
+        return nn.utils.rnn.pad_sequence([row[name] for row in rows], batch_first=True, padding_value=value)
+
+    stacked = {
+        name: torch.stack([row[name] for row in rows]) for name in ("prompt", "features", "places", "kinds", "colours")
+    }
+    texts, groups = padded("texts", 0), padded("groups", -1)
+    batch, shared = len(rows), stacked["prompt"].shape[1] + stacked["places"].shape[1]
+    positions = torch.cat(
+        [torch.arange(stacked["prompt"].shape[1]).expand(batch, -1), stacked["places"], padded("positions", 0)], dim=1
+    )
+    group = torch.cat([torch.zeros(batch, shared, dtype=torch.long), groups], dim=1)
+    causal = torch.ones(group.shape[1], group.shape[1], dtype=torch.bool).tril()
+    visible = (group[:, None, :] == 0) | (group[:, None, :] == group[:, :, None])
+    return {
+        **stacked,
+        "texts": texts,
+        "targets": padded("targets", -100),
+        "positions": positions,
+        "mask": (causal & visible)[:, None],
+    }
+
+
+def losses(
+    model: LlamaForCausalLM, projector: nn.Module, packer: Packer, data: dict[str, Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Answer loss, auxiliary loss of the patches, and share of answers right (first token)."""
+    embed = model.get_input_embeddings()
+    visual = projector(data["features"])
+    inputs = torch.cat([embed(data["prompt"]), visual, embed(data["texts"])], dim=1)
+    hidden = model.model(
+        inputs_embeds=inputs, attention_mask=data["mask"], position_ids=data["positions"], use_cache=False
+    ).last_hidden_state
+    asked = data["targets"] != -100
+    text_hidden = hidden[:, -data["texts"].shape[1] :][asked]
+    logits, target = model.lm_head(text_hidden).float(), data["targets"][asked]
+    answer = F.cross_entropy(logits, target)
+    first = target != 2
+    right = (logits.argmax(-1) == target)[first].float().mean()
+    direction = F.rms_norm(visual.float(), visual.shape[-1:])
+    naming = torch.zeros(())
+    for words, labels in ((packer.kind_words, data["kinds"]), (packer.colour_words, data["colours"])):
+        shown = labels >= 0
+        naming = naming + F.cross_entropy(direction[shown] @ embed.weight[words].T, labels[shown])
+    return answer, naming, right
+
+
+def train_language_model(
+    pictures: Pictures,
+    tokenizer: sentencepiece.SentencePieceProcessor,
+    folder: Path,
+    phases: list[Phase],
+    seed: int = 5,
+) -> tuple[LlamaForCausalLM, nn.Module]:
+    """Follow the curriculum, resuming from ``folder/language.pt``, which is written every 100 steps."""
+    torch.manual_seed(seed)
+    state_file = folder / "language.pt"
+    state = torch.load(state_file, weights_only=True) if state_file.exists() else None
+    model = build_language_model(tokenizer.vocab_size(), state["layers"] if state else phases[0].layers)
+    projector = build_projector(pictures.features.shape[-1])
+    packer, done = Packer(tokenizer, seed), 0
+    if state:
+        model.load_state_dict(state["model"])
+        projector.load_state_dict(state["projector"])
+        done = state["done"]
+    for number, phase in enumerate(phases):
+        start = phases[number - 1].until if number else 0
+        if done >= phase.until:
+            continue
+        model = deepen(model, phase.layers)
+        parameters = [*model.parameters(), *projector.parameters()]
+        optimiser = torch.optim.AdamW(parameters, lr=phase.rate, betas=(0.9, 0.98), weight_decay=0.01)
+        if state and state["phase"] == number:
+            optimiser.load_state_dict(state["optimiser"])
+        began, shares, right_seen = time.monotonic(), [], []
+        for step in range(max(done, start), phase.until):
+            passed = (step - start) / (phase.until - start)
+            for group in optimiser.param_groups:
+                group["lr"] = phase.rate * min((step - start + 1) / 60, 1.02 - passed)
+            data = packer.batch(pictures, step, phase)
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                answer, naming, right = losses(model, projector, packer, data)
+            optimiser.zero_grad()
+            (answer + 0.1 * naming).backward()
+            nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimiser.step()
+            shares.append(answer.item())
+            right_seen.append(right.item())
+            if step % 20 == 19:
+                logger.info(
+                    "phase %d step %d loss %.4f right %.3f naming %.3f %.2fs a step",
+                    number, step + 1, np.mean(shares), np.mean(right_seen), naming.item(), (time.monotonic() - began) / len(shares),
+                )  # fmt: skip
+                began, shares, right_seen = time.monotonic(), [], []
+            if step % 100 == 99 or step + 1 == phase.until:
+                state = {
+                    "model": model.state_dict(), "projector": projector.state_dict(), "optimiser": optimiser.state_dict(),
+                    "layers": phase.layers, "phase": number, "done": step + 1,
+                }  # fmt: skip
+                torch.save(state, state_file.with_suffix(".tmp"))
+                state_file.with_suffix(".tmp").replace(state_file)
+        done = phase.until
+    return model.eval(), projector.eval()

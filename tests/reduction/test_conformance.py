@@ -1,0 +1,250 @@
+"""Properties that every method of the registry must have, at every site it can stand.
+
+A new method is covered by existing: the plans are made from the registry.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import LlamaForCausalLM
+
+from llava.reduction import get_method, list_methods, make_stage, plan_from, reduced
+from llava.reduction.stage import reduce_images
+from tests.tiny import LAYERS, MIXED, generate, prompt, tiny_model
+
+KEEP = 7
+IN_DECODER = [name for name in list_methods() if "layer" in get_method(name).sites]
+BUDGETED = [name for name in IN_DECODER if get_method(name).wants_keep]
+BEFORE = [(name, site) for name in list_methods() for site in get_method(name).sites if site != "layer"]
+
+
+def decoder_plan(name: str, keep: int | float = KEEP, layer: int = 2, **options) -> list:
+    wanted = {"keep": keep} if get_method(name).wants_keep else {}
+    return [make_stage(name, site="layer", layer=layer, **wanted, **options)]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model()
+
+
+@pytest.fixture
+def batch():
+    return prompt(*MIXED)
+
+
+def logits(model, batch, plan, **options):
+    with torch.no_grad(), reduced(model, plan):
+        return model(**batch.inputs, **options).logits[:, -1]
+
+
+def test_no_stage_is_transformers_llama_bit_for_bit(model, batch):
+    stock = LlamaForCausalLM(model.config).eval()
+    stock.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        expected = stock(inputs_embeds=batch.inputs_embeds, attention_mask=batch.attention_mask).logits
+        actual = model(**batch.inputs).logits
+    assert torch.equal(actual, expected)
+
+
+@pytest.mark.parametrize("name", [name for name in IN_DECODER if name != "blind" and not get_method(name).merges])
+def test_keeping_all_is_no_reduction(model, name):
+    batch = prompt((5, 24, 9), (3, 24, 6))
+    assert torch.equal(logits(model, batch, decoder_plan(name, keep=24)), logits(model, batch, []))
+
+
+@pytest.mark.parametrize("name", IN_DECODER)
+def test_drop_equals_mask_on_the_survivors(model, batch, name):
+    kept = {}
+    for place in ("drop", "mask"):
+        plan = decoder_plan(name, place=place)
+        kept[place] = logits(model, batch, plan), model.model.last_trace[0].kept
+    assert torch.equal(kept["drop"][1], kept["mask"][1])
+    torch.testing.assert_close(kept["drop"][0], kept["mask"][0], rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("positions", ["original", "compact"])
+@pytest.mark.parametrize("name", IN_DECODER)
+def test_batch_equals_each_row_alone(model, batch, name, positions):
+    plan = decoder_plan(name, positions=positions)
+    together, record = logits(model, batch, plan), None
+    record = model.model.last_trace[0]
+    for row in range(len(MIXED)):
+        alone = logits(model, batch.row(row), plan)
+        torch.testing.assert_close(together[row], alone[0], rtol=0, atol=2e-5)
+        if model.model.last_trace:
+            chosen = model.model.last_trace[0].kept[0]
+            assert torch.equal(record.kept[row][: len(chosen)], chosen)
+
+
+@pytest.mark.parametrize("positions", ["original", "compact"])
+@pytest.mark.parametrize("name", IN_DECODER)
+def test_cached_decoding_equals_recomputing(model, batch, name, positions):
+    with torch.no_grad(), reduced(model, decoder_plan(name, positions=positions)):
+        generated = generate(model, batch)
+        embeddings, mask = batch.inputs_embeds, batch.attention_mask
+        for step in range(generated.shape[1]):
+            positions_now = (mask.cumsum(1) - 1).clamp(min=0)
+            again = model(
+                inputs_embeds=embeddings,
+                attention_mask=mask,
+                position_ids=positions_now,
+                visual=batch.visual,
+                sample_seed=batch.sample_seed,
+                use_cache=False,
+            ).logits[:, -1]
+            assert torch.equal(again.argmax(-1), generated[:, step])
+            embeddings = torch.cat([embeddings, model.model.embed_tokens(generated[:, step : step + 1])], dim=1)
+            mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
+
+
+@pytest.mark.parametrize("name", IN_DECODER)
+def test_beams_in_a_batch_equal_beams_alone(model, batch, name):
+    with reduced(model, decoder_plan(name)):
+        together = generate(model, batch, num_beams=3)
+        for row in range(len(MIXED)):
+            assert torch.equal(together[row], generate(model, batch.row(row), num_beams=3)[0])
+
+
+@pytest.mark.parametrize("name", IN_DECODER)
+def test_no_state_survives_a_prefill(model, batch, name):
+    plan = decoder_plan(name)
+    first = logits(model, batch, plan)
+    logits(model, prompt((4, 30, 5), seed=9), plan)
+    assert torch.equal(logits(model, batch, plan), first)
+
+
+@pytest.mark.parametrize("name", IN_DECODER)
+def test_two_interleaved_generations_do_not_meet(model, name):
+    batches = [prompt((5, 24, 9), seed=3), prompt((2, 30, 4), seed=4)]
+    plans = [decoder_plan(name), decoder_plan(name, layer=3)]
+    expected = []
+    for batch, plan in zip(batches, plans):
+        with reduced(model, plan):
+            expected.append(generate(model, batch, steps=4))
+    caches, tokens = [None, None], [[], []]
+    with torch.no_grad():
+        for _ in range(4):
+            for number in (0, 1):
+                with reduced(model, plans[number]):
+                    if caches[number] is None:
+                        out = model(**batches[number].inputs, use_cache=True)
+                    else:
+                        out = model(input_ids=tokens[number][-1], past_key_values=caches[number], use_cache=True)
+                caches[number] = out.past_key_values
+                tokens[number].append(out.logits[:, -1:].argmax(-1))
+    for number in (0, 1):
+        assert torch.equal(torch.cat(tokens[number], dim=1), expected[number])
+
+
+@pytest.mark.parametrize("name", IN_DECODER)
+def test_selection_is_the_same_under_eager_sdpa_and_with_attentions(model, batch, name):
+    plan, kept = decoder_plan(name), []
+    for attention, output_attentions in (("sdpa", False), ("eager", False), ("eager", True)):
+        model.set_attn_implementation(attention)
+        logits(model, batch, plan, output_attentions=output_attentions)
+        kept.append(model.model.last_trace[0].kept)
+    model.set_attn_implementation("sdpa")
+    assert torch.equal(kept[0], kept[1]) and torch.equal(kept[0], kept[2])
+
+
+@pytest.mark.parametrize("name", IN_DECODER)
+def test_text_only_prompt_is_untouched(model, name):
+    batch = prompt((12,), (30,))
+    assert torch.equal(logits(model, batch, decoder_plan(name)), logits(model, batch, []))
+    assert model.model.last_trace == []
+
+
+@pytest.mark.parametrize("keep", [0, 1, KEEP, 24, 0.25])
+@pytest.mark.parametrize("name", BUDGETED)
+def test_the_budget_is_kept_for_each_image(model, name, keep):
+    batch = prompt((5, 24, 9), (4, 24, 3, 24, 5), (20,))
+    logits(model, batch, decoder_plan(name, keep=keep))
+    record = model.model.last_trace[0]
+    each = round(24 * keep) if isinstance(keep, float) else keep
+    assert record.after.tolist() == [each, 2 * each, 0]
+    for row in record.kept:
+        real = row[row >= 0]
+        assert torch.equal(real, real.unique())  # ascending, none twice
+    assert not record.chosen[record.ledger.visual == 0].any()  # text is never chosen, and never dropped:
+    text = model.model.last_rows_per_layer[-1] - model.model.last_visual_per_layer[-1]
+    assert text.tolist() == [14, 12, 20]
+
+
+@pytest.mark.parametrize("name", IN_DECODER)
+def test_ledger_counts_what_enters_each_layer(model, batch, name):
+    entered = []
+    handles = [
+        layer.register_forward_pre_hook(lambda module, args: entered.append(args[0].shape[1]))
+        for layer in model.model.layers
+    ]
+    logits(model, batch.row(2), decoder_plan(name))
+    for handle in handles:
+        handle.remove()
+    assert len(entered) == LAYERS  # every layer ran once
+    assert model.model.last_rows_per_layer[:, 0].tolist() == entered
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", IN_DECODER)
+def test_half_precision_stays_finite(name, dtype):
+    model, batch = tiny_model().to(dtype), prompt(*MIXED)
+    batch.inputs_embeds = batch.inputs_embeds.to(dtype)
+    assert logits(model, batch, decoder_plan(name)).isfinite().all()
+
+
+@pytest.mark.parametrize("name", IN_DECODER)
+def test_labels_follow_the_ledger(model, batch, name):
+    """The loss of a reduced batch, padded and packed, is the mean over all answers of the rows alone."""
+    labels = torch.full_like(batch.visual, -100)
+    labels[:, -3:] = torch.randint(0, 90, (len(labels), 3), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(), reduced(model, decoder_plan(name)):
+        together = model(**batch.inputs, labels=labels).loss
+        alone = []
+        for row in range(len(MIXED)):
+            real = batch.attention_mask[row].bool()
+            alone.append(model(**batch.row(row).inputs, labels=labels[row : row + 1][:, real]).loss)
+    torch.testing.assert_close(together, torch.stack(alone).mean(), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", IN_DECODER)
+def test_gradients_pass_through(name):
+    model, batch = tiny_model(), prompt((5, 24, 9), (3, 16, 6))
+    batch.inputs_embeds.requires_grad_()
+    with reduced(model, decoder_plan(name)):
+        model(**batch.inputs, use_cache=False).logits[:, -1].square().sum().backward()
+    assert batch.inputs_embeds.grad.abs().sum(-1)[:, -1].gt(0).all()
+
+
+@pytest.mark.parametrize(("name", "site"), BEFORE)
+@pytest.mark.parametrize("keep", [0, 1, 5, 16, 36])
+def test_before_the_decoder_the_budget_is_kept(name, site, keep):
+    stage = make_stage(name, site=site, **({"keep": keep} if get_method(name).wants_keep else {}))
+    tokens = torch.randn(3, 36, 8)
+    reduced_tokens, record = reduce_images(stage, tokens, (6, 6), torch.arange(3))
+    expected = {"full": 36, "blind": 0}.get(name, keep)
+    assert [len(image) for image in reduced_tokens] == [expected] * 3
+    assert record.after.tolist() == [expected] * 3
+    alone, _ = reduce_images(stage, tokens[1:2], (6, 6), torch.arange(1, 2))
+    torch.testing.assert_close(alone[0], reduced_tokens[1])
+    if keep == 36 and expected == 36:
+        torch.testing.assert_close(torch.stack(reduced_tokens), tokens)
+
+
+def test_several_stages_compose(model, batch):
+    with torch.no_grad(), reduced(model, "fastv@1:0.5+random@3:0.5+blind@5"):
+        model(**batch.row(0).inputs)
+    assert model.model.last_visual_per_layer[:, 0].tolist() == [24, 12, 12, 6, 6, 0]
+    origins = model.model.last_trace[1].kept_origins(0, text=False)
+    first = model.model.last_trace[0].kept_origins(0, text=False)
+    assert set(origins.tolist()) < set(first.tolist())  # in the numbering of the whole prompt
+
+
+def test_every_plan_file_loads_and_every_method_has_one():
+    from pathlib import Path
+
+    files = sorted((Path(__file__).parents[2] / "configs" / "methods").rglob("*.yaml"))
+    assert [file.stem for file in files] == list_methods()
+    for file in files:
+        assert [stage.name for stage in plan_from(file)] == [file.stem]
