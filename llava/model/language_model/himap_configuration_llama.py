@@ -63,9 +63,10 @@ class LlamaConfig(TransformersLlamaConfig):
     def __post_init__(self, **kwargs) -> None:
         check_knobs(kwargs)
         super().__post_init__(**kwargs)
+        self.check_reduction()
 
-    def validate_reduction(self) -> None:
-        """Two methods at once, or a knob of FastV that no plan could honour, raise before a model is built."""
+    def check_reduction(self) -> None:
+        """Refuse two methods at once and a method without its budget; again at every plan, since knobs are live."""
         on = active_flags(self)
         if len(on) > 1:
             raise ValueError(

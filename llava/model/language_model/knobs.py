@@ -37,7 +37,7 @@ SPANS = {
 def plan_from_config(config: LlamaConfig) -> list[Stage]:
     """The plan that the knobs spell; ``reduction`` and a ``use_*`` flag at once raise."""
     check_knobs(vars(config))
-    config.validate_reduction()
+    config.check_reduction()
     flags = active_flags(config)
     if config.reduction and flags:
         raise ValueError(f"reduction={config.reduction!r} and {flags[0]}=True are both set; use one of them")
