@@ -5,7 +5,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
-EVAL = ["matplotlib>=3.8", "scipy>=1.11"]
+EVAL = ["matplotlib>=3.8"]
 
 setup(
     name="llava-condense",

@@ -1,13 +1,21 @@
-# Sourced by the other scripts: a virtual environment with the package and the extras named in $1, made once.
+# Sourced by the other scripts, with the extra to install as argument: enters the repository and a virtual environment
+# that holds the package. What is installed already is not asked for again.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-if [ -z "${VIRTUAL_ENV:-}" ]; then
-  [ -d .venv ] || python3 -m venv .venv
-  # shellcheck disable=SC1091
-  . .venv/bin/activate
+
+if [[ -z "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ]]; then
+    [[ -x .venv/bin/python ]] || "${PYTHON:-python3}" -m venv .venv
+    # shellcheck disable=SC1091
+    source .venv/bin/activate
 fi
-stamp="$VIRTUAL_ENV/.llava-condense-$1"
-if [ ! -e "$stamp" ] || [ setup.py -nt "$stamp" ] || [ constraints.txt -nt "$stamp" ]; then
-  python -m pip install --quiet -c constraints.txt -e ".[$1]"
-  touch "$stamp"
+python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+    echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11" >&2
+    exit 1
+}
+
+mark="$(python -c 'import sys; print(sys.prefix)')/.llava-condense-$1"
+if [[ ! -e "$mark" || setup.py -nt "$mark" || constraints.txt -nt "$mark" ]] || ! python -c 'import llava' 2>/dev/null; then
+    echo "Installing llava-condense[$1] ..."
+    python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$1]"
+    touch "$mark"
 fi

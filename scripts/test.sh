@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Install what the tests need and run all of them. Arguments go to pytest: bash scripts/test.sh -k fastv
-. "$(dirname "$0")/environment.sh" dev
+# shellcheck disable=SC1091
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh" dev
+
 ruff check .
 ruff format --check .
 HF_HUB_OFFLINE=1 python -m pytest "$@"

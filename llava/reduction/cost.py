@@ -8,7 +8,10 @@ this is the count for Llama's gated FFN in FLOPs.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+from torch import nn
 
 from .stage import Record
 
@@ -57,12 +60,18 @@ def tower_flops(config, images: int) -> float:
     return images * (embed + config.num_hidden_layers * 2 * (4 * n * d * d + 2 * n * n * d + 2 * n * d * m))
 
 
-def selector_flops(trace: list[Record], row: int, width: int) -> float:
-    """What the reducers of a trace computed for one row."""
+def linear_flops(module: nn.Module, rows: int) -> float:
+    """Every matrix of a module applied to so many rows."""
+    return 2.0 * rows * sum(weight.numel() for weight in module.parameters() if weight.dim() == 2)
+
+
+def selector_flops(trace: list[Record], rows: Iterable[int], width: int) -> float:
+    """What the reducers of a trace computed for some of its rows."""
     return sum(
         record.stage.reducer.flops(
             int(record.ledger.row_counts()[row]), int(record.before[row]), int(record.after[row]), width
         )
         for record in trace
-        if row < len(record.chosen) and int(record.before[row])
+        for row in rows
+        if int(record.before[row])
     )

@@ -282,21 +282,41 @@ def reduce_sequence(stage: Stage, hidden: Tensor, ledger: Ledger, evidence: Laye
 
 
 def reduce_images(
-    stage: Stage, tokens: Tensor, grid: tuple[int, int] | None, seeds: Tensor
+    plan: list[Stage], site: Site, images: list[Tensor], grid: tuple[int, int] | None, seeds: Tensor
+) -> tuple[list[Tensor], list[Record]]:
+    """Apply a plan's stages of one site before the language model to each image's tokens (n, D).
+
+    ``grid`` (h, w) is how the tokens of an image with h * w of them lie on the picture, ``seeds`` (G,) a number for each.
+    Returns the reduced images, (k, D) each, and a record a stage, whose rows are the images, padded on the right.
+    """
+    records = []
+    for stage in plan:
+        if stage.site == site:
+            images, record = _reduce_images(stage, images, grid, seeds)
+            records.append(record)
+    return images, records
+
+
+def _reduce_images(
+    stage: Stage, images: list[Tensor], grid: tuple[int, int] | None, seeds: Tensor
 ) -> tuple[list[Tensor], Record]:
-    """Apply a stage before the language model to (G, N, D) tokens of G images: a list of G tensors (k, D), and the record."""
-    images, length, width = tokens.shape
-    if Need.GRID in stage.reducer.needs and grid is None:
-        raise ValueError(
-            f"{stage} needs the arrangement of the tokens on the picture, but these {length} tokens have none (a picture of"
-            " several crops, or an earlier stage); put it at site='features' as the first stage"
-        )
-    everything = torch.ones(images, length, dtype=torch.bool, device=tokens.device)
-    ledger = Ledger.start(everything.long(), everything, torch.arange(length, device=tokens.device))
-    about = Evidence(seeds=seeds, grid=grid)
-    chosen, reduced = torch.zeros_like(everything), [tokens[:0, 0]] * images
-    for part, kept, merged in choose(stage, tokens, about):
-        chosen[part[:, None], kept] = True
-        for image, rows in zip(part.tolist(), merged.to(tokens.dtype)):
-            reduced[image] = rows
-    return reduced, Record(stage, ledger, chosen, [(torch.arange(images), about.notes)])
+    lengths = torch.tensor([len(image) for image in images], device=seeds.device)
+    places = torch.arange(int(lengths.max()) if images else 0, device=seeds.device)
+    valid = places < lengths[:, None]
+    ledger = Ledger.start(valid.long(), valid, places)
+    chosen, reduced, notes = torch.zeros_like(valid), list(images), []
+    for length in lengths.unique().tolist():
+        rows = (lengths == length).nonzero()[:, 0]
+        tokens = torch.stack([images[row] for row in rows.tolist()])  # (G, N, D)
+        about = Evidence(seeds=seeds[rows], grid=grid if grid and grid[0] * grid[1] == length else None)
+        if Need.GRID in stage.reducer.needs and about.grid is None:
+            raise ValueError(
+                f"{stage} needs the arrangement of the tokens on the picture, but these {length} tokens have none (a picture"
+                " of several crops, or an earlier stage); put it at site='features' as the first stage"
+            )
+        for part, kept, merged in choose(stage, tokens, about):
+            chosen[rows[part][:, None], kept] = True
+            for row, image in zip(rows[part].tolist(), merged.to(tokens.dtype)):
+                reduced[row] = image
+        notes.append((rows, about.notes))
+    return reduced, Record(stage, ledger, chosen, notes)

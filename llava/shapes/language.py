@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from . import world
-from .questions import CATEGORIES, SHORT_ANSWER, conversation, multiple_choice, yes_no_pair
+from .questions import CATEGORIES, SHORT_ANSWER, caption, conversation, multiple_choice, yes_no_pair
 from .tower import SELECT_LAYER, pixels
 
 logger = logging.getLogger(__name__)
@@ -48,6 +48,7 @@ class Phase:
     patches: int
     rate: float
     pictures: int
+    caption_share: float
     open_share: float
     yes_no_share: float  # what is left is multiple choice
     suffix_share: float
@@ -60,7 +61,7 @@ def train_tokenizer(folder: Path, pieces: int = 900) -> sentencepiece.SentencePi
         lines = [f"{SYSTEM} USER:"] * 50
         for number in range(4000):
             scene, rng = world.make_scene(11, number), np.random.default_rng(number)
-            for text, answer in _questions(scene, rng, Phase(0, 0, 0, 0, 0, 0.4, 0.4, 0.5), 6):
+            for text, answer in _questions(scene, rng, Phase(0, 0, 0, 0, 0, 0.2, 0.3, 0.3, 0.5), 6):
                 lines.append(f"\n{text} ASSISTANT: {answer}")
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(lines),
@@ -166,7 +167,9 @@ def _questions(scene: world.Scene, rng: np.random.Generator, phase: Phase, count
     found: list[tuple[str, str]] = []
     while len(found) < count:
         kind, suffix = rng.random(), f"\n{SHORT_ANSWER}" if rng.random() < phase.suffix_share else ""
-        if kind < phase.open_share:
+        if kind < phase.caption_share:
+            found.append(caption(scene, rng))
+        elif (kind := kind - phase.caption_share) < phase.open_share:
             found += [(text + suffix, answer) for text, answer in conversation(scene, rng, 2)]
         elif kind < phase.open_share + phase.yes_no_share:
             pair = yes_no_pair(str(rng.choice(CATEGORIES)), scene, rng)

@@ -1,4 +1,4 @@
-"""Questions about a drawn scene: yes/no pairs under MME's subtask names, multiple choice, and open conversation.
+"""Questions about a drawn scene: yes/no pairs under MME's subtask names, multiple choice, conversation, captions.
 
 Every function draws from the scene's symbols, so the answer is certain; where a scene cannot carry a kind of question the
 function returns None and the caller goes on to another picture. The wrong half of a pair is drawn as the right half of
@@ -216,7 +216,20 @@ def open_questions(scene: Scene, rng: np.random.Generator) -> list[tuple[str, st
 
 def conversation(scene: Scene, rng: np.random.Generator, count: int) -> list[tuple[str, str]]:
     """At most ``count`` open questions about the scene with their one-word answers."""
-    return [(question, answer.capitalize()) for question, answer, _ in open_questions(scene, rng)[:count]]
+    return [(question, answer) for question, answer, _ in open_questions(scene, rng)[:count]]
+
+
+def caption(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
+    """A request to describe the picture, and its objects in any order: ``star red left top, letter K, ...``."""
+    parts = []
+    for index in rng.permutation(len(scene.items)):
+        item = scene.items[index]
+        if item.kind in SHAPES:
+            sides = [side for side in SIDES if _side_of(item, side)]
+            parts.append(" ".join([item.kind, item.colour, *sides]))
+        else:
+            parts.append(f"{'letter' if item.kind in LETTERS else 'number'} {item.kind}")
+    return "Describe the image.", ", ".join(parts)
 
 
 def multiple_choice(scene: Scene, rng: np.random.Generator, choices: int = 4) -> dict:

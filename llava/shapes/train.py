@@ -21,28 +21,16 @@ logger = logging.getLogger(__name__)
 
 TOWER_STEPS, WHOLE_PICTURES = 1700, 200
 PICTURES, PICTURE_SEED = 8000, 21
-# Lookup questions first, then the benchmark's mix, then all twelve layers, then all 576 patches.
+# Captions and lookup questions first, then the benchmark's mix, then all twelve layers, then all 576 patches.
+# fmt: off
 CURRICULUM = [
-    Phase(
-        until=2000, layers=4, patches=144, rate=2.5e-3, pictures=16, open_share=1.0, yes_no_share=0.0, suffix_share=0.0
-    ),
-    Phase(
-        until=4400, layers=4, patches=144, rate=2.0e-3, pictures=16, open_share=0.3, yes_no_share=0.65, suffix_share=0.5
-    ),
-    Phase(
-        until=5000,
-        layers=12,
-        patches=144,
-        rate=1.0e-3,
-        pictures=16,
-        open_share=0.2,
-        yes_no_share=0.65,
-        suffix_share=0.8,
-    ),
-    Phase(
-        until=5300, layers=12, patches=576, rate=6e-4, pictures=8, open_share=0.15, yes_no_share=0.7, suffix_share=0.8
-    ),
+    #     until layers patches rate pictures caption open yes/no suffix
+    Phase(1200,  4,    144, 2.5e-3,   16,     0.5,   0.5,  0.0,   0.0),
+    Phase(3600,  4,    144, 2.0e-3,   16,     0.1,   0.25, 0.6,   0.5),
+    Phase(4200, 12,    144, 1.0e-3,   16,     0.05,  0.15, 0.7,   0.8),
+    Phase(4500, 12,    576, 6.0e-4,    8,     0.05,  0.15, 0.7,   0.8),
 ]
+# fmt: on
 TOWER_FOLDER = "clip-shapes-patch14-336"
 
 

@@ -222,14 +222,24 @@ def test_gradients_pass_through(name):
 def test_before_the_decoder_the_budget_is_kept(name, site, keep):
     stage = make_stage(name, site=site, **({"keep": keep} if get_method(name).wants_keep else {}))
     tokens = torch.randn(3, 36, 8)
-    reduced_tokens, record = reduce_images(stage, tokens, (6, 6), torch.arange(3))
+    reduced_tokens, (record,) = reduce_images([stage], site, list(tokens), (6, 6), torch.arange(3))
     expected = {"full": 36, "blind": 0}.get(name, keep)
     assert [len(image) for image in reduced_tokens] == [expected] * 3
     assert record.after.tolist() == [expected] * 3
-    alone, _ = reduce_images(stage, tokens[1:2], (6, 6), torch.arange(1, 2))
+    alone, _ = reduce_images([stage], site, [tokens[1]], (6, 6), torch.arange(1, 2))
     torch.testing.assert_close(alone[0], reduced_tokens[1])
     if keep == 36 and expected == 36:
         torch.testing.assert_close(torch.stack(reduced_tokens), tokens)
+
+
+def test_images_of_different_length_are_reduced_each_by_itself():
+    images = [torch.randn(36, 8), torch.randn(20, 8), torch.randn(36, 8)]
+    plan = plan_from("random@prompt:0.5")
+    shorter, (record,) = reduce_images(plan, "prompt", images, (6, 6), torch.arange(3))
+    assert [len(image) for image in shorter] == [18, 10, 18] == record.after.tolist()
+    assert torch.equal(shorter[1], images[1][record.kept[1][record.kept[1] >= 0]])
+    with pytest.raises(ValueError, match="these 20 tokens have none"):
+        reduce_images(plan_from("grid@prompt:4"), "prompt", images, (6, 6), torch.arange(3))
 
 
 def test_several_stages_compose(model, batch):

@@ -1,0 +1,162 @@
+"""LLaVA over Llama: the config, the decoder with its tower, and the causal language model that answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from os import PathLike
+from typing import Any
+
+import torch
+from torch import LongTensor, Tensor
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from llava.constants import IMAGE_TOKEN_INDEX
+from llava.model.language_model.fastv_advanced import FastvAdvanced_LlamaModel
+from llava.model.language_model.himap_configuration_llama import LlamaConfig, active_flags
+from llava.model.language_model.reducible_llama import ReducibleLlamaForCausalLM, ReducibleLlamaModel
+from llava.model.llava_arch import Images, LlavaMetaForCausalLM, LlavaMetaModel
+
+
+class LlavaConfig(LlamaConfig):
+    """A Llama config with every reduction knob; the multimodal fields `mm_*` and `image_*` are plain attributes."""
+
+    model_type = "llava_llama"
+
+
+class LlavaLlamaModel(LlavaMetaModel, ReducibleLlamaModel):
+    """The decoder with vision tower and projector."""
+
+    config_class = LlavaConfig
+
+
+class LlavaLlamaForCausalLM(ReducibleLlamaForCausalLM, LlavaMetaForCausalLM):
+    """LLaVA: answers prompts with images, and can throw visual tokens away while it reads."""
+
+    config_class = LlavaConfig
+    model_class = LlavaLlamaModel
+    # The tower stays on one device, so that its `device` is where images go.
+    _no_split_modules = ["LlamaDecoderLayer", "CLIPVisionTower"]
+
+    def get_model(self) -> LlavaLlamaModel:
+        """The decoder."""
+        return self.model
+
+    def forward(
+        self,
+        input_ids: LongTensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: LongTensor | None = None,
+        past_key_values: Any = None,
+        inputs_embeds: Tensor | None = None,
+        labels: LongTensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        visual: LongTensor | None = None,
+        sample_seed: LongTensor | None = None,
+        images: Images | None = None,
+        image_sizes: Sequence[tuple[int, int]] | None = None,
+        raw_vision_features: Sequence[Tensor] | None = None,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """One pass; with `images` (or `raw_vision_features`) the prompt is spliced first.
+
+        Shapes as in `splice`; the batch is padded on `config.tokenizer_padding_side`. labels (B, S) of the prompt before
+        splicing. Raises ValueError for an image token without an image and the reverse.
+        """
+        given = images is not None or raw_vision_features is not None
+        if inputs_embeds is None and input_ids.shape[1] > 1:
+            if given:
+                spliced = self.splice(input_ids, attention_mask, labels, images, image_sizes, raw_vision_features)
+                input_ids, inputs_embeds = None, spliced.inputs_embeds
+                attention_mask, position_ids = spliced.attention_mask, spliced.position_ids
+                labels = None if labels is None else spliced.labels
+                visual, sample_seed = spliced.visual, spliced.sample_seed
+            elif (input_ids == IMAGE_TOKEN_INDEX).any():
+                raise ValueError("input_ids holds an image token (-200), but no images are given; give images=...")
+        return super().forward(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            labels=labels,
+            use_cache=use_cache,
+            logits_to_keep=logits_to_keep,
+            visual=visual,
+            sample_seed=sample_seed,
+            **kwargs,
+        )
+
+    @torch.no_grad()
+    def generate(
+        self,
+        inputs: LongTensor | None = None,
+        images: Images | None = None,
+        image_sizes: Sequence[tuple[int, int]] | None = None,
+        raw_vision_features: Sequence[Tensor] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Answers a batch of prompts; returns the new tokens only, (B, new), never the prompt.
+
+        inputs (or `input_ids=`) (B, S) with IMAGE_TOKEN_INDEX for images, `attention_mask=` (B, S) for padded batches;
+        images, image_sizes, raw_vision_features as in `splice`. kwargs go to transformers' `generate`: greedy by
+        default, sampling, beams, streamers, stopping criteria. Rows are padded on the left, whatever the config says.
+
+            model.generate(ids, images=pixels, image_sizes=[image.size], max_new_tokens=64)
+
+        Raises ValueError for an image token without an image and the reverse.
+        """
+        if kwargs.get("inputs_embeds") is not None:
+            raise NotImplementedError("inputs_embeds is not supported by generate; give input_ids and images")
+        input_ids = kwargs.pop("input_ids", None)
+        if (inputs is None) == (input_ids is None):
+            raise ValueError("give the prompt once, as inputs or as input_ids (batch, length)")
+        kwargs.pop("position_ids", None)
+        spliced = self.splice(
+            input_ids if inputs is None else inputs,
+            attention_mask=kwargs.pop("attention_mask", None),
+            images=images,
+            image_sizes=image_sizes,
+            raw_vision_features=raw_vision_features,
+            padding_side="left",
+        )
+        return super().generate(
+            inputs_embeds=spliced.inputs_embeds,
+            attention_mask=spliced.attention_mask.long(),
+            visual=spliced.visual,
+            sample_seed=spliced.sample_seed,
+            **kwargs,
+        )
+
+    def save_pretrained(self, save_directory: str | PathLike, **kwargs: Any) -> None:
+        """Writes weights, tower included, config and image processor: a folder that needs nothing beside it."""
+        tower = self.get_vision_tower()
+        if tower is not None and tower.is_loaded:
+            self.config.mm_vision_config = tower.config.to_dict()
+            tower.image_processor.save_pretrained(save_directory)
+        super().save_pretrained(save_directory, **kwargs)
+
+
+class LlavaLlamaModel_FastvAdvanced(LlavaMetaModel, FastvAdvanced_LlamaModel):  # noqa: N801  as the documents name variants
+    """The decoder with the attributes of document 002."""
+
+    config_class = LlavaConfig
+
+
+class LlavaLlamaForCausalLM_FastvAdvanced(LlavaLlamaForCausalLM):  # noqa: N801
+    """LLaVA whose decoder shows FastV's documented attributes; `use_fast_v=True` loads it."""
+
+    model_class = LlavaLlamaModel_FastvAdvanced
+
+
+VARIANTS: dict[str, type[LlavaLlamaForCausalLM]] = {"use_fast_v": LlavaLlamaForCausalLM_FastvAdvanced}
+
+
+def variant(config: LlavaConfig) -> type[LlavaLlamaForCausalLM]:
+    """The class that shows the attributes documented for the method a config switches on; all compute the same."""
+    return next((VARIANTS[flag] for flag in active_flags(config) if flag in VARIANTS), LlavaLlamaForCausalLM)
+
+
+AutoConfig.register("llava_llama", LlavaConfig)
+AutoModelForCausalLM.register(LlavaConfig, LlavaLlamaForCausalLM)

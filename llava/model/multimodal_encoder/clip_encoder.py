@@ -1,0 +1,197 @@
+"""CLIP's vision tower as LLaVA uses it: one layer's hidden states, without the class token, never trained."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import CLIPVisionConfig, CLIPVisionModel
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from llava.model.checkpoint import find_folder, read_json, weight_names
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class TowerOutput:
+    """What the tower says about G images of N patches.
+
+    features: (G, N, D), with the class token in front (N + 1) for select_feature "cls_patch". cls: (G, D).
+    """
+
+    features: Tensor
+    cls: Tensor
+
+
+class CLIPVisionTower(nn.Module):
+    """A frozen CLIPVisionModel and what it sees the images with.
+
+    vision_tower: hub name, local path, or folder relative to the checkpoint. args: a config with
+    `mm_vision_select_layer` (which hidden state, e.g. -2) and `mm_vision_select_feature` ("patch" drops the class
+    token, "cls_patch" keeps it). Optional on it: `mm_vision_config`, the tower's own config as a dict: then
+    the tower is built here, for a checkpoint that carries its weights. delay_load: do not read weights yet;
+    `load_model` does.
+
+    The CLIPVisionModel is a part, not a base class: a subclass would lose the renaming of CLIP's weights
+    that transformers does on loading.
+    """
+
+    def __init__(self, vision_tower: str, args: Any, delay_load: bool = False):
+        super().__init__()
+        self.vision_tower_name = vision_tower
+        self.select_layer = args.mm_vision_select_layer
+        self.select_feature = getattr(args, "mm_vision_select_feature", "patch")
+        if self.select_feature not in ("patch", "cls_patch"):
+            raise ValueError(
+                f"mm_vision_select_feature={self.select_feature!r} is unknown; give 'patch' or 'cls_patch'"
+            )
+        self.image_processor: CLIPImageProcessorPil | None = None
+        self.vision_tower: CLIPVisionModel | None = None
+        self._config: CLIPVisionConfig | None = None
+        inside = getattr(args, "mm_vision_config", None)
+        if inside:
+            self._config = CLIPVisionConfig.from_dict(dict(inside))
+            self.vision_tower = CLIPVisionModel(self._config)
+            self._freeze()
+        elif not delay_load:
+            self.load_model()
+
+    def load_model(
+        self,
+        device_map: Any = None,
+        inside: tuple[Path, ...] = (),
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+    ) -> None:
+        """Reads weights and image processor; only the processor if the weights came with the checkpoint.
+
+        device_map: accepted for LLaVA's sake, the tower is never split. inside: folders its name may be
+        relative to. Raises FileNotFoundError naming what was looked for, ValueError naming weights that are missing.
+        """
+        if self.vision_tower is None:
+            folder = find_folder(self.vision_tower_name, "vision tower", inside)
+            weight_names(folder)
+            config = load_vision_config(folder)
+            self.vision_tower, info = CLIPVisionModel.from_pretrained(
+                folder, config=config, dtype=dtype, output_loading_info=True
+            )
+            if info["missing_keys"]:
+                raise ValueError(f"vision tower {folder} lacks the weights {', '.join(sorted(info['missing_keys']))}")
+            self._config = self.vision_tower.config
+            self._freeze()
+            self.vision_tower.to(device=device)
+        if self.image_processor is None:
+            self.image_processor = load_image_processor(self.vision_tower_name, inside, self.config)
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> TowerOutput:
+        """images (G, 3, H, W) of any dtype -> features and class token in that dtype."""
+        if self.vision_tower is None:
+            raise ValueError(f"vision tower {self.vision_tower_name!r} is not loaded; call load_model() first")
+        side = self.config.image_size
+        if images.ndim != 4 or images.shape[-2:] != (side, side):
+            raise ValueError(
+                f"images of shape {tuple(images.shape)} do not fit the vision tower; give (n, 3, {side}, {side}), "
+                "as process_images does"
+            )
+        output = self.vision_tower(images.to(device=self.device, dtype=self.dtype), output_hidden_states=True)
+        hidden = output.hidden_states[self.select_layer].to(images.dtype)
+        return TowerOutput(features=self.feature_select(hidden), cls=hidden[:, 0])
+
+    def feature_select(self, hidden: Tensor) -> Tensor:
+        """(G, 1 + N, D) -> (G, N, D) for "patch", unchanged for "cls_patch"."""
+        return hidden[:, 1:] if self.select_feature == "patch" else hidden
+
+    def forward(self, images: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
+        """The selected features (G, N, D); of a list of (3, H, W) the list of (1, N, D)."""
+        if isinstance(images, list):
+            return [self.encode(image.unsqueeze(0)).features for image in images]
+        return self.encode(images).features
+
+    def _freeze(self) -> None:
+        self.vision_tower.requires_grad_(False)
+        self.vision_tower.eval()
+
+    def train(self, mode: bool = True) -> CLIPVisionTower:
+        """Stays in evaluation mode whatever the model around it does."""
+        super().train(mode)
+        if self.vision_tower is not None:
+            self.vision_tower.eval()
+        return self
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether weights are there and images can be prepared."""
+        return self.vision_tower is not None and self.image_processor is not None
+
+    @property
+    def config(self) -> CLIPVisionConfig:
+        """The tower's own config, read from its folder if the tower is not loaded yet."""
+        if self._config is None:
+            self._config = load_vision_config(find_folder(self.vision_tower_name, "vision tower", weights=False))
+        return self._config
+
+    @property
+    def dummy_feature(self) -> Tensor:
+        """(1, D) zeros."""
+        return torch.zeros(1, self.hidden_size, device=self.device, dtype=self.dtype)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the weights."""
+        return self.vision_tower.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.vision_tower.device
+
+    @property
+    def hidden_size(self) -> int:
+        """D, the width of a feature."""
+        return self.config.hidden_size
+
+    @property
+    def num_patches_per_side(self) -> int:
+        """Patches along one side: 24 for patches of 14 pixels in 336."""
+        return self.config.image_size // self.config.patch_size
+
+    @property
+    def num_patches(self) -> int:
+        """N, the patches of one image."""
+        return self.num_patches_per_side**2
+
+
+def load_vision_config(folder: Path) -> CLIPVisionConfig:
+    """The vision part of a CLIP folder's config.json. Raises ValueError for a folder that is not CLIP's."""
+    raw = read_json(folder / "config.json")
+    raw = raw.get("vision_config", raw)
+    # The vision part of a whole CLIP's config does not always say what it is.
+    kind = raw.get("model_type", "clip_vision_model")
+    if kind != "clip_vision_model":
+        raise ValueError(f"{folder / 'config.json'}: model_type {kind!r} is no CLIP vision tower")
+    return CLIPVisionConfig.from_dict({key: value for key, value in raw.items() if key != "model_type"})
+
+
+def load_image_processor(name: str, inside: tuple[Path, ...], config: CLIPVisionConfig) -> CLIPImageProcessorPil:
+    """The processor of the tower's folder, else of the checkpoint's, else the hub's, else CLIP's at the tower's size.
+
+    It is the PIL one by name: which processor the plain name means depends on whether torchvision is installed.
+    """
+    for place in (*(folder / name for folder in inside), Path(name), *inside):
+        if (place / "preprocessor_config.json").is_file():
+            return CLIPImageProcessorPil.from_pretrained(place)
+    try:
+        folder = find_folder(name, "vision tower", inside, weights=False)
+    except FileNotFoundError:
+        folder = None
+    if folder and (folder / "preprocessor_config.json").is_file():
+        return CLIPImageProcessorPil.from_pretrained(folder)
+    side = config.image_size
+    logger.warning("no preprocessor_config.json for %s; images are prepared as CLIP does, at %d pixels", name, side)
+    return CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})

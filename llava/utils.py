@@ -1,0 +1,45 @@
+"""Small helpers every part of the package shares."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+
+
+def build_logger(name: str, logger_filename: str | None = None, directory: str | os.PathLike = ".") -> logging.Logger:
+    """A logger that writes one dated line per event to the terminal and, if named, to a file.
+
+    name: the logger's name. logger_filename: a file in `directory`; None writes no file. Calling it again with the
+    same arguments adds nothing. Raises OSError where the file cannot be written.
+    """
+    logger = logging.getLogger(name)
+    logger.setLevel(logging.INFO)
+    wanted: list[logging.Handler] = []
+    if not any(type(handler) is logging.StreamHandler for handler in logger.handlers):
+        wanted.append(logging.StreamHandler())
+    if logger_filename is not None:
+        path = os.path.abspath(os.path.join(directory, logger_filename))
+        if path not in {getattr(handler, "baseFilename", None) for handler in logger.handlers}:
+            os.makedirs(directory, exist_ok=True)
+            wanted.append(logging.FileHandler(path, encoding="utf-8"))
+    for handler in wanted:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        logger.addHandler(handler)
+    return logger
+
+
+def disable_torch_init() -> None:
+    """Does nothing; scripts written for LLaVA call it before they load a model.
+
+    LLaVA's function replaced `reset_parameters` of Linear and LayerNorm for the whole process, so every module made
+    later held uninitialised memory. transformers builds models on the meta device, so there is no time left to save.
+    """
+
+
+def installed(package: str) -> bool:
+    """Whether a package, which may be a dotted name, can be imported; it is not."""
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:  # the parent of a dotted name is absent
+        return False

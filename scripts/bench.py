@@ -1,0 +1,10 @@
+"""``python scripts/bench.py ...`` is ``python -m llava.eval.bench ...``."""
+
+from __future__ import annotations
+
+import sys
+
+from llava.eval.bench import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,142 @@
+"""Reduction inside LLaVA: the official programs' numbers, every site, the trace and the cost."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from llava.reduction import reduced
+from tests.conftest import PARITY15, World
+
+METHODS = [
+    "official_fastv_inplace",
+    "official_fastv_mask",
+    "official_fastv_inplace_k3",
+    "fastv",
+    "fastv_adv_max_head",
+    "fastv_adv_avg_all_heads",
+    "fastv_adv_weighted_combination",
+]
+
+
+@pytest.fixture(scope="module")
+def cases(llava15):
+    """The keywords of two recorded single-image prompts."""
+    return [llava15.inputs(case) for case in llava15.cases()[:2]]
+
+
+def load(**knobs):
+    return World.load(PARITY15, **knobs).model
+
+
+@pytest.mark.parametrize("case", [0, 1])
+@pytest.mark.parametrize("name", METHODS)
+def test_logits_and_kept_tokens_are_the_official_ones(cases, name, case):
+    recorded = json.loads((PARITY15 / "methods.json").read_text())[name][case]
+    model = load(**recorded["config"])
+    with torch.no_grad():
+        logits = model(**cases[recorded["case"]]).logits[0, -1]
+    torch.testing.assert_close(logits, torch.tensor(recorded["logits_last"]), rtol=0, atol=1e-4)
+    if "kept_indices" in recorded:
+        assert model.model.last_gen_kept_indices.tolist() == recorded["kept_indices"]
+    if "metadata" in recorded:
+        metadata = dict(model.model.last_selection_metadata)
+        importance = metadata.pop("head_importance", None)
+        expected = dict(recorded["metadata"])
+        if importance is not None:
+            assert importance.tolist() == pytest.approx(expected.pop("head_importance"), abs=1e-5)
+        assert metadata == expected
+
+
+@pytest.fixture(scope="module")
+def model(llava15):
+    return llava15.model
+
+
+def answer(model, case, plan, **options):
+    with reduced(model, plan):
+        return model.generate(**case, max_new_tokens=3, do_sample=False, **options)
+
+
+@pytest.mark.parametrize(
+    ("plan", "per_layer"),
+    [
+        ("full", [576] * 8),
+        ("blind", [0] * 8),
+        ("random:64", [64] * 8),
+        ("grid@prompt:36", [36] * 8),
+        ("pool:64+fastv@2:16", [64] * 2 + [16] * 6),
+        ("stride@prompt:0.25", [144] * 8),
+        ("fastv@2:64,place=mask", [576] * 8),
+        ("blind@3", [576] * 3 + [0] * 5),
+    ],
+)
+def test_every_site_shortens_what_follows_and_the_cost_says_so(model, cases, plan, per_layer):
+    entered = []
+    handles = [
+        layer.register_forward_pre_hook(lambda module, args: entered.append(args[0].shape[1]))
+        for layer in model.model.layers
+    ]
+    answer(model, cases[0], plan)
+    for handle in handles:
+        handle.remove()
+    (cost,) = model.last_cost()
+    assert cost.visual_per_layer == per_layer
+    assert cost.rows_per_layer == entered[:8]
+    assert cost.visual_tokens == sum(per_layer) / 8
+
+
+def test_dense_cost_by_hand(model, cases):
+    """8 layers, d 64, m 160, 4 heads of 16, 676 rows: 2 (4 n d^2 + 2 n^2 d + 3 n d m) a layer, 2 d V on the last row."""
+    answer(model, cases[0], "")
+    (cost,) = model.last_cost()
+    rows = cost.rows_per_layer[0]
+    layer = 2 * (4 * rows * 64**2 + 2 * rows**2 * 64 + 3 * rows * 64 * 160)
+    assert cost.llm_flops == 8 * layer + 2 * 64 * 420
+    assert cost.kv_bytes == 8 * rows * 2 * 64 * 4
+    assert cost.projector_flops == 2 * 576 * (32 * 64 + 64 * 64)
+    assert cost.selector_flops == 0
+    assert cost.total_flops == cost.llm_flops + cost.projector_flops + cost.tower_flops
+
+
+def test_beams_report_one_cost_a_prompt(model, cases):
+    answer(model, cases[0], "fastv@2:64", num_beams=3)
+    assert [cost.visual_per_layer[-1] for cost in model.last_cost()] == [64]
+
+
+def test_tower_and_projector_run_once(model, cases):
+    calls = []
+    handles = [
+        module.register_forward_hook(lambda *_, name=name: calls.append(name))
+        for name, module in (("tower", model.get_vision_tower()), ("projector", model.model.mm_projector))
+    ]
+    answer(model, cases[0], "pool:64+fastv@2:16")
+    for handle in handles:
+        handle.remove()
+    assert sorted(calls) == ["projector", "tower"]
+
+
+def test_three_spellings_are_one_plan():
+    knobs = {"use_fast_v": True, "fast_v_agg_layer": 2, "fast_v_attention_rank": 144}
+    by_knobs, by_string = load(**knobs), load(reduction="fastv@2:144")
+    plain = load()
+    answers = [answer_of.model.plan() for answer_of in (by_knobs, by_string)]
+    assert [str(plan[0]) for plan in answers] == ["fastv@2:144"] * 2
+    with reduced(plain, "configs/methods/fastv.yaml"):
+        assert str(plain.model.plan()[0]) == "fastv@2:144"
+    for name, value in knobs.items():
+        setattr(plain.config, name, value)
+    assert str(plain.model.plan()[0]) == "fastv@2:144"
+
+
+def test_the_random_control_follows_the_picture(model, cases):
+    """Same picture, same draw, alone or beside another; another picture, another draw."""
+    kept = []
+    for case in (cases[0], cases[1], cases[0]):
+        answer(model, case, "random:16")
+        kept.append(model.last_trace[0].kept[0].tolist())
+    assert kept[0] == kept[2]
+    same_picture = torch.equal(cases[0]["images"], cases[1]["images"])
+    assert (kept[0] == kept[1]) == same_picture

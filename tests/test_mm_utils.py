@@ -1,0 +1,214 @@
+"""Pictures, image tokens and stopping; expected numbers are worked out by hand."""
+
+from __future__ import annotations
+
+import base64
+from io import BytesIO
+from types import SimpleNamespace
+
+import pytest
+import torch
+from PIL import Image
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from llava.mm_utils import (
+    KeywordsStoppingCriteria,
+    divide_to_patches,
+    expand2square,
+    get_anyres_image_grid_shape,
+    get_model_name_from_path,
+    load_image,
+    load_image_from_base64,
+    process_anyres_image,
+    process_images,
+    resize_and_pad_image,
+    select_best_resolution,
+    tokenizer_image_token,
+)
+
+GRIDS = [(336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008)]
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [("a/llava-v1.5-7b", "llava-v1.5-7b"), ("/a/b/", "b"), ("x/run/checkpoint-100", "run_checkpoint-100")],
+)
+def test_model_name(path, name):
+    assert get_model_name_from_path(path) == name
+
+
+def test_expand2square_centres_on_the_colour():
+    square = expand2square(Image.new("RGB", (200, 100), (1, 2, 3)), (122, 116, 104))
+    assert square.size == (200, 200)
+    assert [square.getpixel((7, y)) for y in (49, 50, 149, 150)] == [
+        (122, 116, 104),
+        (1, 2, 3),
+        (1, 2, 3),
+        (122, 116, 104),
+    ]
+    tall = expand2square(Image.new("RGB", (100, 201)), (9, 9, 9))
+    assert tall.size == (201, 201) and tall.getpixel((49, 0)) == (9, 9, 9) and tall.getpixel((50, 0)) == (0, 0, 0)
+
+
+def test_a_square_picture_is_left_alone():
+    picture = Image.new("RGB", (3, 3))
+    assert expand2square(picture, (0, 0, 0)) is picture
+
+
+def test_pad_uses_the_mean_colour(processor):
+    picture = Image.new("RGB", (56, 28), (255, 255, 255))
+    pixels = process_images([picture], processor, SimpleNamespace(image_aspect_ratio="pad"))
+    assert pixels.shape == (1, 3, 28, 28)
+    # (122, 116, 104) is the mean rounded down: nearly 0 after normalising.
+    assert pixels[0, :, 0, 0].abs().max() < 0.02 and pixels[0, :, 14, 14].min() > 1
+
+
+def test_without_a_layout_the_processor_crops(processor):
+    picture = Image.new("RGB", (56, 28), (255, 255, 255))
+    pixels = process_images([picture, picture], processor, SimpleNamespace())
+    assert pixels.shape == (2, 3, 28, 28) and pixels[:, :, 0, 0].min() > 1
+
+
+def test_different_crop_counts_stay_a_list(processor):
+    config = SimpleNamespace(image_aspect_ratio="anyres", image_grid_pinpoints=str([(28, 56), (56, 56)]))
+    pixels = process_images([Image.new("RGB", (10, 20)), Image.new("RGB", (90, 90))], processor, config)
+    assert [tuple(part.shape) for part in pixels] == [(3, 3, 28, 28), (5, 3, 28, 28)]
+
+
+@pytest.mark.parametrize(
+    ("size", "best"),
+    [((1000, 500), (672, 336)), ((500, 1000), (336, 672)), ((900, 300), (1008, 336)), ((600, 600), (672, 672))],
+)
+def test_select_best_resolution(size, best):
+    assert select_best_resolution(size, GRIDS) == best
+
+
+def test_ties_waste_least():
+    # 100 x 100 is wholly kept by both grids.
+    assert select_best_resolution((100, 100), [(672, 672), (336, 672)]) == (336, 672)
+
+
+def test_resize_and_pad():
+    placed = resize_and_pad_image(Image.new("RGB", (100, 50), (255, 255, 255)), (60, 60))
+    column = [placed.getpixel((30, y))[0] for y in (14, 15, 44, 45)]
+    assert placed.size == (60, 60) and column == [0, 255, 255, 0]
+
+
+def test_patches_go_row_by_row():
+    picture = Image.new("L", (4, 4))
+    picture.putdata(range(16))
+    assert [list(patch.getdata()) for patch in divide_to_patches(picture, 2)] == [
+        [0, 1, 4, 5],
+        [2, 3, 6, 7],
+        [8, 9, 12, 13],
+        [10, 11, 14, 15],
+    ]
+
+
+def test_grid_shape_reads_text_too():
+    assert get_anyres_image_grid_shape((1000, 500), GRIDS, 336) == (2, 1)
+    assert get_anyres_image_grid_shape((300, 900), str(GRIDS), 336) == (1, 3)
+    with pytest.raises(ValueError, match="image_grid_pinpoints"):
+        get_anyres_image_grid_shape((300, 900), [], 336)
+
+
+def test_anyres_begins_with_the_whole(processor):
+    picture = Image.new("RGB", (56, 28))
+    picture.paste((255, 255, 255), (28, 0, 56, 28))
+    whole, left, right = process_anyres_image(picture, processor, [(56, 28)])
+    assert left.max() < 0 < right.min() and whole[0, 0, 0] < 0 < whole[0, 0, 27]
+
+
+def test_load_image(tmp_path):
+    Image.new("L", (5, 4), 7).save(tmp_path / "a.png")
+    assert load_image(tmp_path / "a.png").mode == "RGB"
+    whole = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) - 20])
+    (tmp_path / "text.png").write_text("no picture")
+    for name in ("cut.png", "text.png"):
+        with pytest.raises(ValueError, match=name):
+            load_image(tmp_path / name)
+    with pytest.raises(FileNotFoundError, match="gone.png"):
+        load_image(tmp_path / "gone.png")
+
+
+def test_base64_round_trip():
+    buffer = BytesIO()
+    Image.new("RGB", (5, 4), (1, 2, 3)).save(buffer, "PNG")
+    picture = load_image_from_base64(base64.b64encode(buffer.getvalue()))
+    assert picture.size == (5, 4) and picture.getpixel((0, 0)) == (1, 2, 3)
+
+
+class Words:
+    """A tokenizer whose ids are character codes behind a BOS (or none)."""
+
+    bos_token_id = 1
+
+    def __init__(self, bos: bool = True):
+        self.bos = bos
+
+    def __call__(self, text):
+        return SimpleNamespace(input_ids=[1] * self.bos + [ord(c) for c in text])
+
+    def decode(self, ids, skip_special_tokens=True):
+        return "".join(chr(i) for i in ids if i > 1)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "ids"),
+    [
+        ("ab", [1, 97, 98]),
+        ("a<image>b", [1, 97, -200, 98]),
+        ("a<image>b<image>", [1, 97, -200, 98, -200]),
+        ("<image>b", [1, -200, 98]),
+        ("<image><image>", [1, -200, -200]),
+    ],
+)
+def test_image_tokens(prompt, ids):
+    assert tokenizer_image_token(prompt, Words()) == ids
+    assert tokenizer_image_token(prompt, Words(bos=False)) == ids[1:]
+    assert torch.equal(tokenizer_image_token(prompt, Words(), return_tensors="pt"), torch.tensor(ids))
+
+
+def test_only_torch_tensors():
+    with pytest.raises(ValueError, match="Unsupported tensor type: np"):
+        tokenizer_image_token("a", Words(), return_tensors="np")
+
+
+def codes(*texts: str) -> torch.Tensor:
+    return torch.tensor([[ord(c) for c in text] for text in texts])
+
+
+def test_stopping_is_per_row():
+    prompt = torch.tensor([[1, 35, -200], [1, 35, -200]])
+    stop = KeywordsStoppingCriteria(["##"], Words(), prompt)
+    assert stop(codes("ab##", "abcd"), None).tolist() == [True, False]
+    assert stop(codes("a##b", "####"), None).tolist() == [False, True]
+
+
+def test_stopping_does_not_read_the_prompt():
+    prompt = codes("x##")
+    stop = KeywordsStoppingCriteria(["##"], Words(), prompt)
+    assert not stop(codes("x##"), None).any()
+    assert not stop(codes("x##y"), None).any()
+    assert stop(codes("x##y##"), None).all()
+
+
+def test_stopping_finds_a_keyword_written_with_other_tokens():
+    class Pairs(Words):
+        def decode(self, ids, skip_special_tokens=True):
+            return {7: "a#", 8: "#b"}.get(ids[0], "") + {7: "a#", 8: "#b"}.get(ids[-1], "")
+
+    stop = KeywordsStoppingCriteria(["##"], Pairs(), torch.tensor([[1]]))
+    assert stop(torch.tensor([[3, 7, 8]]), None).all() and not stop(torch.tensor([[3, 8, 7]]), None).any()
+
+
+def test_beams_share_their_prompt():
+    stop = KeywordsStoppingCriteria(["##"], Words(), codes("a#", "b#"))
+    assert stop(codes("a##", "a#x", "b#x", "b##"), None).tolist() == [False] * 4
+    assert stop(codes("a###", "a#xx", "b#xx", "b###"), None).tolist() == [True, False, False, True]
