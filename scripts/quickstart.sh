@@ -4,31 +4,14 @@
 #
 #   bash scripts/quickstart.sh                 everything: 400 questions, ten plans
 #   bash scripts/quickstart.sh --limit 64      further flags go to llava.eval.run
-set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck disable=SC1091
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh" eval
 
 model=playground/checkpoints/llava-shapes-v1
 data=playground/data/eval/MME-shapes
 results=playground/results/quickstart
 layer=2
 budgets=(192 64 16)
-
-if [[ -z "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ]]; then
-    [[ -x .venv/bin/python ]] || "${PYTHON:-python3}" -m venv .venv
-    # shellcheck disable=SC1091
-    source .venv/bin/activate
-fi
-python - <<'PYTHON' || { echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11" >&2; exit 1; }
-import sys
-sys.exit(sys.version_info < (3, 11))
-PYTHON
-
-# A mark in the environment saves asking the package index again.
-mark="$(python -c 'import sys; print(sys.prefix)')/.llava-condense-eval"
-if [[ ! -e "$mark" || setup.py -nt "$mark" || constraints.txt -nt "$mark" ]]; then
-    python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[eval]'
-    touch "$mark" 2>/dev/null || true
-fi
 
 if [[ ! -f "$model/config.json" ]]; then
     echo "$model is not there; it comes with the repository, and python -m llava.shapes.train makes it anew" >&2

@@ -14,6 +14,7 @@ import csv
 import json
 import logging
 import math
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -275,14 +276,19 @@ def draw_curve(rows: Sequence[Row]) -> Figure:
     return figure
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line of a report."""
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """Folders, and where to write."""
+    flags = argparse.ArgumentParser(
         prog="python -m llava.eval.report", description="Results folders to a table and a curve."
     )
-    parser.add_argument("folders", nargs="+", metavar="DIR", help="results folders; those under them are found")
-    parser.add_argument("--output", help="where to write (default: the first folder)")
-    given = parser.parse_args(arguments)
+    flags.add_argument("folders", nargs="+", metavar="DIR", help="results folders; those under them are found")
+    flags.add_argument("--output", help="where to write (default: the first folder)")
+    return flags
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns 0, or 2 for bad input."""
+    given = parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         rows, unfinished = collect(given.folders)
@@ -290,8 +296,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for file in write(rows, given.output or given.folders[0], unfinished):
             logger.info("wrote %s", file)
     except (ValueError, OSError) as error:
-        parser.exit(2, f"error: {error}\n")
+        logger.error("error: %s", error)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -75,8 +75,8 @@ def evaluate(
     """Answer what the runs still lack, line by line, and return each run's metrics, in order.
 
     ``runs`` pairs a plan with its open folder. A picture that cannot be read fails its questions, with the reason in their
-    lines, and nothing else. Memory does not grow with the number of questions. Raises what the model raises; the answers
-    until then are kept.
+    lines, and nothing else. Of pictures, only those in flight are held. Raises what the model raises; the answers until
+    then are kept.
     """
     progress = progress or Progress(disable=True)
     features = Features(subject, capacity=2 * batch_size)
@@ -207,6 +207,8 @@ class LlavaSubject:
         for image in images:
             pixels = process_images([image], self.image_processor, self.model.config)
             found.append((self.model.encode_raw(pixels)[0], image.size))
+        if self.model.device.type == "cuda":  # else its time would be counted as the first plan's
+            torch.cuda.synchronize(self.model.device)
         return found
 
     @torch.inference_mode()

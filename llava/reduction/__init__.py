@@ -5,7 +5,17 @@ from .context import reduced
 from .cost import Cost
 from .evidence import Evidence, Need, attention_rows
 from .ledger import Ledger
-from .registry import check_plan, did_you_mean, get_method, list_methods, make_stage, plan_from, plan_name, register
+from .registry import (
+    check_plan,
+    did_you_mean,
+    get_method,
+    list_methods,
+    make_stage,
+    method_table,
+    plan_from,
+    plan_name,
+    register,
+)
 from .stage import Place, Record, Reducer, Stage
 
 __all__ = [
@@ -23,6 +33,7 @@ __all__ = [
     "get_method",
     "list_methods",
     "make_stage",
+    "method_table",
     "plan_from",
     "plan_name",
     "reduced",

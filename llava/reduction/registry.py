@@ -56,6 +56,18 @@ def get_method(name: str) -> type[Reducer]:
     return _METHODS[name]
 
 
+def method_table() -> str:
+    """The methods as a Markdown table, read from their docstrings: what they do, where, what they need, who says so."""
+    rows = ["| method | what it keeps | site | needs | training | source |", "|---|---|---|---|---|---|"]
+    for name in list_methods():
+        document = inspect.getdoc(_METHODS[name])
+        said = re.search(r"Paper: (.+?)\s{2,}Site: (.+?)\s{2,}Needs: (.+?)\s{2,}Training: (.+)", document)
+        paper, site, needs, training = said.groups()
+        source = re.sub(r"https://arxiv.org/abs/(\S+)", r"[\1](https://arxiv.org/abs/\1)", paper)
+        rows.append(f"| `{name}` | {document.splitlines()[0].rstrip('.')} | {site} | {needs} | {training} | {source} |")
+    return "\n".join(rows)
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """``; did you mean 'x'?`` for a mistyped word, or nothing."""
     near = difflib.get_close_matches(word, list(known), n=2, cutoff=0.6)

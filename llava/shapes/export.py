@@ -19,8 +19,9 @@ import argparse
 import json
 import logging
 import shutil
+import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -180,24 +181,31 @@ def export(layout: str, output: str | Path, images: int | None = None, seed: int
     return output
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """The command line of ``export``."""
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """Layout, folder, how many pictures, seed."""
+    flags = argparse.ArgumentParser(
         prog="python -m llava.shapes.export", description="Draw the embedded world as a benchmark."
     )
-    parser.add_argument("--format", choices=tuple(_WRITERS), default="mme")
-    parser.add_argument("--output", required=True, help="folder to make")
-    parser.add_argument(
+    flags.add_argument("--format", choices=tuple(_WRITERS), default="mme")
+    flags.add_argument("--output", required=True, help="folder to make")
+    flags.add_argument(
         "--images", type=int, help="pictures; for mme, of each subtask (default 25; scienceqa 200, llava 1000)"
     )
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args(arguments)
+    flags.add_argument("--seed", type=int, default=0)
+    return flags
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns 0, or 2 for bad input."""
+    given = parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         export(given.format, given.output, given.images, given.seed, progress=True)
     except (ValueError, OSError) as error:
-        parser.exit(2, f"error: {error}\n")
+        logger.error("error: %s", error)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -126,9 +126,8 @@ def test_a_spoiled_folder_is_named(results, tmp_path, file, content, message):
         collect([results])
 
 
-def test_command_line(results, tmp_path, capsys):
-    main([str(results)])
+def test_command_line(results, tmp_path, capsys, caplog):
+    assert main([str(results)]) == 0
     assert (results / "curve.png").is_file() and "fastv@2-64" in capsys.readouterr().out
-    with pytest.raises(SystemExit):
-        main([str(tmp_path / "nothing")])
-    assert "no finished run" in capsys.readouterr().err
+    assert main([str(tmp_path / "nothing")]) == 2
+    assert "no finished run" in caplog.text

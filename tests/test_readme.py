@@ -1,0 +1,51 @@
+"""The READMEs say what is so: their example runs, their method table is the registry's, their commands parse."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from llava.eval import bench, run
+from llava.reduction import method_table
+from llava.serve import cli
+
+ROOT = Path(__file__).parents[1]
+READMES = [ROOT / "README.md", ROOT / "README_zh.md"]
+PARSERS = {"llava.eval.run": run.parser, "llava.eval.bench": bench.parser, "llava.serve.cli": cli.parser}
+
+
+@pytest.mark.parametrize("readme", READMES, ids=lambda path: path.name)
+def test_the_notebook_example_runs(readme, monkeypatch, capsys):
+    (code,) = re.findall(r"<!-- runs as a test -->\n```python\n(.+?)```", readme.read_text(), flags=re.S)
+    monkeypatch.chdir(ROOT)
+    exec(compile(code, str(readme), "exec"), {})
+    answer, per_layer = capsys.readouterr().out.splitlines()[:2]
+    assert answer in ("plain", "striped", "dotted", "checked")
+    assert "[576, 576, 64, 64" in per_layer
+
+
+def test_the_method_table_is_the_registrys():
+    for readme in READMES:
+        assert method_table() in readme.read_text(), "put the output of llava.reduction.method_table() there"
+
+
+@pytest.mark.parametrize("readme", READMES, ids=lambda path: path.name)
+def test_commands_parse(readme):
+    text = readme.read_text().replace("\\\n", " ")
+    found = 0
+    for line in re.findall(r"^python -m (llava\.\S+.*)$", text, flags=re.M):
+        module, *words = shlex.split(line.split("#")[0])
+        if module in PARSERS:
+            PARSERS[module]().parse_args(words)
+            found += 1
+    assert found >= 3
+
+
+@pytest.mark.parametrize("readme", READMES, ids=lambda path: path.name)
+def test_links_lead_somewhere(readme):
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", readme.read_text()) if "://" not in link]
+    assert len(links) >= 4
+    assert [link for link in links if not (ROOT / link).exists()] == []
