@@ -16,6 +16,11 @@ python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
 mark="$(python -c 'import sys; print(sys.prefix)')/.llava-condense-$1"
 if [[ ! -e "$mark" || setup.py -nt "$mark" || constraints.txt -nt "$mark" ]] || ! python -c 'import llava' 2>/dev/null; then
     echo "Installing llava-condense[$1] ..."
+    if ! python -c 'import torch' 2>/dev/null && ! command -v nvidia-smi >/dev/null; then
+        # Without a GPU the CPU build does, a tenth of the size; where its index cannot be reached pip goes on without.
+        python -m pip install --quiet --disable-pip-version-check --retries 1 -c constraints.txt torch \
+            --extra-index-url https://download.pytorch.org/whl/cpu
+    fi
     python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$1]"
     touch "$mark"
 fi

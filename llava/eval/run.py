@@ -189,6 +189,15 @@ def method_label(plan: list[Stage]) -> str:
     )
 
 
+@dataclass(frozen=True)
+class Picture:
+    """One picture as ``LlavaSubject`` answers about it: raw features (N, V) or (crops, N, V), (width, height), seed."""
+
+    features: Tensor
+    size: tuple[int, int]
+    seed: int
+
+
 class LlavaSubject:
     """A loaded LLaVA with its tokenizer, picture processor and conversation template, as ``evaluate`` wants it."""
 
@@ -197,19 +206,11 @@ class LlavaSubject:
         self.conv_mode = conv_mode
 
     @torch.inference_mode()
-    def encode(self, images: Sequence[Image.Image]) -> list[tuple[Tensor, tuple[int, int]]]:
-        """The tower's features of each picture, before the projector, and its (width, height).
-
-        One picture at a time: in a batch the last bits depend on the neighbours, and with them the draws of ``random``,
-        which are seeded by the features.
-        """
-        found = []
-        for image in images:
-            pixels = process_images([image], self.image_processor, self.model.config)
-            found.append((self.model.encode_raw(pixels)[0], image.size))
-        if self.model.device.type == "cuda":  # else its time would be counted as the first plan's
-            torch.cuda.synchronize(self.model.device)
-        return found
+    def encode(self, images: Sequence[Image.Image]) -> list[Picture]:
+        """The tower's features of each picture, before the projector, with its size and the seed of its pixels."""
+        pixels = process_images(list(images), self.image_processor, self.model.config)
+        found = zip(self.model.encode_raw(pixels), images, self.model.image_seeds(pixels), strict=True)
+        return [Picture(raw, image.size, seed) for raw, image, seed in found]
 
     @torch.inference_mode()
     def answer(
@@ -223,9 +224,11 @@ class LlavaSubject:
             [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=self.model.device
         )
         seen = [feature for feature in features if feature is not None]
-        pictures = (
-            {"raw_vision_features": [raw for raw, _ in seen], "image_sizes": [size for _, size in seen]} if seen else {}
-        )
+        pictures = {
+            "raw_vision_features": [picture.features for picture in seen],
+            "image_sizes": [picture.size for picture in seen],
+            "image_seeds": [picture.seed for picture in seen],
+        }
         with reduced(self.model, plan):
             new = self.model.generate(
                 ids,
@@ -236,7 +239,7 @@ class LlavaSubject:
                 max_new_tokens=max_new_tokens,
                 pad_token_id=fill,
                 use_cache=True,
-                **pictures,
+                **(pictures if seen else {}),
             )
             costs = self.model.last_cost()
         words = self.tokenizer.batch_decode(new, skip_special_tokens=True)

@@ -13,6 +13,7 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from llava.model.checkpoint import load_tensors
 from llava.model.multimodal_encoder.builder import build_vision_tower
 from llava.model.multimodal_encoder.clip_encoder import CLIPVisionTower
 from llava.model.multimodal_projector.builder import build_vision_projector
-from llava.reduction import Cost, Record
+from llava.reduction import Cost, Need, Record, Stage
 from llava.reduction.cost import decoder_flops, kv_bytes, linear_flops, selector_flops, tower_flops
 from llava.reduction.stage import reduce_images
 
@@ -133,6 +134,12 @@ class _Picture:
     raw: Tensor | None
     plain: bool  # one view of the image, nothing to merge
     size: tuple[int, int] | None
+    given_seed: int | None = None
+
+    @cached_property
+    def seed(self) -> int:
+        """A number that depends on the image alone: as given, or a checksum of its data."""
+        return _crc(self.data) if self.given_seed is None else self.given_seed
 
     @property
     def data(self) -> Tensor:
@@ -184,10 +191,15 @@ class LlavaMetaForCausalLM(ABC):
     def encode_raw(self, images: Images) -> list[Tensor]:
         """The tower's features of each image, to be given to `generate(raw_vision_features=...)` as often as wanted.
 
-        images: as `generate` takes them. Returns per image (N, V), for an image of several crops (crops, N, V).
+        images: as `generate` takes them. Returns per image (N, V), for an image of several crops (crops, N, V). The draws
+        of seeded methods follow the pixels; give `image_seeds=model.image_seeds(images)` along to have the same ones.
         """
-        pictures = self._pictures(images, None, None)
+        pictures = self._pictures(images)
         return [raw[0] if picture.plain else raw for raw, picture in zip(self._raw(pictures), pictures, strict=True)]
+
+    def image_seeds(self, images: Images) -> list[int]:
+        """A number for each image that depends on its pixels alone, from which seeded methods draw."""
+        return [picture.seed for picture in self._pictures(images)]
 
     def _tower_features(self, images: Tensor) -> Tensor:
         """images (G, 3, H, W) -> (G, N, V) in the language model's dtype, whatever dtype the pixels have."""
@@ -203,7 +215,7 @@ class LlavaMetaForCausalLM(ABC):
             encoded = iter(self._tower_features(pixels).split([len(crop) for crop in fresh]))
         return [next(encoded) if picture.raw is None else picture.raw for picture in pictures]
 
-    def _visual_tokens(self, pictures: Sequence[_Picture]) -> list[Tensor]:
+    def _visual_tokens(self, plan: list[Stage], seeded: bool, pictures: Sequence[_Picture]) -> list[Tensor]:
         """The tokens (n, D) that stand for each picture in the prompt."""
         if not pictures:
             return []
@@ -214,14 +226,17 @@ class LlavaMetaForCausalLM(ABC):
             raise ValueError(
                 f"raw_vision_features disagree in shape: {sorted(shapes)}; give every image's as encode_raw does"
             )
-        seeds = torch.tensor([_crc(crop) for picture in pictures for crop in picture.data], device=like.device)
-        plan, side = self.get_model().plan(), self._tower_required().num_patches_per_side
+        own = [picture.seed if seeded else 0 for picture in pictures]
+        seeds = torch.tensor(own, device=like.device)
+        crop_seeds = [seed + crop for seed, picture in zip(own, pictures) for crop in range(picture.crops)]
+        side = self._tower_required().num_patches_per_side
         look = self._last_look
-        crops, look.features = reduce_images(plan, "features", list(torch.cat(raw)), (side, side), seeds)
+        crops, look.features = reduce_images(
+            plan, "features", list(torch.cat(raw)), (side, side), seeds.new_tensor(crop_seeds)
+        )
         look.projected = [len(crop) for crop in crops]
         projected = iter(self.get_model().mm_projector(torch.cat(crops)).split(look.projected))
         merged = [self._merge([next(projected) for _ in range(picture.crops)], picture) for picture in pictures]
-        seeds = torch.tensor([_crc(picture.data) for picture in pictures], device=like.device)
         tokens, look.prompt = reduce_images(plan, "prompt", merged, (side, side), seeds)
         return tokens
 
@@ -309,13 +324,15 @@ class LlavaMetaForCausalLM(ABC):
         images: Images | None = None,
         image_sizes: Sequence[tuple[int, int]] | None = None,
         raw_vision_features: Sequence[Tensor] | None = None,
+        image_seeds: Sequence[int] | None = None,
         padding_side: str | None = None,
     ) -> Spliced:
         """Embeds prompts and puts every image where its token stands.
 
         input_ids (B, S) with IMAGE_TOKEN_INDEX once an image. attention_mask, labels (B, S) or None. images: (n, 3, H, W)
         or (n, crops, 3, H, W), or a list of (3, H, W) and (crops, 3, H, W); raw_vision_features instead: a list of
-        (N, V) and (crops, N, V). image_sizes: (width, height) of every original image, for crops. padding_side:
+        (N, V) and (crops, N, V). image_sizes: (width, height) of every original image, for crops. image_seeds: a number of
+        every image for seeded methods; None is a checksum of what is given. padding_side:
         "left" or "right"; None reads `config.tokenizer_padding_side`, default "right".
 
         A row without an image token needs no image; scripts that give every such row a dummy are understood. A row
@@ -337,15 +354,17 @@ class LlavaMetaForCausalLM(ABC):
         ids = [row[keep] for row, keep in zip(input_ids, valid, strict=True)]
         targets = [row[keep] for row, keep in zip(labels, valid, strict=True)]
 
-        pictures = self._pictures(images, raw_vision_features, image_sizes)
+        pictures = self._pictures(images, raw_vision_features, image_sizes, image_seeds)
         by_row = _assign([int((row == IMAGE_TOKEN_INDEX).sum()) for row in ids], pictures)
         self._last_look = _Look([sum(picture.crops for picture in row) for row in by_row])
-        tokens = iter(self._visual_tokens([picture for row in by_row for picture in row]))
+        plan = self.get_model().plan()
+        seeded = any(Need.SEED in stage.reducer.needs for stage in plan)
+        tokens = iter(self._visual_tokens(plan, seeded, [picture for row in by_row for picture in row]))
         rows = [
             self._splice_row(row, target, [next(tokens) for _ in of_row])
             for row, target, of_row in zip(ids, targets, by_row, strict=True)
         ]
-        seeds = [_crc(*(picture.data for picture in row)) for row in by_row]
+        seeds = [sum(picture.seed for picture in row) if seeded else 0 for row in by_row]
         side = padding_side or getattr(self.config, "tokenizer_padding_side", None) or "right"
         return _pad(self._cut(rows), side, torch.tensor(seeds, dtype=torch.long, device=device))
 
@@ -405,8 +424,9 @@ class LlavaMetaForCausalLM(ABC):
     def _pictures(
         self,
         images: Images | None,
-        raw: Sequence[Tensor] | None,
-        sizes: Sequence[tuple[int, int]] | None,
+        raw: Sequence[Tensor] | None = None,
+        sizes: Sequence[tuple[int, int]] | None = None,
+        seeds: Sequence[int] | None = None,
     ) -> list[_Picture]:
         """Whatever form the images were given in, as one list."""
         if images is not None and raw is not None:
@@ -417,6 +437,8 @@ class LlavaMetaForCausalLM(ABC):
         self._tower_required()
         if sizes is not None and len(sizes) != len(given):
             raise ValueError(f"{len(sizes)} image_sizes for {len(given)} images; give (width, height) of every image")
+        if seeds is not None and len(seeds) != len(given):
+            raise ValueError(f"{len(seeds)} image_seeds for {len(given)} images; give one of every image")
         name, one_crop = ("images", 3) if raw is None else ("raw_vision_features", 2)
         # A stack (n, 3, H, W) is one view each; in a list such an image may still be merged.
         stacked = isinstance(given, Tensor) and given.ndim == one_crop + 1
@@ -429,7 +451,8 @@ class LlavaMetaForCausalLM(ABC):
             plain = stacked or (raw is not None and data.ndim == one_crop)
             data = data.unsqueeze(0) if data.ndim == one_crop else data
             size = None if sizes is None else tuple(int(length) for length in sizes[i])
-            pictures.append(_Picture(*((data, None) if raw is None else (None, data)), plain=plain, size=size))
+            pixels, raw_data = (data, None) if raw is None else (None, data)
+            pictures.append(_Picture(pixels, raw_data, plain, size, None if seeds is None else seeds[i]))
         return pictures
 
     def _tower_required(self) -> CLIPVisionTower:
@@ -520,9 +543,6 @@ def _pad(rows: list[_Row], side: str, sample_seed: LongTensor) -> Spliced:
     return batch
 
 
-def _crc(*tensors: Tensor) -> int:
-    """A checksum of tensors' bytes: equal data, equal number, on every machine and in every batch."""
-    total = 0
-    for tensor in tensors:
-        total = zlib.crc32(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes(), total)
-    return total
+def _crc(tensor: Tensor) -> int:
+    """A checksum of a tensor's bytes: equal data, equal number, on every machine and in every batch."""
+    return zlib.crc32(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())

@@ -20,12 +20,13 @@ class Need(Enum):
 
     ATTENTION = "attention rows of the layer before"
     GRID = "the arrangement of the tokens on the picture"
+    SEED = "a number for each picture"
 
 
 SITE_GIVES = {
-    "features": frozenset({Need.GRID}),
-    "prompt": frozenset({Need.GRID}),
-    "layer": frozenset({Need.ATTENTION}),
+    "features": frozenset({Need.GRID, Need.SEED}),
+    "prompt": frozenset({Need.GRID, Need.SEED}),
+    "layer": frozenset({Need.ATTENTION, Need.SEED}),
 }
 
 

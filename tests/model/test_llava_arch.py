@@ -10,6 +10,7 @@ import torch
 
 from llava.constants import IGNORE_INDEX
 from llava.model.llava_arch import unpad_image
+from llava.reduction import reduced
 
 
 @pytest.fixture(scope="module")
@@ -106,10 +107,32 @@ def test_cut_with_a_warning(configured, pixels, caplog):
 
 def test_seed_is_the_pictures_alone(llava15, pixels):
     prompt, mask = ids([1, -200], [1, 9, 9, -200], [1, 5], [1, -200, -200])
-    batch = llava15.model.splice(prompt, mask, images=list(pixels[[0, 1, 0, 1]])).sample_seed
-    alone = llava15.model.splice(prompt[1:2], images=pixels[1:2]).sample_seed
+    model = llava15.model
+    with reduced(model, "random@2:4"):
+        batch = model.splice(prompt, mask, images=list(pixels[[0, 1, 0, 1]])).sample_seed
+        alone = model.splice(prompt[1:2], images=pixels[1:2]).sample_seed
     assert batch[0] == zlib.crc32(pixels[0].numpy().tobytes()) and batch[1] == alone[0] and batch[2] == 0
     assert len(set(batch.tolist())) == 4
+    assert not model.splice(prompt[1:2], images=pixels[1:2]).sample_seed.any()  # no plan asks: nothing is computed
+
+
+@pytest.mark.parametrize("plan", ["random:9", "random@prompt:9", "random@2:9"])
+def test_the_random_draw_is_the_same_from_pixels_and_from_raw_features(llava15, pixels, plan):
+    model, (prompt, mask) = llava15.model, ids([1, -200, 5], [1, -200, 6])
+    given = [
+        {"images": pixels[:2]},
+        {"raw_vision_features": model.encode_raw(pixels[:2]), "image_seeds": model.image_seeds(pixels[:2])},
+    ]
+    kept = []
+    with reduced(model, plan):
+        for images in given:
+            model.generate(prompt, attention_mask=mask, max_new_tokens=1, do_sample=False, **images)
+            kept.append(model.last_trace[0].kept)
+        model.generate(prompt[1:], max_new_tokens=1, do_sample=False, images=pixels[1:2])
+    assert torch.equal(kept[0], kept[1]) and torch.equal(kept[0][1:], model.last_trace[0].kept)
+    assert not torch.equal(kept[0][0], kept[0][1])
+    with pytest.raises(ValueError, match="1 image_seeds for 2 images"):
+        model.splice(prompt, mask, images=pixels[:2], image_seeds=[3])
 
 
 def test_raw_features_replace_pixels(llava15, pixels):

@@ -95,12 +95,13 @@ class LlavaLlamaForCausalLM(ReducibleLlamaForCausalLM, LlavaMetaForCausalLM):
         images: Images | None = None,
         image_sizes: Sequence[tuple[int, int]] | None = None,
         raw_vision_features: Sequence[Tensor] | None = None,
+        image_seeds: Sequence[int] | None = None,
         **kwargs: Any,
     ) -> Any:
         """Answers a batch of prompts; returns the new tokens only, (B, new), never the prompt.
 
         inputs (or `input_ids=`) (B, S) with IMAGE_TOKEN_INDEX for images, `attention_mask=` (B, S) for padded batches;
-        images, image_sizes, raw_vision_features as in `splice`. kwargs go to transformers' `generate`: greedy by
+        images, image_sizes, raw_vision_features, image_seeds as in `splice`. kwargs go to transformers' `generate`: greedy by
         default, sampling, beams, streamers, stopping criteria. Rows are padded on the left, whatever the config says.
 
             model.generate(ids, images=pixels, image_sizes=[image.size], max_new_tokens=64)
@@ -119,6 +120,7 @@ class LlavaLlamaForCausalLM(ReducibleLlamaForCausalLM, LlavaMetaForCausalLM):
             images=images,
             image_sizes=image_sizes,
             raw_vision_features=raw_vision_features,
+            image_seeds=image_seeds,
             padding_side="left",
         )
         return super().generate(

@@ -42,12 +42,14 @@ class Blind(Reducer):
 
 @register("random")
 class Random(Reducer):
-    """Keep k tokens drawn uniformly without replacement, another draw for every picture and every ``seed``.
+    """Keep k tokens drawn uniformly without replacement, another draw for every picture and seed.
 
-    Paper: none, a control   Site: any   Needs: nothing   Training: none
+    Paper: none, a control   Site: any   Needs: a number for each picture   Training: none
     Cost: none.   Differs from the authors' code: no authors. The draw depends on the picture and the seed alone, so it is
     the same alone, in a batch and in a second run.
     """
+
+    needs = frozenset({Need.SEED})
 
     def __init__(self, seed: int = 0):
         super().__init__()
@@ -77,7 +79,7 @@ class Stride(Reducer):
 
 @register("grid")
 class Grid(Reducer):
-    """Keep the centre of each of k equal cells of the picture (the cells of ``llava.reduction.select.bands``).
+    """Keep the centre of each of k equal cells of the picture (cells of `select.bands`).
 
     Paper: none, a control   Site: features, prompt   Needs: the grid   Training: none
     Cost: none.   Differs from the authors' code: no authors.
