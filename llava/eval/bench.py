@@ -162,9 +162,9 @@ def llava_workload(arguments: argparse.Namespace) -> Workload:
     text = "What color is the star?\nAnswer the question using a single word or phrase."
     ids = torch.tensor([subject.prompt_ids(text, has_picture=True)], device=model.device)
 
-    def prefill(features):
-        raw, size = features
-        return model(ids, raw_vision_features=[raw], image_sizes=[size], use_cache=True, logits_to_keep=1)
+    def prefill(picture):
+        seen = {"raw_vision_features": [picture.features], "image_sizes": [picture.size]}
+        return model(ids, **seen, use_cache=True, logits_to_keep=1)
 
     def flops() -> float:
         (cost,) = model.last_cost()

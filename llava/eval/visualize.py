@@ -70,7 +70,7 @@ def panels(subject: LlavaSubject, image: Image.Image, question: str, plans: Sequ
     """
     (feature,) = subject.encode([image])
     patches = subject.model.get_vision_tower().num_patches
-    if feature[0].dim() != 2 or len(feature[0]) != patches:
+    if feature.features.dim() != 2 or len(feature.features) != patches:
         raise ValueError(
             f"the picture of size {image.size} is seen in several crops; give one that is, or a model with "
             "image_aspect_ratio 'pad'"

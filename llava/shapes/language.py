@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from . import world
-from .questions import CATEGORIES, SHORT_ANSWER, caption, conversation, multiple_choice, yes_no_pair
+from .questions import CATEGORIES, SHORT_ANSWER, caption, conversation, multiple_choice, yes_no_fact
 from .tower import SELECT_LAYER, pixels
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ SYSTEM = (
 )
 LETTER_ANSWER = "Answer with the option's letter from the given choices directly."
 WIDTH, HEADS, INTERMEDIATE, LAYERS = 256, 4, 688, 12
-PLACES = (0, 1, 3, 6)  # where the layers of the shallow model stand in the deep one
+THINKING = 4  # layers after which the fact that a question is about is read out
 VISUAL = world.GRID**2
 
 
@@ -61,8 +61,8 @@ def train_tokenizer(folder: Path, pieces: int = 900) -> sentencepiece.SentencePi
         lines = [f"{SYSTEM} USER:"] * 50
         for number in range(4000):
             scene, rng = world.make_scene(11, number), np.random.default_rng(number)
-            for text, answer in _questions(scene, rng, Phase(0, 0, 0, 0, 0, 0.2, 0.3, 0.3, 0.5), 6):
-                lines.append(f"\n{text} ASSISTANT: {answer}")
+            for question in draw_questions(scene, rng, Phase(0, 0, 0, 0, 0, 0.2, 0.3, 0.3, 0.5), 6):
+                lines.append(f"\n{question.text} ASSISTANT: {question.answer}")
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(lines),
             model_prefix=str(file.with_suffix("")),
@@ -105,19 +105,16 @@ def build_language_model(vocabulary: int, layers: int = LAYERS) -> LlamaForCausa
 
 
 def deepen(model: LlamaForCausalLM, layers: int) -> LlamaForCausalLM:
-    """The same function with more layers: the old ones stand at ``PLACES``, the output projections of the new are zero."""
-    if len(model.model.layers) == layers:
+    """The same function with more layers: the new ones come after the old, with output projections of zero."""
+    old = len(model.model.layers)
+    if old == layers:
         return model
-    deep, places = build_language_model(model.config.vocab_size, layers), PLACES[: len(model.model.layers)]
-    state = {name: value for name, value in model.state_dict().items() if ".layers." not in name}
-    deep.load_state_dict(state, strict=False)
+    deep = build_language_model(model.config.vocab_size, layers)
+    deep.load_state_dict(model.state_dict(), strict=False)
     with torch.no_grad():
-        for number, layer in enumerate(deep.model.layers):
-            if number in places:
-                layer.load_state_dict(model.model.layers[places.index(number)].state_dict())
-            else:
-                layer.self_attn.o_proj.weight.zero_()
-                layer.mlp.down_proj.weight.zero_()
+        for layer in deep.model.layers[old:]:
+            layer.self_attn.o_proj.weight.zero_()
+            layer.mlp.down_proj.weight.zero_()
     return deep
 
 
@@ -162,22 +159,36 @@ def cache_pictures(tower, folder: Path, count: int, seed: int, batch: int = 32) 
     return Pictures(seed, features, owners)
 
 
-def _questions(scene: world.Scene, rng: np.random.Generator, phase: Phase, count: int) -> list[tuple[str, str]]:
-    """``count`` questions with their answers, drawn by the phase's shares."""
-    found: list[tuple[str, str]] = []
+@dataclass(frozen=True)
+class Question:
+    """What is asked, the answer, and the one word that the answer rests on (None where there is none)."""
+
+    text: str
+    answer: str
+    fact: str | None
+
+
+def draw_questions(scene: world.Scene, rng: np.random.Generator, phase: Phase, count: int) -> list[Question]:
+    """``count`` questions about a scene, drawn by the phase's shares."""
+    found: list[Question] = []
     while len(found) < count:
         kind, suffix = rng.random(), f"\n{SHORT_ANSWER}" if rng.random() < phase.suffix_share else ""
         if kind < phase.caption_share:
-            found.append(caption(scene, rng))
+            found.append(Question(*caption(scene, rng), fact=None))
         elif (kind := kind - phase.caption_share) < phase.open_share:
-            found += [(text + suffix, answer) for text, answer in conversation(scene, rng, 2)]
+            found += [Question(text + suffix, answer, answer) for text, answer in conversation(scene, rng, 2)]
         elif kind < phase.open_share + phase.yes_no_share:
-            pair = yes_no_pair(str(rng.choice(CATEGORIES)), scene, rng)
-            found += [(text + suffix, answer) for text, answer in zip(pair or (), ("Yes", "No"))]
+            category = str(rng.choice(CATEGORIES))
+            if (asked := yes_no_fact(category, scene, rng)) is not None:
+                yes, no, fact = asked
+                # of existence the negative is about something else, of which there is none
+                other = "zero" if category == "existence" else fact
+                found += [Question(yes + suffix, "Yes", fact), Question(no + suffix, "No", other)]
         else:
             asked = multiple_choice(scene, rng)
             choices = "\n".join(f"{letter}. {choice}" for letter, choice in zip("ABCDE", asked["choices"]))
-            found.append((f"Context: N/A\n{asked['question']}\n{choices}\n{LETTER_ANSWER}", "ABCDE"[asked["answer"]]))
+            text = f"Context: N/A\n{asked['question']}\n{choices}\n{LETTER_ANSWER}"
+            found.append(Question(text, "ABCDE"[asked["answer"]], asked["choices"][asked["answer"]]))
     return found[:count]
 
 
@@ -209,13 +220,15 @@ class Packer:
             chosen = np.sort(order[np.argsort(owner[order] < 0, kind="stable")][: phase.patches])
         kinds = np.array([world.KINDS.index(item.kind) for item in scene.items] + [-1])
         colours = np.array([list(world.COLOURS).index(item.colour) for item in scene.items] + [-1])
-        texts, targets, groups, positions = [], [], [], []
-        for group, (question, answer) in enumerate(_questions(scene, rng, phase, self.asked), start=1):
-            asked = self.tokenizer.encode(f"\n{question} ASSISTANT:")
-            replied = [*self.tokenizer.encode(answer), self.tokenizer.eos_id()]
+        texts, targets, facts, groups, positions = [], [], [], [], []
+        for group, question in enumerate(draw_questions(scene, rng, phase, self.asked), start=1):
+            asked = self.tokenizer.encode(f"\n{question.text} ASSISTANT:")
+            replied = [*self.tokenizer.encode(question.answer), self.tokenizer.eos_id()]
+            fact = -100 if question.fact is None else self.tokenizer.encode(question.fact)[0]
             ids = asked + replied[:-1]
             texts += ids
             targets += [-100] * (len(asked) - 1) + replied
+            facts += [-100] * (len(asked) - 1) + [fact] + [-100] * (len(replied) - 1)
             groups += [group] * len(ids)
             positions += [len(self.prompt) + VISUAL + place for place in range(len(ids))]
         return {
@@ -226,6 +239,7 @@ class Packer:
             "colours": torch.from_numpy(colours[owner[chosen]]),
             "texts": torch.tensor(texts),
             "targets": torch.tensor(targets),
+            "facts": torch.tensor(facts),
             "groups": torch.tensor(groups),
             "positions": torch.tensor(positions),
         }
@@ -252,33 +266,46 @@ def collate(rows: list[dict]) -> dict[str, Tensor]:
         **stacked,
         "texts": texts,
         "targets": padded("targets", -100),
+        "facts": padded("facts", -100),
         "positions": positions,
         "mask": (causal & visible)[:, None],
     }
 
 
-def losses(
-    model: LlamaForCausalLM, projector: nn.Module, packer: Packer, data: dict[str, Tensor]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Answer loss, auxiliary loss of the patches, and share of answers right (first token)."""
+def losses(model: LlamaForCausalLM, projector: nn.Module, packer: Packer, data: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The losses by name, and the share of answers whose first word is right."""
     embed = model.get_input_embeddings()
     visual = projector(data["features"])
     inputs = torch.cat([embed(data["prompt"]), visual, embed(data["texts"])], dim=1)
-    hidden = model.model(
-        inputs_embeds=inputs, attention_mask=data["mask"], position_ids=data["positions"], use_cache=False
-    ).last_hidden_state
-    asked = data["targets"] != -100
-    text_hidden = hidden[:, -data["texts"].shape[1] :][asked]
-    logits, target = model.lm_head(text_hidden).float(), data["targets"][asked]
-    answer = F.cross_entropy(logits, target)
-    first = target != 2
-    right = (logits.argmax(-1) == target)[first].float().mean()
+    out = model.model(
+        inputs_embeds=inputs,
+        attention_mask=data["mask"],
+        position_ids=data["positions"],
+        use_cache=False,
+        output_hidden_states=True,
+    )
+    length = data["texts"].shape[1]
+
+    def read(hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        asked = targets != -100
+        return model.lm_head(hidden[:, -length:][asked]).float(), targets[asked]
+
+    logits, target = read(out.last_hidden_state, data["targets"])
+    found = {"answer": F.cross_entropy(logits, target)}
+    asked, answered = data["facts"][data["targets"] != -100] != -100, target != packer.tokenizer.eos_id()
+    found["right"] = (logits.argmax(-1) == target)[asked if asked.any() else answered].float().mean()
+    if len(model.model.layers) > THINKING:
+        early, fact = read(model.model.norm(out.hidden_states[THINKING]), data["facts"])
+        found["fact"] = F.cross_entropy(early, fact)
     direction = F.rms_norm(visual.float(), visual.shape[-1:])
-    naming = torch.zeros(())
-    for words, labels in ((packer.kind_words, data["kinds"]), (packer.colour_words, data["colours"])):
-        shown = labels >= 0
-        naming = naming + F.cross_entropy(direction[shown] @ embed.weight[words].T, labels[shown])
-    return answer, naming, right
+    found["naming"] = sum(
+        F.cross_entropy(direction[labels >= 0] @ embed.weight[words].T, labels[labels >= 0])
+        for words, labels in ((packer.kind_words, data["kinds"]), (packer.colour_words, data["colours"]))
+    )
+    return found
+
+
+WEIGHTS = {"answer": 1.0, "fact": 0.5, "naming": 0.1}
 
 
 def train_language_model(
@@ -308,26 +335,25 @@ def train_language_model(
         optimiser = torch.optim.AdamW(parameters, lr=phase.rate, betas=(0.9, 0.98), weight_decay=0.01)
         if state and state["phase"] == number:
             optimiser.load_state_dict(state["optimiser"])
-        began, shares, right_seen = time.monotonic(), [], []
+        began, seen = time.monotonic(), []
         for step in range(max(done, start), phase.until):
             passed = (step - start) / (phase.until - start)
             for group in optimiser.param_groups:
                 group["lr"] = phase.rate * min((step - start + 1) / 60, 1.02 - passed)
             data = packer.batch(pictures, step, phase)
             with torch.autocast("cpu", dtype=torch.bfloat16):
-                answer, naming, right = losses(model, projector, packer, data)
+                found = losses(model, projector, packer, data)
             optimiser.zero_grad()
-            (answer + 0.1 * naming).backward()
+            sum(WEIGHTS[name] * loss for name, loss in found.items() if name in WEIGHTS).backward()
             nn.utils.clip_grad_norm_(parameters, 1.0)
             optimiser.step()
-            shares.append(answer.item())
-            right_seen.append(right.item())
+            seen.append({name: value.item() for name, value in found.items()})
             if step % 20 == 19:
+                means = " ".join(f"{name} {np.mean([one[name] for one in seen]):.4f}" for name in found)
                 logger.info(
-                    "phase %d step %d loss %.4f right %.3f naming %.3f %.2fs a step",
-                    number, step + 1, np.mean(shares), np.mean(right_seen), naming.item(), (time.monotonic() - began) / len(shares),
-                )  # fmt: skip
-                began, shares, right_seen = time.monotonic(), [], []
+                    "phase %d step %d %s %.2fs a step", number, step + 1, means, (time.monotonic() - began) / len(seen)
+                )
+                began, seen = time.monotonic(), []
             if step % 100 == 99 or step + 1 == phase.until:
                 state = {
                     "model": model.state_dict(), "projector": projector.state_dict(), "optimiser": optimiser.state_dict(),

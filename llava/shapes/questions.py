@@ -34,7 +34,7 @@ COLOUR_OF = {
 }
 SIDES = ("left", "right", "top", "bottom")
 
-Pair = tuple[str, str]
+Asked = tuple[str, str, str]
 
 
 def _other(rng: np.random.Generator, options, *taken: str) -> str:
@@ -53,26 +53,30 @@ def _a(noun: str) -> str:
     return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
 
 
-def _existence(scene: Scene, rng: np.random.Generator) -> Pair:
+def _existence(scene: Scene, rng: np.random.Generator) -> Asked:
     there = _some(rng, scene.shapes)
     kinds = {item.kind for item in scene.shapes}
     if rng.random() < 0.5:
-        return tuple(f"Is there {_a(kind)} in this image?" for kind in (there.kind, _other(rng, SHAPES, *kinds)))
+        yes, no = (f"Is there {_a(kind)} in this image?" for kind in (there.kind, _other(rng, SHAPES, *kinds)))
+        return yes, no, NUMBER_WORDS[_number(scene, there.kind)]
     pairs = {(item.colour, item.kind) for item in scene.shapes}
     missing = [(colour, kind) for colour in COLOURS for kind in SHAPES if (colour, kind) not in pairs]
     if rng.random() < 0.5:  # the hard kind: this shape is there, in another colour
         missing = [(colour, kind) for colour, kind in missing if kind == there.kind]
-    absent = _some(rng, missing)
-    return tuple(
-        f"Is there {_a(colour)} {kind} in this image?" for colour, kind in ((there.colour, there.kind), absent)
-    )
+    looks = ((there.colour, there.kind), _some(rng, missing))
+    yes, no = (f"Is there {_a(colour)} {kind} in this image?" for colour, kind in looks)
+    return yes, no, NUMBER_WORDS[_number(scene, there.kind, there.colour)]
+
+
+def _number(scene: Scene, kind: str, colour: str | None = None) -> int:
+    return sum(item.kind == kind and colour in (None, item.colour) for item in scene.shapes)
 
 
 def _plural(kind: str) -> str:
     return "crosses" if kind == "cross" else f"{kind}s"
 
 
-def _count(scene: Scene, rng: np.random.Generator) -> Pair:
+def _count(scene: Scene, rng: np.random.Generator) -> Asked:
     counts = Counter(item.kind for item in scene.shapes)
     kind, right = counts.most_common(1)[0]
     wrong = _some(rng, [number for number in range(1, 5) if number != right])
@@ -82,7 +86,7 @@ def _count(scene: Scene, rng: np.random.Generator) -> Pair:
             return f"Is there only one {kind} in the image?"
         return f"Are there {NUMBER_WORDS[number]} {_plural(kind)} in the image?"
 
-    return ask(right), ask(wrong)
+    return ask(right), ask(wrong), NUMBER_WORDS[right]
 
 
 def _side_of(item: Item, side: str) -> bool | None:
@@ -93,46 +97,51 @@ def _side_of(item: Item, side: str) -> bool | None:
     return (value < SIZE / 2) == (side in ("left", "top"))
 
 
-def _position(scene: Scene, rng: np.random.Generator) -> Pair | None:
+def _position(scene: Scene, rng: np.random.Generator) -> Asked | None:
     lone = _lone_shapes(scene)
     if rng.random() < 0.6:
         found = [(item, side) for item in lone for side in SIDES if _side_of(item, side)]
         if not found:
             return None
         item, right = _some(rng, found)
-        wrong = SIDES[SIDES.index(right) ^ 1]
-        return tuple(f"Is the {item.kind} in the {side} half of the image?" for side in (right, wrong))
-    found = [(a, b) for a in lone for b in lone if a.x < b.x - 40]
+        yes, no = (f"Is the {item.kind} in the {side} half of the image?" for side in (right, _opposite(right)))
+        return yes, no, right
+    found = [(a, b) for a in lone for b in lone if abs(a.x - b.x) > 40]
     if not found:
         return None
-    near, far = _some(rng, found)
-    if rng.random() < 0.5:
-        return tuple(f"Is the {near.kind} on the {side} side of the {far.kind}?" for side in ("left", "right"))
-    return tuple(f"Is the {far.kind} on the {side} side of the {near.kind}?" for side in ("right", "left"))
+    one, other = _some(rng, found)
+    right = "left" if one.x < other.x else "right"
+    yes, no = (f"Is the {one.kind} on the {side} side of the {other.kind}?" for side in (right, _opposite(right)))
+    return yes, no, right
 
 
-def _colour(scene: Scene, rng: np.random.Generator) -> Pair | None:
+def _opposite(side: str) -> str:
+    return SIDES[SIDES.index(side) ^ 1]
+
+
+def _colour(scene: Scene, rng: np.random.Generator) -> Asked | None:
     item = _some(rng, _lone_shapes(scene))
     if item is None:
         return None
-    return tuple(f"Is the {item.kind} {colour}?" for colour in (item.colour, _other(rng, COLOURS, item.colour)))
+    yes, no = (f"Is the {item.kind} {colour}?" for colour in (item.colour, _other(rng, COLOURS, item.colour)))
+    return yes, no, item.colour
 
 
-def _ocr(scene: Scene, rng: np.random.Generator) -> Pair:
+def _ocr(scene: Scene, rng: np.random.Generator) -> Asked:
     there = _some(rng, scene.glyphs)
     present = {item.kind for item in scene.glyphs}
     alphabet, noun = (LETTERS, "letter") if there.kind in LETTERS else (DIGITS, "number")
     if _sum(scene) is not None:
         alphabet = SUMMANDS
-    return tuple(
-        f'Is the {noun} "{glyph}" written in the image?' for glyph in (there.kind, _other(rng, alphabet, *present))
-    )
+    glyphs = (there.kind, _other(rng, alphabet, *present))
+    yes, no = (f'Is the {noun} "{glyph}" written in the image?' for glyph in glyphs)
+    return yes, no, there.kind
 
 
-def _scene(scene: Scene, rng: np.random.Generator) -> Pair:
-    return tuple(
-        f"Is the background of this image {name}?" for name in (scene.texture, _other(rng, TEXTURES, scene.texture))
-    )
+def _scene(scene: Scene, rng: np.random.Generator) -> Asked:
+    names = (scene.texture, _other(rng, TEXTURES, scene.texture))
+    yes, no = (f"Is the background of this image {name}?" for name in names)
+    return yes, no, scene.texture
 
 
 def _sum(scene: Scene) -> int | None:
@@ -140,17 +149,18 @@ def _sum(scene: Scene) -> int | None:
     return sum(digits) if len(digits) == 2 else None
 
 
-def _numerical(scene: Scene, rng: np.random.Generator) -> Pair | None:
+def _numerical(scene: Scene, rng: np.random.Generator) -> Asked | None:
     right = _sum(scene)
     if right is None:
         return None
     wrong = right
     while wrong == right:
         wrong = sum(int(digit) for digit in rng.choice(SUMMANDS, size=2))
-    return tuple(f"Is the sum of the two numbers in the image {NUMBER_WORDS[number]}?" for number in (right, wrong))
+    yes, no = (f"Is the sum of the two numbers in the image {NUMBER_WORDS[number]}?" for number in (right, wrong))
+    return yes, no, NUMBER_WORDS[right]
 
 
-def _commonsense(scene: Scene, rng: np.random.Generator) -> Pair | None:
+def _commonsense(scene: Scene, rng: np.random.Generator) -> Asked | None:
     item = _some(rng, _lone_shapes(scene))
     if item is None:
         return None
@@ -158,10 +168,11 @@ def _commonsense(scene: Scene, rng: np.random.Generator) -> Pair | None:
         _some(rng, [thing for thing, known in COLOUR_OF.items() if known == colour])
         for colour in (item.colour, _other(rng, COLOURS, item.colour))
     ]
-    return tuple(f"Does the {item.kind} have the color of {thing}?" for thing in things)
+    yes, no = (f"Does the {item.kind} have the color of {thing}?" for thing in things)
+    return yes, no, item.colour
 
 
-_MAKERS: dict[str, Callable[[Scene, np.random.Generator], Pair | None]] = {
+_MAKERS: dict[str, Callable[[Scene, np.random.Generator], Asked | None]] = {
     "existence": _existence,
     "count": _count,
     "position": _position,
@@ -174,11 +185,17 @@ _MAKERS: dict[str, Callable[[Scene, np.random.Generator], Pair | None]] = {
 CATEGORIES = tuple(_MAKERS)
 
 
-def yes_no_pair(category: str, scene: Scene, rng: np.random.Generator) -> Pair | None:
+def yes_no_pair(category: str, scene: Scene, rng: np.random.Generator) -> tuple[str, str] | None:
     """Two questions of one MME subtask about the scene: the first is answered Yes, the second No.
 
     Returns None when the scene cannot carry the subtask; raises ValueError for a subtask that is not in ``CATEGORIES``.
     """
+    asked = yes_no_fact(category, scene, rng)
+    return None if asked is None else asked[:2]
+
+
+def yes_no_fact(category: str, scene: Scene, rng: np.random.Generator) -> Asked | None:
+    """As ``yes_no_pair``, with the fact that the first question is about, in one word: a colour, a number, a side."""
     if category not in _MAKERS:
         raise ValueError(
             f"category={category!r} is not a subtask of the drawn world; choose one of {', '.join(CATEGORIES)}"
@@ -188,13 +205,13 @@ def yes_no_pair(category: str, scene: Scene, rng: np.random.Generator) -> Pair |
 
 def open_questions(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str, tuple[str, ...]]]:
     """All open questions the scene carries, shuffled: (question, answer, every answer of that kind)."""
-    colours, numbers = tuple(COLOURS), NUMBER_WORDS[1:5]
+    colours, numbers = tuple(COLOURS), NUMBER_WORDS[:5]
     found: list[tuple[str, str, tuple[str, ...]]] = [("What is the background of the image?", scene.texture, TEXTURES)]
     for item in _lone_shapes(scene):
         found.append((f"What color is the {item.kind}?", item.colour, colours))
         for side in SIDES[::2]:
             if (here := _side_of(item, side)) is not None:
-                both = (side, SIDES[SIDES.index(side) ^ 1])
+                both = (side, _opposite(side))
                 found.append(
                     (f"Is the {item.kind} on the {both[0]} or the {both[1]}?", both[0] if here else both[1], both)
                 )
@@ -202,9 +219,9 @@ def open_questions(scene: Scene, rng: np.random.Generator) -> list[tuple[str, st
         same = [item for item in scene.shapes if item.colour == colour]
         if len(same) == 1:
             found.append((f"Which shape is {colour}?", same[0].kind, SHAPES))
-    for kind in sorted({item.kind for item in scene.shapes}):
-        number = sum(item.kind == kind for item in scene.shapes)
-        found.append((f"How many {_plural(kind)} are there?", NUMBER_WORDS[number], numbers))
+    kinds = sorted({item.kind for item in scene.shapes})
+    for kind in (*kinds, _other(rng, SHAPES, *kinds)):
+        found.append((f"How many {_plural(kind)} are there?", NUMBER_WORDS[_number(scene, kind)], numbers))
     if len(scene.glyphs) == 1:
         glyph = scene.glyphs[0].kind
         alphabet, noun = (LETTERS, "letter") if glyph in LETTERS else (DIGITS, "number")
@@ -219,17 +236,19 @@ def conversation(scene: Scene, rng: np.random.Generator, count: int) -> list[tup
     return [(question, answer) for question, answer, _ in open_questions(scene, rng)[:count]]
 
 
-def caption(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
-    """A request to describe the picture, and its objects in any order: ``star red left top, letter K, ...``."""
-    parts = []
-    for index in rng.permutation(len(scene.items)):
-        item = scene.items[index]
-        if item.kind in SHAPES:
-            sides = [side for side in SIDES if _side_of(item, side)]
-            parts.append(" ".join([item.kind, item.colour, *sides]))
-        else:
-            parts.append(f"{'letter' if item.kind in LETTERS else 'number'} {item.kind}")
-    return "Describe the image.", ", ".join(parts)
+def caption(scene: Scene, rng: np.random.Generator, most: int = 8) -> tuple[str, str]:
+    """A request for facts, and at most ``most`` of them in any order, two words each: ``star red, heart left, sum six``."""
+    facts = [f"background {scene.texture}"]
+    for item in _lone_shapes(scene):
+        facts += [f"{item.kind} {item.colour}", *(f"{item.kind} {side}" for side in SIDES if _side_of(item, side))]
+    for colour in COLOURS:
+        same = [item for item in scene.shapes if item.colour == colour]
+        facts += [f"{colour} {same[0].kind}"] if len(same) == 1 else []
+    kinds = sorted({item.kind for item in scene.shapes})
+    facts += [f"{_plural(kind)} {NUMBER_WORDS[_number(scene, kind)]}" for kind in (*kinds, _other(rng, SHAPES, *kinds))]
+    facts += [f"{'letter' if item.kind in LETTERS else 'number'} {item.kind}" for item in scene.glyphs]
+    facts += [f"sum {NUMBER_WORDS[_sum(scene)]}"] if _sum(scene) is not None else []
+    return "Describe the image.", ", ".join(facts[index] for index in rng.permutation(len(facts))[:most])
 
 
 def multiple_choice(scene: Scene, rng: np.random.Generator, choices: int = 4) -> dict:

@@ -25,10 +25,10 @@ PICTURES, PICTURE_SEED = 8000, 21
 # fmt: off
 CURRICULUM = [
     #     until layers patches rate pictures caption open yes/no suffix
-    Phase(1200,  4,    144, 2.5e-3,   16,     0.5,   0.5,  0.0,   0.0),
-    Phase(3600,  4,    144, 2.0e-3,   16,     0.1,   0.25, 0.6,   0.5),
-    Phase(4200, 12,    144, 1.0e-3,   16,     0.05,  0.15, 0.7,   0.8),
-    Phase(4500, 12,    576, 6.0e-4,    8,     0.05,  0.15, 0.7,   0.8),
+    Phase(1000,  4,    144, 2.5e-3,   16,     0.5,   0.5,  0.0,   0.0),
+    Phase(2600,  6,    144, 1.5e-3,   16,     0.05,  0.25, 0.65,  0.5),
+    Phase(2900, 12,    144, 1.0e-3,   16,     0.05,  0.15, 0.7,   0.8),
+    Phase(3100, 12,    576, 6.0e-4,    8,     0.05,  0.15, 0.7,   0.8),
 ]
 # fmt: on
 TOWER_FOLDER = "clip-shapes-patch14-336"
