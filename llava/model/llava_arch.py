@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import LongTensor, Tensor, nn
@@ -34,7 +34,7 @@ from llava.model.multimodal_encoder.clip_encoder import CLIPVisionTower
 from llava.model.multimodal_projector.builder import build_vision_projector
 from llava.reduction import Cost, Need, Record, Stage
 from llava.reduction.cost import decoder_flops, kv_bytes, linear_flops, selector_flops, tower_flops
-from llava.reduction.stage import reduce_images
+from llava.reduction.stage import Site, reduce_images
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +47,8 @@ class LlavaMetaModel:
     They are built if the config names a tower. The tower's weights are read by `get_vision_tower().load_model()`, or with
     the rest of the checkpoint if the config has `mm_vision_config`.
     """
+
+    sites = get_args(Site)
 
     def __init__(self, config: Any):
         super().__init__(config)

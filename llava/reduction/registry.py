@@ -12,6 +12,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import get_args
 
 import yaml
 
@@ -120,9 +121,14 @@ def plan_name(spec: Spec) -> str:
     return "+".join(map(str, plan_from(spec))).replace(":", "-").replace(",", "_") or "full"
 
 
-def check_plan(plan: list[Stage], layers: int) -> None:
-    """Refuse a plan that a decoder of ``layers`` layers cannot run."""
+def check_plan(plan: list[Stage], layers: int, sites: tuple[Site, ...] = get_args(Site)) -> None:
+    """Refuse a plan that a model with these sites and a decoder of ``layers`` layers cannot run."""
     for stage in plan:
+        if stage.site not in sites:
+            raise ValueError(
+                f"site={stage.site!r} of {stage} is before the decoder, but this model is a decoder alone;"
+                f" write {stage.name}@2 for its layer 2, or load a LLaVA model"
+            )
         if stage.layer is not None and stage.layer >= layers:
             raise ValueError(
                 f"layer={stage.layer} of {stage} is out of range; this model has layers 1..{layers - 1} to reduce at"

@@ -54,12 +54,12 @@ class Phase:
     suffix_share: float
 
 
-def train_tokenizer(folder: Path, pieces: int = 900) -> sentencepiece.SentencePieceProcessor:
+def train_tokenizer(folder: Path, pieces: int = 900, pictures: int = 4000) -> sentencepiece.SentencePieceProcessor:
     """A BPE model with byte fallback on the world's text and the vicuna prompt, with Llama's special ids."""
     file = folder / "tokenizer.model"
     if not file.exists():
         lines = [f"{SYSTEM} USER:"] * 50
-        for number in range(4000):
+        for number in range(pictures):
             scene, rng = world.make_scene(11, number), np.random.default_rng(number)
             for question in draw_questions(scene, rng, Phase(0, 0, 0, 0, 0, 0.2, 0.3, 0.3, 0.5), 6):
                 lines.append(f"\n{question.text} ASSISTANT: {question.answer}")
@@ -314,8 +314,12 @@ def train_language_model(
     folder: Path,
     phases: list[Phase],
     seed: int = 5,
+    stop_after: int | None = None,
 ) -> tuple[LlamaForCausalLM, nn.Module]:
-    """Follow the curriculum, resuming from ``folder/language.pt``, which is written every 100 steps."""
+    """Follow the curriculum, resuming from ``folder/language.pt``, which is written every 100 steps.
+
+    ``stop_after`` ends the run at that step, as a kill would, with its state written.
+    """
     torch.manual_seed(seed)
     state_file = folder / "language.pt"
     state = torch.load(state_file, weights_only=True) if state_file.exists() else None
@@ -330,6 +334,7 @@ def train_language_model(
         start = phases[number - 1].until if number else 0
         if done >= phase.until:
             continue
+        torch.manual_seed(seed + number)  # of the new layers, in an unbroken run and in a resumed one
         model = deepen(model, phase.layers)
         parameters = [*model.parameters(), *projector.parameters()]
         optimiser = torch.optim.AdamW(parameters, lr=phase.rate, betas=(0.9, 0.98), weight_decay=0.01)
@@ -354,12 +359,14 @@ def train_language_model(
                     "phase %d step %d %s %.2fs a step", number, step + 1, means, (time.monotonic() - began) / len(seen)
                 )
                 began, seen = time.monotonic(), []
-            if step % 100 == 99 or step + 1 == phase.until:
+            if step % 100 == 99 or step + 1 in (phase.until, stop_after):
                 state = {
                     "model": model.state_dict(), "projector": projector.state_dict(), "optimiser": optimiser.state_dict(),
                     "layers": phase.layers, "phase": number, "done": step + 1,
                 }  # fmt: skip
                 torch.save(state, state_file.with_suffix(".tmp"))
                 state_file.with_suffix(".tmp").replace(state_file)
+            if step + 1 == stop_after:
+                return model.eval(), projector.eval()
         done = phase.until
     return model.eval(), projector.eval()

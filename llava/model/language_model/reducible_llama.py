@@ -6,6 +6,7 @@ Shapes: B batch, P prompt, S sequence, D width, L decoder layers.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from llava.reduction import Ledger, Record, Stage, attention_rows, check_plan
 from llava.reduction.evidence import LayerEvidence, Need
-from llava.reduction.stage import reduce_sequence
+from llava.reduction.stage import Site, reduce_sequence
 
 from .himap_configuration_llama import LlamaConfig
 from .knobs import plan_from_config, span_override
@@ -59,6 +60,7 @@ class ReducibleLlamaModel(LlamaModel):
     """
 
     config_class = LlamaConfig
+    sites: ClassVar[tuple[Site, ...]] = ("layer",)  # where this model can run a stage
 
     def __init__(self, config: LlamaConfig):
         super().__init__(config)
@@ -69,7 +71,7 @@ class ReducibleLlamaModel(LlamaModel):
     def plan(self) -> list[Stage]:
         """The stages of the next prefill: those of ``reduced(...)`` where it is active, else ``stages()``."""
         plan = self.stages() if self.plan_override is None else self.plan_override
-        check_plan(plan, len(self.layers))
+        check_plan(plan, len(self.layers), self.sites)
         return plan
 
     def stages(self) -> list[Stage]:

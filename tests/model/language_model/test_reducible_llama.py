@@ -74,6 +74,8 @@ def test_wrong_inputs_are_named(model):
         model(**{**batch.inputs, "sample_seed": torch.arange(3)})
     with reduced(model, "fastv@6:3"), pytest.raises(ValueError, match="layers 1..5"):
         model(**batch.inputs)
+    with reduced(model, "pool:4"), pytest.raises(ValueError, match="a decoder alone"):
+        model(**batch.inputs)
     with reduced(model, "fastv@2:25"), pytest.raises(ValueError, match="exceeds the 24 image tokens"):
         model(**batch.inputs)
 
