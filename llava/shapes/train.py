@@ -21,14 +21,13 @@ logger = logging.getLogger(__name__)
 
 TOWER_STEPS, WHOLE_PICTURES = 1700, 200
 PICTURES, PICTURE_SEED = 8000, 21
-# Captions and lookup questions first, then the benchmark's mix, then all twelve layers, then all 576 patches.
+# Captions and lookup questions first, then the benchmark's mix, then all twelve layers and all 576 patches.
 # fmt: off
 CURRICULUM = [
-    #     until layers patches rate pictures caption open yes/no suffix
-    Phase(1000,  4,    144, 2.5e-3,   16,     0.5,   0.5,  0.0,   0.0),
-    Phase(2600,  6,    144, 1.5e-3,   16,     0.05,  0.25, 0.65,  0.5),
-    Phase(2900, 12,    144, 1.0e-3,   16,     0.05,  0.15, 0.7,   0.8),
-    Phase(3100, 12,    576, 6.0e-4,    8,     0.05,  0.15, 0.7,   0.8),
+    #     until layers patches rate pictures caption judged open yes/no suffix
+    Phase(1200,  4,    144, 2.5e-3,   16,     0.35,   0.3,  0.35, 0.0,   0.0),
+    Phase(2300,  6,    144, 1.5e-3,   16,     0.05,   0.15, 0.15, 0.6,   0.6),
+    Phase(2450, 12,    576, 8.0e-4,    8,     0.0,    0.1,  0.15, 0.65,  0.8),
 ]
 # fmt: on
 TOWER_FOLDER = "clip-shapes-patch14-336"
