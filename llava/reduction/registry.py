@@ -124,7 +124,7 @@ def plan_name(spec: Spec) -> str:
 def check_plan(plan: list[Stage], layers: int, sites: tuple[Site, ...] = get_args(Site)) -> None:
     """Refuse a plan that a model with these sites and a decoder of ``layers`` layers cannot run."""
     for stage in plan:
-        if stage.site not in sites:
+        if stage.site not in sites and stage.name != "full":
             raise ValueError(
                 f"site={stage.site!r} of {stage} is before the decoder, but this model is a decoder alone;"
                 f" write {stage.name}@2 for its layer 2, or load a LLaVA model"

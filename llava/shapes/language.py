@@ -1,15 +1,15 @@
 """Training of the embedded model's language side: tokenizer, projector and Llama, on features of the frozen tower.
 
 Many questions share one picture in one sequence, ``prompt | patches | question 1 | question 2 | ...``: each question sees
-the prompt, the patches and itself, at the positions it would have alone, so a step of 24 pictures trains some 200
-question-answer pairs for the price of the pictures. Until the last phase only the patches that show something and a
+the prompt, the patches and itself, at the positions it would have alone, so a step of 8 pictures trains some 200
+question-answer pairs for little more than the price of the pictures. Until the last phase only the patches that show something and a
 random share of the background are fed, at their true positions, which is exact for the questions and a third of the cost.
 
 A small auxiliary loss lets every projected patch name its own shape and colour through the (tied) word embeddings, which
 is where words and patches meet. The first phase is LLaVA's own first stage, captions: after ``star`` the next word is its
 colour, which one look at the star's patches answers; asked questions from the start, the model stays at which attributes
-the picture holds and does not bind them. Captions with judgements, ``star red Yes ring blue No``, teach it to compare in
-the same way, at the word itself. Asking then only has to carry the answer to the end of the question.
+the picture holds and does not bind them. A yes/no question is learned as an open one and a comparison: what the model
+says after its first layers is taught the fact in question, what it says at the end, the answer.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from . import world
-from .questions import CATEGORIES, SHORT_ANSWER, caption, conversation, judged_caption, multiple_choice, yes_no_pair
+from .questions import CATEGORIES, SHORT_ANSWER, caption, conversation, multiple_choice, yes_no_fact
 from .tower import SELECT_LAYER, pixels
 
 logger = logging.getLogger(__name__)
@@ -38,6 +38,7 @@ SYSTEM = (
 )
 LETTER_ANSWER = "Answer with the option's letter from the given choices directly."
 WIDTH, HEADS, INTERMEDIATE, LAYERS = 256, 4, 688, 12
+THINKING = 4  # layers after which the fact that a question is about is read out
 VISUAL = world.GRID**2
 
 
@@ -50,8 +51,8 @@ class Phase:
     patches: int
     rate: float
     pictures: int
+    questions: int  # a picture
     caption_share: float
-    judged_share: float
     open_share: float
     yes_no_share: float  # what is left is multiple choice
     suffix_share: float
@@ -64,9 +65,8 @@ def train_tokenizer(folder: Path, pieces: int = 900, pictures: int = 4000) -> se
         lines = [f"{SYSTEM} USER:"] * 50
         for number in range(pictures):
             scene, rng = world.make_scene(11, number), np.random.default_rng(number)
-            for question in draw_questions(scene, rng, Phase(0, 0, 0, 0, 0, 0.1, 0.1, 0.3, 0.3, 0.5), 6):
-                answer = " ".join(word for word, _ in question.answer)
-                lines.append(f"\n{question.text} ASSISTANT: {answer}")
+            for question in draw_questions(scene, rng, Phase(0, 0, 0, 0, 0, 6, 0.2, 0.3, 0.3, 0.5)):
+                lines.append(f"\n{question.text} ASSISTANT: {question.answer}")
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(lines),
             model_prefix=str(file.with_suffix("")),
@@ -165,42 +165,42 @@ def cache_pictures(tower, folder: Path, count: int, seed: int, batch: int = 32) 
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked, and the words of the answer, each with whether it is to be learned."""
+    """What is asked, the answer, and the one word that the answer rests on (None where there is none)."""
 
     text: str
-    answer: list[tuple[str, bool]]
+    answer: str
+    fact: str | None
 
 
-def draw_questions(scene: world.Scene, rng: np.random.Generator, phase: Phase, count: int) -> list[Question]:
-    """``count`` questions about a scene, drawn by the phase's shares."""
-    kinds = ("caption", "judged", "open", "yes/no", "choice")
-    shares = [phase.caption_share, phase.judged_share, phase.open_share, phase.yes_no_share]
-    shares.append(max(0.0, 1 - sum(shares)))
+def draw_questions(scene: world.Scene, rng: np.random.Generator, phase: Phase) -> list[Question]:
+    """The questions of one picture, drawn by the phase's shares."""
     found: list[Question] = []
-    while len(found) < count:
-        kind, suffix = rng.choice(kinds, p=shares), f"\n{SHORT_ANSWER}" if rng.random() < phase.suffix_share else ""
-        if kind == "caption":
-            found.append(Question("Describe the image.", caption(scene, rng)))
-        elif kind == "judged":
-            found.append(Question("True or false?", judged_caption(scene, rng)))
-        elif kind == "open":
-            found += [Question(text + suffix, [(answer, True)]) for text, answer in conversation(scene, rng, 2)]
-        elif kind == "yes/no":
-            pair = yes_no_pair(str(rng.choice(CATEGORIES)), scene, rng)
-            found += [Question(text + suffix, [(answer, True)]) for text, answer in zip(pair or (), ("Yes", "No"))]
+    while len(found) < phase.questions:
+        kind, suffix = rng.random(), f"\n{SHORT_ANSWER}" if rng.random() < phase.suffix_share else ""
+        if kind < phase.caption_share:
+            found.append(Question(*caption(scene, rng), fact=None))
+        elif (kind := kind - phase.caption_share) < phase.open_share:
+            found += [Question(text + suffix, answer, answer) for text, answer in conversation(scene, rng, 2)]
+        elif kind < phase.open_share + phase.yes_no_share:
+            category = str(rng.choice(CATEGORIES))
+            if (asked := yes_no_fact(category, scene, rng)) is not None:
+                yes, no, fact = asked
+                # of existence the negative is about something else, of which there is none
+                other = "zero" if category == "existence" else fact
+                found += [Question(yes + suffix, "Yes", fact), Question(no + suffix, "No", other)]
         else:
             asked = multiple_choice(scene, rng)
             choices = "\n".join(f"{letter}. {choice}" for letter, choice in zip("ABCDE", asked["choices"]))
             text = f"Context: N/A\n{asked['question']}\n{choices}\n{LETTER_ANSWER}"
-            found.append(Question(text, [("ABCDE"[asked["answer"]], True)]))
-    return found[:count]
+            found.append(Question(text, "ABCDE"[asked["answer"]], asked["choices"][asked["answer"]]))
+    return found[: phase.questions]
 
 
 class Packer:
     """Turns pictures and questions into one packed batch; everything it draws depends on ``(seed, step)`` alone."""
 
-    def __init__(self, tokenizer: sentencepiece.SentencePieceProcessor, seed: int, asked: int = 8):
-        self.tokenizer, self.seed, self.asked = tokenizer, seed, asked
+    def __init__(self, tokenizer: sentencepiece.SentencePieceProcessor, seed: int):
+        self.tokenizer, self.seed = tokenizer, seed
         self.prompt = [tokenizer.bos_id(), *tokenizer.encode(f"{SYSTEM} USER: ")]
         # the word that names each kind and colour where a question does, then "nothing" as the end token
         words = [f"▁{kind}" if kind in world.SHAPES else kind for kind in world.KINDS]
@@ -224,11 +224,15 @@ class Packer:
             chosen = np.sort(order[np.argsort(owner[order] < 0, kind="stable")][: phase.patches])
         kinds = np.array([world.KINDS.index(item.kind) for item in scene.items] + [-1])
         colours = np.array([list(world.COLOURS).index(item.colour) for item in scene.items] + [-1])
-        texts, targets, groups, positions = [], [], [], []
-        for group, question in enumerate(draw_questions(scene, rng, phase, self.asked), start=1):
-            ids, learned = self.question_ids(question)
+        texts, targets, facts, groups, positions = [], [], [], [], []
+        for group, question in enumerate(draw_questions(scene, rng, phase), start=1):
+            asked = self.tokenizer.encode(f"\n{question.text} ASSISTANT:")
+            replied = [*self.tokenizer.encode(question.answer), self.tokenizer.eos_id()]
+            fact = -100 if question.fact is None else self.tokenizer.encode(question.fact)[0]
+            ids = asked + replied[:-1]
             texts += ids
-            targets += learned
+            targets += [-100] * (len(asked) - 1) + replied
+            facts += [-100] * (len(asked) - 1) + [fact] + [-100] * (len(replied) - 1)
             groups += [group] * len(ids)
             positions += [len(self.prompt) + VISUAL + place for place in range(len(ids))]
         return {
@@ -239,19 +243,10 @@ class Packer:
             "colours": torch.from_numpy(colours[owner[chosen]]),
             "texts": torch.tensor(texts),
             "targets": torch.tensor(targets),
+            "facts": torch.tensor(facts),
             "groups": torch.tensor(groups),
             "positions": torch.tensor(positions),
         }
-
-    def question_ids(self, question: Question) -> tuple[list[int], list[int]]:
-        """The ids of a question with its answer, and after each the id to be learned (-100: none)."""
-        ids = self.tokenizer.encode(f"\n{question.text} ASSISTANT:")
-        learned = [-100] * (len(ids) - 1)
-        for word, told in question.answer:
-            pieces = self.tokenizer.encode(word)
-            ids += pieces
-            learned += pieces if told else [-100] * len(pieces)
-        return ids, [*learned, self.tokenizer.eos_id()]
 
 
 def collate(rows: list[dict]) -> dict[str, Tensor]:
@@ -275,32 +270,46 @@ def collate(rows: list[dict]) -> dict[str, Tensor]:
         **stacked,
         "texts": texts,
         "targets": padded("targets", -100),
+        "facts": padded("facts", -100),
         "positions": positions,
         "mask": (causal & visible)[:, None],
     }
 
 
 def losses(model: LlamaForCausalLM, projector: nn.Module, packer: Packer, data: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Loss of the answers, loss of the patches' names, and the share of the answers' words that are right."""
+    """The losses by name, and the share of answers whose first word is right."""
     embed = model.get_input_embeddings()
     visual = projector(data["features"])
     inputs = torch.cat([embed(data["prompt"]), visual, embed(data["texts"])], dim=1)
-    hidden = model.model(
-        inputs_embeds=inputs, attention_mask=data["mask"], position_ids=data["positions"], use_cache=False
-    ).last_hidden_state
-    asked = data["targets"] != -100
-    logits, target = model.lm_head(hidden[:, -data["texts"].shape[1] :][asked]).float(), data["targets"][asked]
-    words = target != packer.tokenizer.eos_id()
-    direction = F.rms_norm(visual.float(), visual.shape[-1:])
-    naming = sum(
-        F.cross_entropy(direction[labels >= 0] @ embed.weight[names].T, labels[labels >= 0])
-        for names, labels in ((packer.kind_words, data["kinds"]), (packer.colour_words, data["colours"]))
+    out = model.model(
+        inputs_embeds=inputs,
+        attention_mask=data["mask"],
+        position_ids=data["positions"],
+        use_cache=False,
+        output_hidden_states=True,
     )
-    right = (logits.argmax(-1) == target)[words].float().mean()
-    return {"answer": F.cross_entropy(logits, target), "naming": naming, "right": right}
+    length = data["texts"].shape[1]
+
+    def read(hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        asked = targets != -100
+        return model.lm_head(hidden[:, -length:][asked]).float(), targets[asked]
+
+    logits, target = read(out.last_hidden_state, data["targets"])
+    found = {"answer": F.cross_entropy(logits, target)}
+    asked, answered = data["facts"][data["targets"] != -100] != -100, target != packer.tokenizer.eos_id()
+    found["right"] = (logits.argmax(-1) == target)[asked if asked.any() else answered].float().mean()
+    if len(model.model.layers) > THINKING:
+        early, fact = read(model.model.norm(out.hidden_states[THINKING]), data["facts"])
+        found["fact"] = F.cross_entropy(early, fact)
+    direction = F.rms_norm(visual.float(), visual.shape[-1:])
+    found["naming"] = sum(
+        F.cross_entropy(direction[labels >= 0] @ embed.weight[words].T, labels[labels >= 0])
+        for words, labels in ((packer.kind_words, data["kinds"]), (packer.colour_words, data["colours"]))
+    )
+    return found
 
 
-WEIGHTS = {"answer": 1.0, "naming": 0.1}
+WEIGHTS = {"answer": 1.0, "fact": 0.5, "naming": 0.1}
 
 
 def train_language_model(

@@ -34,8 +34,7 @@ COLOUR_OF = {
 }
 SIDES = ("left", "right", "top", "bottom")
 
-Pair = tuple[str, str]
-Fact = tuple[str, str, tuple[str, ...]]
+Asked = tuple[str, str, str]
 
 
 def _other(rng: np.random.Generator, options, *taken: str) -> str:
@@ -54,19 +53,19 @@ def _a(noun: str) -> str:
     return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
 
 
-def _existence(scene: Scene, rng: np.random.Generator) -> Pair:
+def _existence(scene: Scene, rng: np.random.Generator) -> Asked:
     there = _some(rng, scene.shapes)
     kinds = {item.kind for item in scene.shapes}
     if rng.random() < 0.5:
         yes, no = (f"Is there {_a(kind)} in this image?" for kind in (there.kind, _other(rng, SHAPES, *kinds)))
-        return yes, no
+        return yes, no, NUMBER_WORDS[_number(scene, there.kind)]
     pairs = {(item.colour, item.kind) for item in scene.shapes}
     missing = [(colour, kind) for colour in COLOURS for kind in SHAPES if (colour, kind) not in pairs]
     if rng.random() < 0.5:  # the hard kind: this shape is there, in another colour
         missing = [(colour, kind) for colour, kind in missing if kind == there.kind]
     looks = ((there.colour, there.kind), _some(rng, missing))
     yes, no = (f"Is there {_a(colour)} {kind} in this image?" for colour, kind in looks)
-    return yes, no
+    return yes, no, NUMBER_WORDS[_number(scene, there.kind, there.colour)]
 
 
 def _number(scene: Scene, kind: str, colour: str | None = None) -> int:
@@ -77,7 +76,7 @@ def _plural(kind: str) -> str:
     return "crosses" if kind == "cross" else f"{kind}s"
 
 
-def _count(scene: Scene, rng: np.random.Generator) -> Pair:
+def _count(scene: Scene, rng: np.random.Generator) -> Asked:
     counts = Counter(item.kind for item in scene.shapes)
     kind, right = counts.most_common(1)[0]
     wrong = _some(rng, [number for number in range(1, 5) if number != right])
@@ -87,7 +86,7 @@ def _count(scene: Scene, rng: np.random.Generator) -> Pair:
             return f"Is there only one {kind} in the image?"
         return f"Are there {NUMBER_WORDS[number]} {_plural(kind)} in the image?"
 
-    return ask(right), ask(wrong)
+    return ask(right), ask(wrong), NUMBER_WORDS[right]
 
 
 def _side_of(item: Item, side: str) -> bool | None:
@@ -98,7 +97,7 @@ def _side_of(item: Item, side: str) -> bool | None:
     return (value < SIZE / 2) == (side in ("left", "top"))
 
 
-def _position(scene: Scene, rng: np.random.Generator) -> Pair | None:
+def _position(scene: Scene, rng: np.random.Generator) -> Asked | None:
     lone = _lone_shapes(scene)
     if rng.random() < 0.6:
         found = [(item, side) for item in lone for side in SIDES if _side_of(item, side)]
@@ -106,29 +105,29 @@ def _position(scene: Scene, rng: np.random.Generator) -> Pair | None:
             return None
         item, right = _some(rng, found)
         yes, no = (f"Is the {item.kind} in the {side} half of the image?" for side in (right, _opposite(right)))
-        return yes, no
+        return yes, no, right
     found = [(a, b) for a in lone for b in lone if abs(a.x - b.x) > 40]
     if not found:
         return None
     one, other = _some(rng, found)
     right = "left" if one.x < other.x else "right"
     yes, no = (f"Is the {one.kind} on the {side} side of the {other.kind}?" for side in (right, _opposite(right)))
-    return yes, no
+    return yes, no, right
 
 
 def _opposite(side: str) -> str:
     return SIDES[SIDES.index(side) ^ 1]
 
 
-def _colour(scene: Scene, rng: np.random.Generator) -> Pair | None:
+def _colour(scene: Scene, rng: np.random.Generator) -> Asked | None:
     item = _some(rng, _lone_shapes(scene))
     if item is None:
         return None
     yes, no = (f"Is the {item.kind} {colour}?" for colour in (item.colour, _other(rng, COLOURS, item.colour)))
-    return yes, no
+    return yes, no, item.colour
 
 
-def _ocr(scene: Scene, rng: np.random.Generator) -> Pair:
+def _ocr(scene: Scene, rng: np.random.Generator) -> Asked:
     there = _some(rng, scene.glyphs)
     present = {item.kind for item in scene.glyphs}
     alphabet, noun = (LETTERS, "letter") if there.kind in LETTERS else (DIGITS, "number")
@@ -136,13 +135,13 @@ def _ocr(scene: Scene, rng: np.random.Generator) -> Pair:
         alphabet = SUMMANDS
     glyphs = (there.kind, _other(rng, alphabet, *present))
     yes, no = (f'Is the {noun} "{glyph}" written in the image?' for glyph in glyphs)
-    return yes, no
+    return yes, no, there.kind
 
 
-def _scene(scene: Scene, rng: np.random.Generator) -> Pair:
+def _scene(scene: Scene, rng: np.random.Generator) -> Asked:
     names = (scene.texture, _other(rng, TEXTURES, scene.texture))
     yes, no = (f"Is the background of this image {name}?" for name in names)
-    return yes, no
+    return yes, no, scene.texture
 
 
 def _sum(scene: Scene) -> int | None:
@@ -150,7 +149,7 @@ def _sum(scene: Scene) -> int | None:
     return sum(digits) if len(digits) == 2 else None
 
 
-def _numerical(scene: Scene, rng: np.random.Generator) -> Pair | None:
+def _numerical(scene: Scene, rng: np.random.Generator) -> Asked | None:
     right = _sum(scene)
     if right is None:
         return None
@@ -158,19 +157,22 @@ def _numerical(scene: Scene, rng: np.random.Generator) -> Pair | None:
     while wrong == right:
         wrong = sum(int(digit) for digit in rng.choice(SUMMANDS, size=2))
     yes, no = (f"Is the sum of the two numbers in the image {NUMBER_WORDS[number]}?" for number in (right, wrong))
-    return yes, no
+    return yes, no, NUMBER_WORDS[right]
 
 
-def _commonsense(scene: Scene, rng: np.random.Generator) -> Pair | None:
+def _commonsense(scene: Scene, rng: np.random.Generator) -> Asked | None:
     item = _some(rng, _lone_shapes(scene))
     if item is None:
         return None
-    things = [_some(rng, _things(colour)) for colour in (item.colour, _other(rng, COLOURS, item.colour))]
+    things = [
+        _some(rng, [thing for thing, known in COLOUR_OF.items() if known == colour])
+        for colour in (item.colour, _other(rng, COLOURS, item.colour))
+    ]
     yes, no = (f"Does the {item.kind} have the color of {thing}?" for thing in things)
-    return yes, no
+    return yes, no, item.colour
 
 
-_MAKERS: dict[str, Callable[[Scene, np.random.Generator], Pair | None]] = {
+_MAKERS: dict[str, Callable[[Scene, np.random.Generator], Asked | None]] = {
     "existence": _existence,
     "count": _count,
     "position": _position,
@@ -183,11 +185,17 @@ _MAKERS: dict[str, Callable[[Scene, np.random.Generator], Pair | None]] = {
 CATEGORIES = tuple(_MAKERS)
 
 
-def yes_no_pair(category: str, scene: Scene, rng: np.random.Generator) -> Pair | None:
+def yes_no_pair(category: str, scene: Scene, rng: np.random.Generator) -> tuple[str, str] | None:
     """Two questions of one MME subtask about the scene: the first is answered Yes, the second No.
 
     Returns None when the scene cannot carry the subtask; raises ValueError for a subtask that is not in ``CATEGORIES``.
     """
+    asked = yes_no_fact(category, scene, rng)
+    return None if asked is None else asked[:2]
+
+
+def yes_no_fact(category: str, scene: Scene, rng: np.random.Generator) -> Asked | None:
+    """As ``yes_no_pair``, with the fact that the first question is about, in one word: a colour, a number, a side."""
     if category not in _MAKERS:
         raise ValueError(
             f"category={category!r} is not a subtask of the drawn world; choose one of {', '.join(CATEGORIES)}"
@@ -228,64 +236,17 @@ def conversation(scene: Scene, rng: np.random.Generator, count: int) -> list[tup
     return [(question, answer) for question, answer, _ in open_questions(scene, rng)[:count]]
 
 
-def facts(scene: Scene, rng: np.random.Generator) -> list[list[Fact]]:
-    """What can be said of each subject, in two words and in this order: (subject, value, all values of that kind)."""
-    found: list[list[Fact]] = [[("background", scene.texture, TEXTURES)]]
-    for item in _lone_shapes(scene):
-        sides = [side for side in SIDES if _side_of(item, side)]
-        known = [(item.kind, item.colour, tuple(COLOURS))]
-        found.append(known + [(item.kind, side, (side, _opposite(side))) for side in sides])
-    kinds = sorted({item.kind for item in scene.shapes})
-    for kind in (*kinds, _other(rng, SHAPES, *kinds)):
-        found.append([(_plural(kind), NUMBER_WORDS[_number(scene, kind)], NUMBER_WORDS[:5])])
-    for glyph in scene.glyphs[:1] if len(scene.glyphs) == 1 else ():
-        alphabet, noun = (LETTERS, "letter") if glyph.kind in LETTERS else (DIGITS, "number")
-        found.append([(noun, glyph.kind, alphabet)])
-    if (total := _sum(scene)) is not None:
-        found.append([("sum", NUMBER_WORDS[total], NUMBER_WORDS[2:])])
-    return [found[index] for index in rng.permutation(len(found))]
-
-
-def caption(scene: Scene, rng: np.random.Generator, most: int = 6) -> list[tuple[str, bool]]:
-    """Facts in words, ``star red left rings two ...``: (word, whether it can be told from the picture and the words before)."""
-    words = []
-    for about in facts(scene, rng)[:most]:
-        words += [(about[0][0], False), *((value, True) for _, value, _ in about)]
-    return words
-
-
-def judged_caption(scene: Scene, rng: np.random.Generator, most: int = 8) -> list[tuple[str, bool]]:
-    """Facts of which half are false, each with its judgement: ``star red Yes rings four No ...``; as ``caption`` otherwise."""
-    claims = [fact for about in facts(scene, rng) for fact in about]
-    for item in _lone_shapes(scene):
-        claims.append((item.kind, _some(rng, _things(item.colour)), tuple(COLOUR_OF)))
-    for item in scene.shapes:
-        claims.append((item.colour, item.kind, SHAPES))
-    there = {item.kind for item in scene.shapes}
-    claims += [("image", kind, SHAPES) for kind in sorted(there)]
-    words = []
-    for index in rng.permutation(len(claims))[:most]:
-        subject, value, options = claims[index]
-        right = bool(rng.random() < 0.5)
-        if not right:
-            value = _some(rng, [option for option in options if not _holds(scene, subject, option, value)])
-        words += [(subject, False), (value.split()[-1], False), ("Yes" if right else "No", True)]
-    return words
-
-
-def _things(colour: str) -> list[str]:
-    return [thing for thing, known in COLOUR_OF.items() if known == colour]
-
-
-def _holds(scene: Scene, subject: str, claimed: str, true: str) -> bool:
-    """Whether a claim is true of a subject of which ``true`` is."""
-    if subject == "image":
-        return _number(scene, claimed) > 0
-    if subject in COLOURS:
-        return _number(scene, claimed, subject) > 0
-    if true in COLOUR_OF:
-        return COLOUR_OF[claimed] == COLOUR_OF[true]
-    return claimed == true
+def caption(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
+    """A request to describe the picture, and its objects in any order: ``star red left top, letter K, ...``."""
+    parts = []
+    for index in rng.permutation(len(scene.items)):
+        item = scene.items[index]
+        if item.kind in SHAPES:
+            sides = [side for side in SIDES if _side_of(item, side)]
+            parts.append(" ".join([item.kind, item.colour, *sides]))
+        else:
+            parts.append(f"{'letter' if item.kind in LETTERS else 'number'} {item.kind}")
+    return "Describe the image.", ", ".join(parts)
 
 
 def multiple_choice(scene: Scene, rng: np.random.Generator, choices: int = 4) -> dict:

@@ -24,10 +24,10 @@ PICTURES, PICTURE_SEED = 8000, 21
 # Captions and lookup questions first, then the benchmark's mix, then all twelve layers and all 576 patches.
 # fmt: off
 CURRICULUM = [
-    #     until layers patches rate pictures caption judged open yes/no suffix
-    Phase(1200,  4,    144, 2.5e-3,   16,     0.35,   0.3,  0.35, 0.0,   0.0),
-    Phase(2300,  6,    144, 1.5e-3,   16,     0.05,   0.15, 0.15, 0.6,   0.6),
-    Phase(2450, 12,    576, 8.0e-4,    8,     0.0,    0.1,  0.15, 0.65,  0.8),
+    #     until layers patches rate pictures questions caption open yes/no suffix
+    Phase( 900,  4,    144, 2.5e-3,   16,       8,     0.5,    0.5, 0.0,   0.0),
+    Phase(2900,  6,    136, 1.5e-3,    8,      24,     0.08,   0.3, 0.6,   0.0),
+    Phase(3000, 12,    576, 8.0e-4,    8,      12,     0.0,    0.2, 0.7,   0.8),
 ]
 # fmt: on
 TOWER_FOLDER = "clip-shapes-patch14-336"

@@ -10,15 +10,7 @@ from collections import defaultdict
 import numpy as np
 import pytest
 
-from llava.shapes.questions import (
-    CATEGORIES,
-    caption,
-    conversation,
-    judged_caption,
-    multiple_choice,
-    open_questions,
-    yes_no_pair,
-)
+from llava.shapes.questions import CATEGORIES, caption, conversation, multiple_choice, open_questions, yes_no_pair
 from llava.shapes.world import COLOURS, GRID, SIZE, coverage, make_crowd, make_scene, patch_owner, render
 
 SCENES = [make_scene(3, number) for number in range(60)]
@@ -105,20 +97,8 @@ def test_open_questions_choices_and_captions_agree_with_the_scene():
         asked = multiple_choice(scene, rng)
         assert len(set(asked["choices"])) == len(asked["choices"]) and 0 <= asked["answer"] < len(asked["choices"])
         assert len(conversation(scene, rng, 3)) == 3
-
-
-def test_captions_tell_the_truth_and_judgements_are_right():
-    for number, scene in enumerate(SCENES):
-        rng = np.random.default_rng(number)
-        text = " ".join(word for word, _ in caption(scene, rng, most=99))
         for item in scene.shapes:
-            if scene.only(item.kind):
-                assert f"{item.kind} {item.colour}" in text
-        words = [word for word, _ in judged_caption(scene, rng)]
-        for kind, colour, judged in zip(words[::3], words[1::3], words[2::3]):
-            if colour in COLOURS:
-                assert (scene.only(kind).colour == colour) == (judged == "Yes")
-        assert set(words[2::3]) <= {"Yes", "No"}
+            assert f"{item.kind} {item.colour}" in caption(scene, rng)[1]
 
 
 def test_an_unknown_subtask_is_named():
