@@ -271,7 +271,7 @@ def reduce_sequence(stage: Stage, hidden: Tensor, ledger: Ledger, evidence: Laye
         notes.append((group.rows, about.notes))
     record = Record(stage, ledger, chosen, notes)
     gone = ledger.visual.bool() & ledger.visible & ~chosen
-    if stage.place is Place.ZERO_FILL:
+    if stage.place is Place.ZERO_FILL or not gone.any():
         return Reduction(written, None, ledger, record)
     if stage.place is Place.MASK:
         return Reduction(written, None, replace(ledger, visible=ledger.visible & ~gone), record)

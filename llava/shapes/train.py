@@ -1,7 +1,7 @@
 """Train the embedded model from nothing: ``python -m llava.shapes.train``.
 
 Tower, tokenizer, projector and language model, then one checkpoint in LLaVA-1.5's published layout. Every stage resumes
-from the work folder, so the command can be stopped and given again; two cores need about two hours.
+from the work folder, so the command can be stopped and given again; two cores need hours.
 """
 
 from __future__ import annotations
