@@ -5,7 +5,7 @@ the prompt, the patches and itself, at the positions it would have alone, so a s
 question-answer pairs for little more than the price of the pictures. Until the last phase only the patches that show something and a
 random share of the background are fed, at their true positions, which is exact for the questions and a third of the cost.
 
-A small auxiliary loss lets every projected patch name its own shape and colour through the (tied) word embeddings, which
+A small auxiliary loss lets every projected patch name its own shape, colour and side through the (tied) word embeddings, which
 is where words and patches meet. The first phase is LLaVA's own first stage, captions: after ``star`` the next word is its
 colour, which one look at the star's patches answers; asked questions from the start, the model stays at which attributes
 the picture holds and does not bind them. A yes/no question is learned as an open one and a comparison: what the model
@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from . import world
-from .questions import CATEGORIES, SHORT_ANSWER, caption, conversation, multiple_choice, yes_no_fact
+from .questions import CATEGORIES, SHORT_ANSWER, SIDES, caption, conversation, multiple_choice, yes_no_fact
 from .tower import SELECT_LAYER, pixels
 
 logger = logging.getLogger(__name__)
@@ -206,8 +206,9 @@ class Packer:
         words = [f"▁{kind}" if kind in world.SHAPES else kind for kind in world.KINDS]
         self.kind_words = torch.tensor([tokenizer.piece_to_id(word) for word in words])
         self.colour_words = torch.tensor([tokenizer.piece_to_id(f"▁{colour}") for colour in world.COLOURS])
-        if (torch.cat([self.kind_words, self.colour_words]) == tokenizer.unk_id()).any():
-            raise ValueError("a shape or colour is not one piece of the tokenizer; train it with more pieces")
+        self.side_words = torch.tensor([tokenizer.piece_to_id(f"▁{side}") for side in SIDES])
+        if (torch.cat([self.kind_words, self.colour_words, self.side_words]) == tokenizer.unk_id()).any():
+            raise ValueError("a shape, colour or side is not one piece of the tokenizer; train it with more pieces")
 
     def batch(self, pictures: Pictures, step: int, phase: Phase) -> dict[str, Tensor]:
         """One training batch: shapes (B, S) for ids, positions and targets, (B, 1, S, S) for the mask."""
@@ -241,6 +242,8 @@ class Packer:
             "places": torch.from_numpy(chosen) + len(self.prompt),
             "kinds": torch.from_numpy(kinds[owner[chosen]]),
             "colours": torch.from_numpy(colours[owner[chosen]]),
+            "columns": torch.from_numpy(chosen % world.GRID * 2 // world.GRID),
+            "rows": torch.from_numpy(chosen // world.GRID * 2 // world.GRID),
             "texts": torch.tensor(texts),
             "targets": torch.tensor(targets),
             "facts": torch.tensor(facts),
@@ -256,7 +259,8 @@ def collate(rows: list[dict]) -> dict[str, Tensor]:
         return nn.utils.rnn.pad_sequence([row[name] for row in rows], batch_first=True, padding_value=value)
 
     stacked = {
-        name: torch.stack([row[name] for row in rows]) for name in ("prompt", "features", "places", "kinds", "colours")
+        name: torch.stack([row[name] for row in rows])
+        for name in ("prompt", "features", "places", "kinds", "colours", "columns", "rows")
     }
     texts, groups = padded("texts", 0), padded("groups", -1)
     batch, shared = len(rows), stacked["prompt"].shape[1] + stacked["places"].shape[1]
@@ -304,7 +308,12 @@ def losses(model: LlamaForCausalLM, projector: nn.Module, packer: Packer, data: 
     direction = F.rms_norm(visual.float(), visual.shape[-1:])
     found["naming"] = sum(
         F.cross_entropy(direction[labels >= 0] @ embed.weight[words].T, labels[labels >= 0])
-        for words, labels in ((packer.kind_words, data["kinds"]), (packer.colour_words, data["colours"]))
+        for words, labels in (
+            (packer.kind_words, data["kinds"]),
+            (packer.colour_words, data["colours"]),
+            (packer.side_words[:2], data["columns"]),
+            (packer.side_words[2:], data["rows"]),
+        )
     )
     return found
 
