@@ -5,6 +5,9 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+from collections.abc import Callable
+
+logger = logging.getLogger(__name__)
 
 
 def build_logger(name: str, logger_filename: str | None = None, directory: str | os.PathLike = ".") -> logging.Logger:
@@ -43,3 +46,26 @@ def installed(package: str) -> bool:
         return importlib.util.find_spec(package) is not None
     except ModuleNotFoundError:  # the parent of a dotted name is absent
         return False
+
+
+def exit_code(
+    work: Callable[[], None],
+    bad: tuple[type[Exception], ...] = (ValueError, OSError),
+    stopped: str | None = None,
+) -> int:
+    """Run a command line's work with plain log lines: 0, or 2 for bad input, whose message is logged.
+
+    With ``stopped``, Ctrl-C logs that sentence and gives 130; without it, Ctrl-C goes on upwards.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        work()
+    except KeyboardInterrupt:
+        if stopped is None:
+            raise
+        logger.warning(stopped)
+        return 130
+    except bad as error:
+        logger.error("error: %s", error)
+        return 2
+    return 0

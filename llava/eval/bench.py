@@ -37,6 +37,7 @@ from llava.model.language_model.reducible_llama import ReducibleLlamaForCausalLM
 from llava.reduction import Reducer, Stage, check_plan, plan_from, plan_name, reduced
 from llava.reduction.cost import decoder_flops, selector_flops
 from llava.shapes.world import make_scene, render
+from llava.utils import exit_code
 
 from .flags import add_model_flags, load_from_flags
 from .report import terminal
@@ -429,17 +430,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns 0, or 2 for bad input."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     given = parser().parse_args(words)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
+
+    def work() -> None:
         if given.memory_of is not None:
             found = peak_memory(workload(given), plan_from(given.memory_of), given.decode_tokens)
             sys.stdout.write(json.dumps(found) + "\n")
         else:
             run(given, words, terminal())
-    except (ValueError, OSError, RuntimeError) as error:
-        logger.error("error: %s", error)
-        return 2
-    return 0
+
+    return exit_code(work, bad=(ValueError, OSError, RuntimeError))
 
 
 if __name__ == "__main__":

@@ -27,6 +27,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from llava.utils import exit_code
+
 from .results import FORMAT, write_json
 
 logger = logging.getLogger(__name__)
@@ -289,16 +291,14 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns 0, or 2 for bad input."""
     given = parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
+
+    def work() -> None:
         rows, unfinished = collect(given.folders)
         show(rows, unfinished)
         for file in write(rows, given.output or given.folders[0], unfinished):
             logger.info("wrote %s", file)
-    except (ValueError, OSError) as error:
-        logger.error("error: %s", error)
-        return 2
-    return 0
+
+    return exit_code(work)
 
 
 if __name__ == "__main__":

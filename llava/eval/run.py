@@ -35,6 +35,7 @@ from llava.model.checkpoint import find_folder
 from llava.model.language_model.himap_configuration_llama import METHOD_FLAGS, LlamaConfig
 from llava.model.language_model.knobs import plan_from_config
 from llava.reduction import Cost, Stage, check_plan, plan_from, plan_name, reduced
+from llava.utils import exit_code
 
 from .flags import add_model_flags, add_reduction_flags, load_from_flags, reduction_kwargs
 from .report import collect, show, terminal, write
@@ -406,16 +407,8 @@ def _progress(console: Console) -> Progress:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns 0, 2 for bad input, 130 when stopped by Ctrl-C."""
     given = parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        run(given, terminal())
-    except KeyboardInterrupt:
-        logger.warning("stopped; every answer given so far is kept, the same command goes on from there")
-        return 130
-    except (ValueError, OSError) as error:
-        logger.error("error: %s", error)
-        return 2
-    return 0
+    stopped = "stopped; every answer given so far is kept, the same command goes on from there"
+    return exit_code(lambda: run(given, terminal()), stopped=stopped)
 
 
 if __name__ == "__main__":

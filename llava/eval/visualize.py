@@ -25,6 +25,7 @@ from PIL import Image
 from llava.conversation import conversation_mode
 from llava.mm_utils import get_model_name_from_path, load_image, process_images
 from llava.reduction import Record, Stage, check_plan, plan_from, plan_name
+from llava.utils import exit_code
 
 from .flags import add_model_flags, load_from_flags
 from .run import LlavaSubject
@@ -192,13 +193,7 @@ def run(arguments: argparse.Namespace) -> Path:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns 0, or 2 for bad input."""
     given = parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        run(given)
-    except (ValueError, OSError) as error:
-        logger.error("error: %s", error)
-        return 2
-    return 0
+    return exit_code(lambda: run(given))
 
 
 if __name__ == "__main__":

@@ -27,6 +27,8 @@ from pathlib import Path
 import numpy as np
 from rich.progress import track
 
+from llava.utils import exit_code
+
 from . import questions, world
 from .questions import CATEGORIES, SHORT_ANSWER, conversation, multiple_choice, yes_no_pair
 
@@ -198,13 +200,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns 0, or 2 for bad input."""
     given = parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        export(given.format, given.output, given.images, given.seed, progress=True)
-    except (ValueError, OSError) as error:
-        logger.error("error: %s", error)
-        return 2
-    return 0
+    return exit_code(lambda: export(given.format, given.output, given.images, given.seed, progress=True))
 
 
 if __name__ == "__main__":
