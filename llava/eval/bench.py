@@ -2,6 +2,7 @@
 
     python -m llava.eval.bench --random-model layers=12,hidden=1024,text=64 --reduction fastv@2:64 --threads 2
     python -m llava.eval.bench --model-path playground/checkpoints/llava-shapes-v1 --reduction fastv@2:64 --reduction pool:64
+    python -m llava.eval.bench --selectors
 
 One pass is tower, prefill and a few decoding steps, each timed on its own. Passes of a plan alternate with dense ones, pair
 by pair, so that what else the machine does falls on both; figures are medians with minimum and maximum. Selection, which
@@ -16,10 +17,8 @@ import argparse
 import dataclasses
 import json
 import logging
-import resource
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,10 +38,13 @@ from llava.reduction.cost import decoder_flops, selector_flops
 from llava.shapes.world import make_scene, render
 from llava.utils import exit_code
 
+from . import selectors
 from .flags import add_model_flags, load_from_flags
+from .memory import peak_of
 from .report import terminal
 from .results import check_writable, environment, write_json
 from .run import LlavaSubject
+from .selectors import now
 
 logger = logging.getLogger(__name__)
 
@@ -81,8 +83,8 @@ class Timed(Reducer):
     def __init__(self, inner: Reducer):
         super().__init__()
         self.inner, self.seconds = inner, 0.0
-        self.name, self.needs, self.sites = inner.name, inner.needs, inner.sites
-        self.merges, self.wants_keep = inner.merges, inner.wants_keep
+        for trait in Reducer.__annotations__:
+            setattr(self, trait, getattr(inner, trait))
 
     def select(self, tokens: Tensor, evidence, k: int | None) -> Tensor:
         return self._timed(self.inner.select, tokens, evidence, k)
@@ -94,17 +96,10 @@ class Timed(Reducer):
         return self.inner.flops(rows, tokens, kept, width)
 
     def _timed(self, compute: Callable, tokens: Tensor, *rest) -> Tensor:
-        start = _now(tokens.device)
+        start = now(tokens.device)
         result = compute(tokens, *rest)
-        self.seconds += _now(tokens.device) - start
+        self.seconds += now(tokens.device) - start
         return result
-
-
-def _now(device: torch.device) -> float:
-    """Seconds, once the device has done what it was told."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 def random_workload(spec: str, device: str, dtype: torch.dtype) -> Workload:
@@ -184,16 +179,16 @@ def llava_workload(arguments: argparse.Namespace) -> Workload:
 def one_pass(work: Workload, plan: list[Stage], steps: int) -> dict[str, float]:
     """Seconds of tower, prefill, ``steps`` decoding steps (together) and all of it."""
     with reduced(work.model, plan):
-        start = _now(work.device)
+        start = now(work.device)
         features = work.encode() if work.encode else None
-        seen = _now(work.device)
+        seen = now(work.device)
         out = work.prefill(features)
         token = out.logits[:, -1:].argmax(-1)
-        filled = _now(work.device)
+        filled = now(work.device)
         for _ in range(steps):
             out = work.model(input_ids=token, past_key_values=out.past_key_values, use_cache=True)
             token = out.logits[:, -1:].argmax(-1)
-        end = _now(work.device)
+        end = now(work.device)
     return {
         "tower": seen - start if work.encode else 0.0,
         "prefill": filled - seen,
@@ -261,28 +256,8 @@ def keep_all(plan: list[Stage]) -> list[Stage]:
 
 
 def peak_memory(work: Workload, plan: list[Stage], steps: int) -> dict[str, float]:
-    """MB of one pass: ``peak`` in all, ``model`` before it. On the CPU that of this process, which should do nothing else."""
-    if work.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(work.device)
-        before = torch.cuda.memory_allocated(work.device)
-        one_pass(work, plan, steps)
-        return {"peak": torch.cuda.max_memory_allocated(work.device) / 1e6, "model": before / 1e6}
-    reset = Path("/proc/self/clear_refs")
-    if reset.exists():
-        reset.write_text("5")  # forget the peak of building the model
-    before = _resident()["peak"]
-    one_pass(work, plan, steps)
-    return {"peak": _resident()["peak"], "model": before}
-
-
-def _resident() -> dict[str, float]:
-    """Peak resident memory of this process in MB."""
-    status = Path("/proc/self/status")
-    if status.exists():  # counted from this program on; getrusage's figure also knows the parent it was forked from
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return {"peak": int(line.split()[1]) * 1024 / 1e6}
-    unit = 1 if sys.platform == "darwin" else 1024
-    return {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6}
+    """MB of one pass: ``peak`` in all, ``before`` it. On the CPU that of this process, which should do nothing else."""
+    return peak_of(lambda: one_pass(work, plan, steps), work.device)
 
 
 def _memory_apart(arguments: Sequence[str], plan: str) -> dict[str, float]:
@@ -358,24 +333,64 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--decode-tokens", type=int, default=8, help="decoding steps a pass (default: 8)")
     flags.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
     flags.add_argument("--no-memory", action="store_true", help="leave peak memory out")
-    flags.add_argument("--output", type=Path, default=Path("playground/results/bench.json"))
+    flags.add_argument("--output", type=Path, help="default: playground/results/bench.json, or selectors.json")
     flags.add_argument("--memory-of", metavar="PLAN", help=argparse.SUPPRESS)
+    apart = flags.add_argument_group("selectors", "choosing and merging by themselves, on random tokens")
+    apart.add_argument("--selectors", action="store_true", help="strategies x tokens x keep x heads, and no model")
+    apart.add_argument("--tokens", type=_numbers, default=[576, 2880], help="default: 576,2880")
+    apart.add_argument("--keep", type=_numbers, default=[64], help="default: 64")
+    apart.add_argument("--heads", type=_numbers, default=[8, 32], help="default: 8,32")
+    apart.add_argument("--width", type=int, default=4096)
     return flags
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
 
 
 def workload(arguments: argparse.Namespace) -> Workload:
     """The model that a command line names."""
     if bool(arguments.model_path) == (arguments.random_model is not None):
         raise ValueError("give either --model-path or --random-model")
-    if arguments.threads is not None:
-        torch.set_num_threads(arguments.threads)
     if arguments.model_path:
         return llava_workload(arguments)
+    return random_workload(arguments.random_model, *_device(arguments))
+
+
+def _device(arguments: argparse.Namespace) -> tuple[str, torch.dtype]:
+    """Where to compute and in which type: as asked for, else CUDA in half precision, else the CPU in float32."""
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = arguments.dtype or ("float16" if device.startswith("cuda") else "float32")
     if not isinstance(getattr(torch, dtype, None), torch.dtype):
         raise ValueError(f"dtype={dtype!r} is no type of torch; give float32, bfloat16 or float16")
-    return random_workload(arguments.random_model, device, getattr(torch, dtype))
+    return device, getattr(torch, dtype)
+
+
+def run_selectors(arguments: argparse.Namespace, console: Console) -> dict:
+    """Measure choosing and merging by themselves, print the table and write the JSON; returns what was written."""
+    output = arguments.output or Path("playground/results/selectors.json")
+    check_writable(output.parent)
+    device, dtype = _device(arguments)
+    found = selectors.measure(
+        arguments.tokens, arguments.keep, arguments.heads, arguments.width, arguments.pairs, torch.device(device), dtype,
+        console,
+    )  # fmt: skip
+    machine = environment()
+    result = {
+        "device": _device_name(torch.device(device), machine),
+        "dtype": str(dtype).removeprefix("torch."),
+        "repeats": arguments.pairs,
+        "environment": machine,
+        **found,
+    }
+    selectors.show(result, console)
+    write_json(output, result)
+    logger.info("wrote %s", output)
+    return result
+
+
+def _device_name(device: torch.device, machine: dict) -> str:
+    return machine["gpu"] if device.type == "cuda" else f"{machine['processor']}, {torch.get_num_threads()} threads"
 
 
 def run(arguments: argparse.Namespace, given: Sequence[str], console: Console) -> dict:
@@ -389,7 +404,8 @@ def run(arguments: argparse.Namespace, given: Sequence[str], console: Console) -
         )
     if arguments.overhead:
         plans += [keep_all(plan) for plan in plans]
-    check_writable(arguments.output.parent)
+    output = arguments.output or Path("playground/results/bench.json")
+    check_writable(output.parent)
     specs = {plan_name(plan): "+".join(map(str, plan)) for plan in plans}
     apart: dict[str, dict] = {}
     on_cuda = torch.cuda.is_available() and not str(arguments.device).startswith("cpu")
@@ -408,9 +424,7 @@ def run(arguments: argparse.Namespace, given: Sequence[str], console: Console) -
     machine = environment()
     result = {
         "about": work.about,
-        "device": machine["gpu"]
-        if work.device.type == "cuda"
-        else f"{machine['processor']}, {torch.get_num_threads()} threads",
+        "device": _device_name(work.device, machine),
         "dtype": str(work.model.dtype).removeprefix("torch."),
         "attention": work.model.config._attn_implementation,
         "pairs": arguments.pairs,
@@ -421,8 +435,8 @@ def run(arguments: argparse.Namespace, given: Sequence[str], console: Console) -
     if apart:
         result["dense_memory"] = apart["dense"]
     show(result, console)
-    write_json(arguments.output, result)
-    logger.info("wrote %s", arguments.output)
+    write_json(output, result)
+    logger.info("wrote %s", output)
     return result
 
 
@@ -432,7 +446,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser().parse_args(words)
 
     def work() -> None:
-        if given.memory_of is not None:
+        if given.threads is not None:
+            torch.set_num_threads(given.threads)
+        if given.selectors:
+            run_selectors(given, terminal())
+        elif given.memory_of is not None:
             found = peak_memory(workload(given), plan_from(given.memory_of), given.decode_tokens)
             sys.stdout.write(json.dumps(found) + "\n")
         else:

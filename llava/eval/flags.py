@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import inspect
 from argparse import ArgumentParser, BooleanOptionalAction, Namespace
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Any, get_args, get_origin
 
 from llava.mm_utils import get_model_name_from_path
@@ -78,13 +78,29 @@ def _spellings(name: str) -> tuple[str, ...]:
 
 
 def _kind(hint: Any) -> Any:
-    """What reads a flag of this type: bool, int, `number`, or str."""
+    """What reads a flag of this type: bool, int, `number`, or str; lists are written with commas."""
     members = set(get_args(hint)) if get_origin(hint) is UnionType else {hint}
     if str in members:
-        return str
-    if float in members:
-        return number
-    return bool if bool in members else int
+        one = number_or_word if float in members else str
+    elif float in members or members == {list, NoneType}:
+        one = number
+    else:
+        one = bool if bool in members else int
+    if list not in members:
+        return one
+
+    def entries(text: str) -> Any:
+        return [one(part) for part in text.split(",")] if members == {list, NoneType} or "," in text else one(text)
+
+    return entries
+
+
+def number_or_word(text: str) -> int | float | str:
+    """A number where the text is one, else the text."""
+    try:
+        return number(text)
+    except argparse.ArgumentTypeError:
+        return text
 
 
 def number(text: str) -> int | float:

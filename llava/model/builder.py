@@ -33,6 +33,9 @@ NON_LORA_FILE = "non_lora_trainables.bin"
 # What may be absent from a language model that gets its projector from elsewhere.
 PROJECTION = ("model.mm_projector.", "model.image_newline")
 
+# Modules that are the identity until they are trained.
+UNTRAINED = ("model.condensation.",)
+
 # Decoders that compute what Llama computes. Mistral does as long as its attention has no window.
 MODEL_TYPES = ("llava", "llava_llama", "llama", "llava_mistral", "mistral")
 
@@ -312,7 +315,7 @@ def _check_complete(
     source: Path, missing: Iterable[str], unexpected: Iterable[str], optional: tuple[str, ...] = ()
 ) -> None:
     """Raises ValueError that names the weights a source lacks, and those no part of the model asked for."""
-    missing = sorted(name for name in missing if not (optional and name.startswith(optional)))
+    missing = sorted(name for name in missing if not name.startswith((*optional, *UNTRAINED)))
     unexpected = sorted(unexpected)
     if missing or unexpected:
         raise ValueError(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
+from .score import similarity
 from .select import bands
 
 
@@ -18,3 +20,50 @@ def mean_cells(tokens: Tensor, height: int, width: int, k: int) -> Tensor:
     grid = tokens.unflatten(1, (height, width))
     cells = [grid[:, r.start : r.stop, c.start : c.stop].flatten(1, 2).mean(1) for r, c in bands(height, width, k)]
     return torch.stack(cells, dim=1) if cells else tokens[:, :0]
+
+
+def cosine_attention(tokens: Tensor, kept: Tensor, temperature: float) -> Tensor:
+    """Every kept token becomes softmax(cosine / temperature) @ all tokens, a convex mixture of what is like it."""
+    weight = (similarity(gather(tokens, kept), tokens) / temperature).softmax(-1)  # (G, k, N)
+    return (weight @ tokens.float()).to(tokens.dtype)
+
+
+def head_attention(queries: Tensor, keys: Tensor, values: Tensor, heads: int) -> Tensor:
+    """Multi-head attention of (G, k, D) on (G, N, D), scaled by 1 / sqrt(D / heads), through torch's fused kernels."""
+    split = [states.unflatten(-1, (heads, -1)).transpose(1, 2) for states in (queries, keys, values)]
+    return F.scaled_dot_product_attention(*split).transpose(1, 2).flatten(2)
+
+
+def normalise(tokens: Tensor) -> Tensor:
+    """Tokens of root mean square one, so that a scaled product of equal ones is the square root of the head's width."""
+    return F.rms_norm(tokens.float(), tokens.shape[-1:]).to(tokens.dtype)
+
+
+class IdentityLinear(nn.Linear):
+    """A square linear map without bias that begins as the identity."""
+
+    def __init__(self, width: int):
+        super().__init__(width, width, bias=False)
+
+    def reset_parameters(self) -> None:
+        nn.init.eye_(self.weight)
+
+
+class CrossAttention(nn.Module):
+    """Multi-head cross-attention with q, k, v and o projections that begin as the identity.
+
+    Untrained it is ``head_attention(normalise(x_kept), normalise(x), x)``: every head of a kept token is a convex mixture
+    of that head of all tokens. Raises ValueError where the heads do not divide the width.
+    """
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        if isinstance(heads, bool) or not isinstance(heads, int) or heads < 1 or width % heads:
+            raise ValueError(f"num_heads={heads!r} must be a whole number that divides the width {width}")
+        self.heads = heads
+        self.q_proj, self.k_proj, self.v_proj, self.o_proj = (IdentityLinear(width) for _ in range(4))
+
+    def forward(self, queries: Tensor, keys: Tensor, values: Tensor, heads: int | None = None) -> Tensor:
+        """(G, k, D), (G, N, D), (G, N, D) to (G, k, D), in other ``heads`` than the module was made with where given."""
+        queries, keys = self.q_proj(normalise(queries)), self.k_proj(normalise(keys))
+        return self.o_proj(head_attention(queries, keys, self.v_proj(values), heads or self.heads))

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ class Need(Enum):
     """A kind of evidence; a stage whose site cannot give it is refused before anything runs."""
 
     ATTENTION = "attention rows of the layer before"
+    TEXT = "the hidden states of the text"
     GRID = "the arrangement of the tokens on the picture"
     SEED = "a number for each picture"
 
@@ -26,26 +28,63 @@ class Need(Enum):
 SITE_GIVES = {
     "features": frozenset({Need.GRID, Need.SEED}),
     "prompt": frozenset({Need.GRID, Need.SEED}),
-    "layer": frozenset({Need.ATTENTION, Need.SEED}),
+    "layer": frozenset({Need.ATTENTION, Need.TEXT, Need.SEED}),
 }
+
+TextScope = Literal["after", "all"]  # the text after the image, or all of the prompt's
 
 
 @dataclass
 class Evidence:
     """Evidence about G images of N tokens each; ``notes`` is where a reducer leaves what it found out.
 
-    seeds (G,) one number per picture, the same alone and in a batch. grid (h, w) with h * w = N, or None.
-    rows gives attention (G, H, R, N) of the query rows "last" (the last token), or raises where the site has none.
+    seeds (G,) one number per picture, the same alone and in a batch. grid (h, w) with h * w = N, or None. In the decoder
+    it is a ``DecoderEvidence``, which also gives attention and text.
     """
 
     seeds: Tensor
     grid: tuple[int, int] | None = None
-    rows: Callable[[str], Tensor] | None = None
     notes: dict = field(default_factory=dict)
 
-    def attention(self, which: str = "last") -> Tensor:
-        """Post-softmax attention of the layer before on the image's tokens: (G, H, R, N), float32."""
-        return self.rows(which)
+
+@dataclass
+class DecoderEvidence(Evidence):
+    """Evidence inside the decoder, computed when asked; attention is that of the layer before, post-softmax, float32.
+
+    Images of one group may have different amounts of text: R is the largest, and what a row lacks is zero.
+    """
+
+    layer: LayerEvidence | None = None
+    group: Group | None = None
+
+    def attention(self) -> Tensor:
+        """How much the prompt's last token attends to the image's tokens: (G, H, N)."""
+        return self._image(self.layer.last()[self.group.rows][:, :, None])[:, :, 0]
+
+    def image_attention(self) -> Tensor:
+        """How much the image's tokens attend to one another, mean over the heads: (G, N, N)."""
+        return self._image(self.layer.mean_rows(self.group.rows, self.group.columns)[:, None])[:, 0]
+
+    def text_attention(self, scope: TextScope = "after") -> tuple[Tensor, Tensor]:
+        """How much the text attends to the image and to the text, mean over the heads: (G, R, N) and (G, R, R)."""
+        columns, real = self.layer.text(self.group, scope)  # (G, R)
+        seen = self.layer.mean_rows(self.group.rows, columns) * real[..., None]  # (G, R, S)
+        to_text = seen.gather(-1, columns[:, None].expand(-1, columns.shape[1], -1)) * real[:, None]
+        return self._image(seen[:, None])[:, 0], to_text
+
+    def text(self, scope: TextScope = "after") -> tuple[Tensor, Tensor]:
+        """Hidden states of the text (G, R, D) that arrive with the image's tokens, and which of them are real (G, R)."""
+        columns, real = self.layer.text(self.group, scope)
+        return self.layer.hidden[self.group.rows[:, None], columns], real
+
+    def _image(self, whole: Tensor) -> Tensor:
+        """Of attention (G, H, R, S) the columns of the image: (G, H, R, N)."""
+        return whole.gather(-1, self.group.columns[:, None, None].expand(-1, *whole.shape[1:3], -1))
+
+
+def layer_keys(layer: nn.Module, entered: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+    """The rotated keys (B, H_kv, S, d) of a Llama decoder layer, from what went into it."""
+    return _rotate(_heads(layer, layer.self_attn.k_proj, entered), *rope)
 
 
 def attention_rows(
@@ -54,33 +93,29 @@ def attention_rows(
     rope: tuple[Tensor, Tensor],
     rows: Tensor,
     visible: Tensor,
-    keys: Tensor | None = None,
+    keys: Tensor,
 ) -> Tensor:
     """A few rows of a decoder layer's attention, without the S x S map and whatever the attention backend.
 
     ``layer`` is a Llama decoder layer, ``entered`` (B, S, D) what went into it, ``rope`` its cosines and sines (B, S, d),
     ``rows`` (B, R) the columns whose queries are wanted, ``visible`` (B, S) which keys may be seen, ``keys``
-    (B, H_kv, S, d) the layer's rotated keys where a cache holds them (else they are projected again). Returns
-    (B, H, R, S) in float32, causal. Cost: R query projections and R x S products a head; 0.2-0.4 % of a layer for one
-    row with cached keys.
+    (B, H_kv, S, d) the layer's rotated keys, from its cache or ``layer_keys``. Returns (B, H, R, S) in float32, causal.
+    Cost: R query projections and R x S products a head; 0.2-0.4 % of a layer for one row.
     """
-    attention, (cos, sin) = layer.self_attn, rope
-    batch, length, _ = entered.shape
-    head = attention.head_dim
-
-    def project(linear: nn.Linear, hidden: Tensor) -> Tensor:
-        return linear(layer.input_layernorm(hidden)).view(batch, hidden.shape[1], -1, head).transpose(1, 2)
-
+    batch, length, width = entered.shape
     picked = rows[..., None]  # (B, R, 1)
-    queries = project(attention.q_proj, entered.gather(1, picked.expand(-1, -1, entered.shape[-1])))  # (B, H, R, d)
-    turn = [part.expand(batch, -1, -1).gather(1, picked.expand(-1, -1, head)) for part in (cos, sin)]  # (B, R, d)
+    queries = _heads(layer, layer.self_attn.q_proj, entered.gather(1, picked.expand(-1, -1, width)))  # (B, H, R, d)
+    turn = [part.expand(batch, -1, -1).gather(1, picked.expand(-1, -1, part.shape[-1])) for part in rope]  # (B, R, d)
     queries = _rotate(queries, *turn)
-    if keys is None:
-        keys = _rotate(project(attention.k_proj, entered), cos, sin)  # (B, H_kv, S, d)
     shared = queries.unflatten(1, (keys.shape[1], -1))  # (B, H_kv, H / H_kv, R, d)
-    logits = (shared @ keys[:, :, None].transpose(-1, -2)).flatten(1, 2) * attention.scaling  # (B, H, R, S)
+    logits = (shared @ keys[:, :, None].transpose(-1, -2)).flatten(1, 2) * layer.self_attn.scaling  # (B, H, R, S)
     seen = torch.arange(length, device=rows.device) <= picked  # (B, R, S)
     return logits.float().masked_fill(~(seen & visible[:, None])[:, None], -torch.inf).softmax(-1)
+
+
+def _heads(layer: nn.Module, projection: nn.Linear, hidden: Tensor) -> Tensor:
+    """A projection of the normalised (B, S, D), split into heads: (B, H, S, d)."""
+    return projection(layer.input_layernorm(hidden)).unflatten(-1, (-1, layer.self_attn.head_dim)).transpose(1, 2)
 
 
 def _rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -90,27 +125,48 @@ def _rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class LayerEvidence:
-    """Attention rows of one decoder layer, each kind computed once however many groups of images ask.
+    """What a stage of one decoder layer can learn, each thing computed only when a group of images asks.
 
-    ``tail`` counts the rows after the prompt (drafted or recomputed answer tokens); "last" is the prompt's last row.
+    ``hidden`` (B, S, D) is what arrives at the stage's layer; ``compute(rows (G,), columns (G, R))`` gives attention
+    (G, H, R, S) of the layer before; ``tail`` counts the rows after the prompt (drafted or recomputed answer tokens).
     """
 
-    def __init__(self, ledger: Ledger, compute: Callable[[Tensor], Tensor], seeds: Tensor, tail: int = 0):
-        self.ledger, self.compute, self.seeds, self.tail = ledger, compute, seeds, tail
-        self._kept: dict[str, Tensor] = {}
+    CHUNK = 128  # query rows at a time: the map of all heads is never held whole
 
-    def of(self, group: Group) -> Evidence:
+    def __init__(
+        self,
+        ledger: Ledger,
+        hidden: Tensor,
+        compute: Callable[[Tensor, Tensor], Tensor],
+        seeds: Tensor,
+        tail: int = 0,
+    ):
+        self.ledger, self.hidden, self.compute, self.seeds, self.tail = ledger, hidden, compute, seeds, tail
+        self._last: Tensor | None = None
+
+    def of(self, group: Group) -> DecoderEvidence:
         """The evidence about one group of images."""
+        return DecoderEvidence(seeds=self.seeds[group.rows], layer=self, group=group)
 
-        def rows(which: str) -> Tensor:
-            if which not in self._kept:
-                self._kept[which] = self.compute(self._columns(which))  # (B, H, R, S)
-            whole = self._kept[which][group.rows]  # (G, H, R, S)
-            return whole.gather(-1, group.columns[:, None, None].expand(-1, *whole.shape[1:3], -1))
+    def last(self) -> Tensor:
+        """Attention of every sample's last prompt token: (B, H, S)."""
+        if self._last is None:
+            everyone = torch.arange(len(self.hidden), device=self.hidden.device)
+            self._last = self.compute(everyone, (self.ledger.last() - self.tail)[:, None])[:, :, 0]
+        return self._last
 
-        return Evidence(seeds=self.seeds[group.rows], rows=rows)
+    def mean_rows(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """Attention of the tokens at ``columns`` (G, R) of samples ``rows`` (G,), mean over the heads: (G, R, S)."""
+        parts = columns.split(self.CHUNK, dim=1)
+        return torch.cat([self.compute(rows, part).mean(1) for part in parts], dim=1)
 
-    def _columns(self, which: str) -> Tensor:
-        if which == "last":
-            return (self.ledger.last() - self.tail)[:, None]
-        raise ValueError(f"which={which!r} names no query rows; choose 'last'")
+    def text(self, group: Group, scope: TextScope) -> tuple[Tensor, Tensor]:
+        """Columns of the text of every image of a group (G, R), and which of them are real."""
+        place = torch.arange(self.ledger.valid.shape[1], device=self.ledger.valid.device)
+        text = self.ledger.valid & (self.ledger.visual == 0) & (place < len(place) - self.tail)
+        here = text[group.rows]  # (G, S)
+        if scope == "after":
+            here = here & (place > group.columns[:, -1:])
+        longest = max(1, int(here.sum(1).max()))
+        columns = here.to(torch.uint8).argsort(dim=1, stable=True)[:, len(place) - longest :]
+        return columns, here.gather(1, columns)

@@ -16,7 +16,7 @@ from typing import get_args
 
 import yaml
 
-from .stage import Reducer, Site, Stage
+from .stage import Place, Reducer, Site, Stage
 
 Spec = str | Path | dict | Iterable[dict | Stage] | None
 
@@ -144,6 +144,15 @@ def _ordered(plan: list[Stage]) -> list[Stage]:
                 f"the stages {' + '.join(map(str, plan))} are out of order at {stage}; write features, prompt, then layers"
                 " from low to high, one stage a layer"
             )
+    left = None  # the count that an earlier stage leaves of every image
+    for stage in plan:
+        if isinstance(stage.keep, int) and stage.place is not Place.ZERO_FILL:
+            if left is not None and stage.keep > left.keep and not stage.reducer.keeps_all_beyond:
+                raise ValueError(
+                    f"keep={stage.keep} of {stage} exceeds the {left.keep} tokens that {left} leaves;"
+                    " what is gone stays gone: keep no more than the stage before"
+                )
+            left = stage
     return plan
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
+import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 def mean_heads(attention: Tensor) -> Tensor:
@@ -21,8 +25,47 @@ def max_head(attention: Tensor) -> Tensor:
     return attention[range(len(attention)), best]
 
 
-def weighted_heads(attention: Tensor, alpha: float) -> Tensor:
+def weighted_heads(attention: Tensor, alpha: float | Tensor) -> Tensor:
     """``alpha`` times the head that looks most plus ``1 - alpha`` times the mean of all others (zero for one head)."""
     strongest = max_head(attention)
     others = (attention.sum(1) - strongest) / max(attention.shape[1] - 1, 1)
     return alpha * strongest + (1 - alpha) * others
+
+
+def text_weighted(to_image: Tensor, to_text: Tensor) -> Tensor:
+    """Attention of the text to the image (G, R, N), every word weighted by what the text's words (G, R, R) give it.
+
+    w_i = sum_j A_ji / sum_ij A_ij, s_n = sum_i w_i A_in; uniform weights where the text gives nothing. Rows and columns
+    of zeros stand for words that a sample does not have.
+    """
+    received = to_text.sum(1)  # (G, R)
+    total = received.sum(1, keepdim=True)
+    weight = torch.where(total > 0, received / total.clamp(min=torch.finfo(total.dtype).tiny), 1 / received.shape[1])
+    return (weight[:, None] @ to_image)[:, 0]
+
+
+def focus(attention: Tensor) -> Tensor:
+    """How concentrated attention (..., N) is: 1 - entropy / ln N, from 0 (uniform) to 1 (one token)."""
+    share = attention / attention.sum(-1, keepdim=True).clamp(min=torch.finfo(attention.dtype).tiny)
+    return 1 - torch.special.entr(share).sum(-1) / math.log(max(attention.shape[-1], 2))
+
+
+def similarity(tokens: Tensor, others: Tensor | None = None) -> Tensor:
+    """Cosines between tokens (G, N, D) and themselves, or others (G, M, D), in float32: (G, N, N) or (G, N, M).
+
+    Among themselves exactly symmetric and exactly 1 on the diagonal: what ties on paper ties here, in any batch.
+    """
+    one = F.normalize(tokens.float(), dim=-1)
+    if others is not None:
+        return one @ F.normalize(others.float(), dim=-1).transpose(1, 2)
+    alike = one @ one.transpose(1, 2)
+    alike = (alike + alike.transpose(1, 2)) / 2
+    alike.diagonal(dim1=1, dim2=2).fill_(1)
+    return alike
+
+
+def question_relevance(tokens: Tensor, text: Tensor, real: Tensor) -> Tensor:
+    """How like the words (G, R, D) that are real (G, R) each token (G, N, D) is: mean cosine, scaled to [0, 1]."""
+    near = (similarity(tokens, text) * real[:, None]).sum(-1) / real.sum(1, keepdim=True).clamp(min=1)  # (G, N)
+    low, high = near.aminmax(dim=1, keepdim=True)
+    return (near - low) / (high - low).clamp(min=torch.finfo(near.dtype).tiny)

@@ -1,4 +1,8 @@
-"""Selectors: which of N tokens to keep. Every one returns (G, k) indices, is deterministic, and breaks ties low."""
+"""Selectors: which of N tokens to keep. Every one returns (G, k) indices, is deterministic, and breaks ties low.
+
+Shapes: G images, N tokens, k kept. ``alike`` (G, N, N) is a similarity, 1 on the diagonal. Loops run over the k kept
+tokens only, with all images at once and without asking the device for a number.
+"""
 
 from __future__ import annotations
 
@@ -51,3 +55,97 @@ def grid(height: int, width: int, k: int) -> Tensor:
         [rows[len(rows) // 2] * width + columns[len(columns) // 2] for rows, columns in bands(height, width, k)],
         dtype=torch.long,
     )
+
+
+def fps(alike: Tensor, k: int, start: int | None = None) -> Tensor:
+    """Farthest point sampling under the distance 1 - alike, in the order of picking.
+
+    Begins with the token of highest degree, or with token ``start``; costs k N comparisons.
+    """
+    images, tokens, _ = alike.shape
+    first = alike.sum(-1).argmax(1) if start is None else torch.full((images,), start, device=alike.device)
+    nearest = torch.full((images, tokens), -torch.inf, dtype=alike.dtype, device=alike.device)  # to those picked
+    picked = [first]
+    for _ in range(k - 1):
+        nearest = torch.maximum(nearest, _row(alike, picked[-1])).scatter(1, picked[-1][:, None], torch.inf)
+        picked.append(nearest.argmin(1))
+    return torch.stack(picked, dim=1)[:, :k]
+
+
+def connectivity(alike: Tensor, k: int) -> Tensor:
+    """The k tokens of highest degree, the sum of their similarities to all."""
+    return topk(alike.sum(-1), k)
+
+
+def medoids(alike: Tensor, k: int, rounds: int = 3) -> Tensor:
+    """Centres of k clusters: from ``connectivity``'s, each round assigns every token to the centre most like it and moves
+    the centre to the member of highest degree within the cluster. A centre stays in its own cluster, so none is empty.
+    """
+    centres = connectivity(alike, k)
+    if not k:
+        return centres
+    own = torch.arange(k, device=alike.device).expand_as(centres)
+    for _ in range(rounds):
+        to_centre = alike.gather(2, centres[:, None].expand(-1, alike.shape[1], -1))  # (G, N, k)
+        cluster = to_centre.argmax(-1).scatter(1, centres, own)  # (G, N)
+        member = torch.nn.functional.one_hot(cluster, k).to(alike.dtype)  # (G, N, k)
+        within = (alike @ member).masked_fill(member == 0, -torch.inf)  # (G, N, k)
+        centres = within.argmax(1)
+    return centres
+
+
+def dpp(alike: Tensor, k: int, quality: Tensor | None = None) -> Tensor:
+    """Greedy MAP of a determinantal point process with kernel q_i alike_ij q_j, in the order of picking.
+
+    ``quality`` (G, N) is one where it is not given. Chen, Zhang and Zhou 2018 (arXiv:1709.05135), algorithm 1: a Cholesky
+    row for each pick, k^2 N operations. Where no token adds volume any more the lowest index that is left is taken.
+    """
+    images, tokens, _ = alike.shape
+    kernel = alike if quality is None else quality[:, :, None] * alike * quality[:, None]
+    gain = kernel.diagonal(dim1=1, dim2=2).clone()  # (G, N)
+    rows = alike.new_zeros(images, k, tokens)
+    picked: list[Tensor] = []
+    for step in range(k):
+        best = gain.argmax(1)
+        picked.append(best)
+        at = best[:, None]
+        before = rows[:, :step]  # (G, step, N)
+        shared = (before.gather(2, at[:, None].expand(-1, step, 1)) * before).sum(1)  # (G, N)
+        rows[:, step] = (_row(kernel, best) - shared) / gain.gather(1, at).clamp(min=1e-6).sqrt()
+        gain = (gain - rows[:, step].square()).clamp(min=0).scatter(1, torch.stack(picked, 1), -torch.inf)
+    return torch.stack(picked, dim=1) if picked else connectivity(alike, 0)
+
+
+def relevant(score: Tensor, alike: Tensor, k: int, diversity: float) -> Tensor:
+    """Greedy maximal marginal relevance, in the order of picking.
+
+    Each step takes argmax (1 - diversity) score / max score - diversity max_{j picked} alike. Carbonell and Goldstein
+    1998 (doi:10.1145/290941.291025); diversity 0 is ``topk``.
+    """
+    wanted = (1 - diversity) * score / score.amax(1, keepdim=True).clamp(min=torch.finfo(score.dtype).tiny)
+    closest = torch.zeros_like(wanted)
+    picked: list[Tensor] = []
+    for _ in range(k):
+        picked.append((wanted - diversity * closest).argmax(1))
+        wanted = wanted.scatter(1, picked[-1][:, None], -torch.inf)
+        closest = torch.maximum(closest, _row(alike, picked[-1]))
+    return torch.stack(picked, dim=1) if picked else topk(score, 0)
+
+
+def covering(alike: Tensor, picked: Tensor, cover: float, least: int) -> Tensor:
+    """As many of ``picked`` (G, k), in their order, as make every token ``cover`` similar to one of them on the mean.
+
+    Covered is mean_n max_{j picked} max(0, alike_nj); at least ``least`` and at most k stay. Returns (G, N) bool.
+    """
+    images, tokens, _ = alike.shape
+    near = alike.gather(2, picked[:, None].expand(-1, tokens, -1)).clamp(min=0)  # (G, N, k)
+    reached = near.cummax(-1).values.mean(1)  # (G, k)
+    wanted = (reached < cover).sum(1, keepdim=True) + 1  # the first at which it is reached
+    order = torch.arange(picked.shape[1], device=picked.device)
+    mask = torch.zeros(images, tokens, dtype=torch.bool, device=picked.device)
+    return mask.scatter(1, picked, order < wanted.clamp(min=least))
+
+
+def _row(matrix: Tensor, index: Tensor) -> Tensor:
+    """Row ``index`` (G,) of each (G, N, N) matrix: (G, N)."""
+    return matrix[torch.arange(len(matrix), device=matrix.device), index]

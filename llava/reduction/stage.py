@@ -8,6 +8,7 @@ Shapes: B batch, S sequence, G images of one length, N their tokens, k kept, D w
 
 from __future__ import annotations
 
+import inspect
 import math
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -36,7 +37,8 @@ class Reducer(nn.Module):
     """A method of visual-token reduction. Subclass, write ``select``, and register a name.
 
     ``needs`` is the evidence it asks for, ``sites`` where it may stand (the first is the default), ``layer`` the default
-    decoder layer, ``merges`` whether ``aggregate`` does more than gather, ``least_keep`` whether a budget must be given.
+    decoder layer, ``merges`` whether ``aggregate`` does more than gather, ``wants_keep`` whether a budget must be given,
+    ``least_keep`` the smallest, ``keeps_all_beyond`` whether one above the number of tokens keeps them all instead of being an error.
     """
 
     name: ClassVar[str]
@@ -45,6 +47,8 @@ class Reducer(nn.Module):
     default_layer: ClassVar[int | None] = None
     merges: ClassVar[bool] = False
     wants_keep: ClassVar[bool] = True
+    least_keep: ClassVar[int] = 0
+    keeps_all_beyond: ClassVar[bool] = False
 
     def select(self, tokens: Tensor, evidence: Evidence, k: int | None) -> Tensor:
         """Which of ``tokens`` (G, N, D) to keep: (G, k) indices in any order, or (G, N) bool where images may differ."""
@@ -60,7 +64,13 @@ class Reducer(nn.Module):
 
     def options(self) -> dict[str, object]:
         """The constructor arguments that differ from their defaults, as the short spelling writes them."""
-        return {}
+        arguments = inspect.signature(type(self).__init__).parameters.values()
+        values = {argument: getattr(self, argument.name, argument.default) for argument in arguments}
+        return {
+            argument.name: str(value).lower() if isinstance(value, bool) else value
+            for argument, value in values.items()
+            if value != argument.default and not isinstance(value, nn.Module)
+        }
 
 
 @dataclass(frozen=True)
@@ -101,7 +111,7 @@ class Stage:
         elif self.layer is not None:
             raise ValueError(f"layer={self.layer!r} of {name} has no meaning at site={self.site!r}; leave it out")
         if self.reducer.wants_keep:
-            check_keep(self.keep, name)
+            check_keep(self.keep, name, self.reducer.least_keep)
         try:
             object.__setattr__(self, "place", Place(self.place))
         except ValueError:
@@ -136,10 +146,13 @@ class Stage:
         return f"{self.name}{where}" + (f":{parts}" if parts else "")
 
 
-def check_keep(keep: object, name: str) -> None:
-    """Refuse a budget that is no count and no fraction."""
-    if isinstance(keep, bool) or not isinstance(keep, int | float) or keep < 0 or math.isnan(keep):
-        raise ValueError(f"keep={keep!r} of {name} must be a count of at least 0 or a fraction between 0.0 and 1.0")
+def check_keep(keep: object, name: str, least: int = 0) -> None:
+    """Refuse a budget that is no count of at least ``least`` and no fraction."""
+    number = isinstance(keep, int | float) and not isinstance(keep, bool) and not math.isnan(keep)
+    if not number or keep < (least if isinstance(keep, int) else 0):
+        raise ValueError(
+            f"keep={keep!r} of {name} must be a count of at least {least} or a fraction between 0.0 and 1.0"
+        )
     if isinstance(keep, float) and keep > 1:
         raise ValueError(f"keep={keep!r} of {name} is a fraction above 1; give a whole number for a count")
 
@@ -241,7 +254,9 @@ def budget(stage: Stage, length: int) -> int | None:
     if stage.keep is None:
         return None
     if isinstance(stage.keep, float):
-        return round(length * stage.keep)
+        return max(stage.reducer.least_keep, round(length * stage.keep))
+    if stage.keep > length and stage.reducer.keeps_all_beyond:
+        return length
     if stage.keep > length:
         raise ValueError(
             f"keep={stage.keep} of {stage} exceeds the {length} image tokens that arrive there;"

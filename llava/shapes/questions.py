@@ -69,7 +69,7 @@ def _existence(scene: Scene, rng: np.random.Generator) -> Asked:
 
 
 def _number(scene: Scene, kind: str, colour: str | None = None) -> int:
-    return sum(item.kind == kind and colour in (None, item.colour) for item in scene.shapes)
+    return sum(item.kind == kind and colour in (None, item.colour) for item in scene.items)
 
 
 def _plural(kind: str) -> str:
@@ -134,8 +134,8 @@ def _ocr(scene: Scene, rng: np.random.Generator) -> Asked:
     if _sum(scene) is not None:
         alphabet = SUMMANDS
     glyphs = (there.kind, _other(rng, alphabet, *present))
-    yes, no = (f'Is the {noun} "{glyph}" written in the image?' for glyph in glyphs)
-    return yes, no, there.kind
+    yes, no = (f"Is the {noun} {glyph} written in the image?" for glyph in glyphs)
+    return yes, no, NUMBER_WORDS[_number(scene, there.kind)]
 
 
 def _scene(scene: Scene, rng: np.random.Generator) -> Asked:

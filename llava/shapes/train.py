@@ -25,9 +25,9 @@ PICTURES, PICTURE_SEED = 8000, 21
 # fmt: off
 CURRICULUM = [
     #     until layers patches rate pictures questions caption open yes/no suffix
-    Phase( 900,  4,    144, 2.5e-3,   16,       8,     0.5,    0.5, 0.0,   0.0),
-    Phase(4900,  6,    136, 1.5e-3,    8,      24,     0.08,   0.3, 0.6,   0.0),
-    Phase(5200, 12,    576, 8.0e-4,    8,      12,     0.0,    0.2, 0.7,   0.8),
+    Phase( 450,  4,    144, 2.5e-3,   16,       8,     0.5,    0.5, 0.0,   0.0),
+    Phase(3000,  6,    136, 1.5e-3,    8,      24,     0.08,   0.3, 0.6,   0.0),
+    Phase(3230, 12,    576, 8.0e-4,    8,      12,     0.0,    0.2, 0.7,   0.8),
 ]
 # fmt: on
 TOWER_FOLDER = "clip-shapes-patch14-336"

@@ -39,6 +39,25 @@ def test_counts_and_fractions(parser, text, value):
     assert read == value and type(read) is type(value)
 
 
+@pytest.mark.parametrize(
+    ("flag", "text", "value"),
+    [
+        ("--fast-v-weighted-alpha", "0.7", 0.7),
+        ("--fast-v-weighted-alpha", "focus", "focus"),
+        ("--condensation-layers", "5,10", [5, 10]),
+        ("--condensation-layers", "5", [5]),
+        ("--condensation-ranks", "0.5,50", [0.5, 50]),
+        ("--condensation-strategy", "fps", "fps"),
+        ("--condensation-strategy", "fps,tome", ["fps", "tome"]),
+        ("--custom-kept-tokens", "8", 8),
+        ("--custom-kept-tokens", "64,8", [64, 8]),
+    ],
+)
+def test_lists_are_written_with_commas(parser, flag, text, value):
+    read = reduction_kwargs(parser.parse_args([flag, text]))
+    assert list(read.values()) == [value]
+
+
 def test_switches_have_an_opposite(parser):
     assert reduction_kwargs(parser.parse_args(["--no-use-fast-v"])) == {"use_fast_v": False}
 

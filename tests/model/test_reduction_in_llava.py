@@ -18,6 +18,8 @@ METHODS = [
     "fastv_adv_max_head",
     "fastv_adv_avg_all_heads",
     "fastv_adv_weighted_combination",
+    "himap",
+    "himap_b",
 ]
 
 
@@ -48,6 +50,27 @@ def test_logits_and_kept_tokens_are_the_official_ones(cases, name, case):
         if importance is not None:
             assert importance.tolist() == pytest.approx(expected.pop("head_importance"), abs=1e-5)
         assert metadata == expected
+
+
+@pytest.mark.parametrize("case", [0, 1])
+def test_fps_keeps_what_the_original_did_from_the_same_first_token(cases, case):
+    recorded = json.loads((PARITY15 / "methods.json").read_text())["custom_fps"][case]
+    picked = recorded["selected_positions_in_pick_order"]
+    model = load(reduction=f"custom_selection@2:16,start={picked[0]},place=zero_fill")
+    with torch.no_grad():
+        model(**cases[recorded["case"]])
+    assert model.last_trace[0].kept[0].tolist() == sorted(picked)
+
+
+@pytest.mark.parametrize("case", [0, 1])
+def test_connectivity_keeps_what_the_original_called_tome(cases, case):
+    """Its centres cannot move, so it keeps the tokens of highest degree."""
+    recorded = json.loads((PARITY15 / "methods.json").read_text())["custom_tome"][case]
+    model = load(**recorded["config"] | {"custom_selection_method": "connectivity"})
+    with torch.no_grad():
+        model(**cases[recorded["case"]])
+    assert model.model.last_selected_positions.tolist() == sorted(recorded["selected_positions_in_pick_order"])
+    assert model.model.last_gen_kept_indices.tolist() == sorted(recorded["kept_indices"])
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from llava.reduction import attention_rows
+from llava.reduction.evidence import layer_keys
 from tests.tiny import prompt, tiny_model
 
 
@@ -20,14 +21,10 @@ def test_rows_equal_the_eager_map(cached):
     with torch.no_grad():
         out = model(**batch.inputs, use_cache=True, output_attentions=True)
         rows = torch.tensor([[37, 20], [37, 30]])
-        actual = attention_rows(
-            model.model.layers[2],
-            entered["hidden"],
-            entered["position_embeddings"],
-            rows,
-            batch.attention_mask.bool(),
-            out.past_key_values.layers[2].keys if cached else None,
-        )
+        layer, rope = model.model.layers[2], [part.expand(2, -1, -1) for part in entered["position_embeddings"]]
+        again = layer_keys(layer, entered["hidden"], rope)
+        keys = out.past_key_values.layers[2].keys if cached else again
+        actual = attention_rows(layer, entered["hidden"], rope, rows, batch.attention_mask.bool(), keys)
     expected = torch.stack([out.attentions[2][row][:, rows[row]] for row in range(2)])
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-6)
     assert actual.shape == (2, 4, 2, 38)

@@ -56,3 +56,129 @@ def test_square_budgets_pool_like_avg_pool2d(side):
 def test_stride_reaches_both_ends():
     assert select.stride(576, 4).tolist() == [0, 192, 383, 575]
     assert select.stride(9, 1).tolist() == [4] and select.stride(9, 0).tolist() == []
+
+
+def cosines(images: int = 3, tokens: int = 20, width: int = 6, seed: int = 0):
+    return score.similarity(torch.randn(images, tokens, width, generator=torch.Generator().manual_seed(seed)))
+
+
+def naive_fps(alike, k, start):
+    picked = [start]
+    while len(picked) < k:
+        left = [index for index in range(len(alike)) if index not in picked]
+        picked.append(min(left, key=lambda index: (max(float(alike[index, other]) for other in picked), index)))
+    return picked
+
+
+@pytest.mark.parametrize("start", [None, 4])
+def test_fps_equals_a_naive_loop(start):
+    alike = cosines()
+    first = alike.sum(-1).argmax(1).tolist() if start is None else [start] * 3
+    assert select.fps(alike, 9, start).tolist() == [naive_fps(one, 9, at) for one, at in zip(alike, first)]
+
+
+def test_fps_never_picks_twice_among_equal_tokens():
+    alike = score.similarity(torch.ones(1, 5, 3))
+    assert select.fps(alike, 5).tolist() == [[0, 1, 2, 3, 4]]
+
+
+def test_connectivity_by_hand():
+    """Degrees 1 + .9 + 0 = 1.9, .9 + 1 + .5 = 2.4, 0 + .5 + 1 = 1.5."""
+    alike = torch.tensor([[[1.0, 0.9, 0.0], [0.9, 1.0, 0.5], [0.0, 0.5, 1.0]]])
+    assert select.connectivity(alike, 2).tolist() == [[1, 0]]
+
+
+def test_medoids_move_to_the_heart_of_each_cluster():
+    """Two tight groups at right angles, the larger first in degree: both seeds fall into it, one medoid moves out."""
+    generator = torch.Generator().manual_seed(1)
+    groups = torch.tensor([[1.0, 0.0, 0.0]] * 8 + [[0.0, 1.0, 0.0]] * 5)
+    tokens = (groups + 0.1 * torch.randn(13, 3, generator=generator))[None]
+    alike = score.similarity(tokens)
+    assert (select.connectivity(alike, 2) < 8).all()
+    centres = select.medoids(alike, 2)[0].tolist()
+    assert sorted(centre < 8 for centre in centres) == [False, True]
+    for centre, members in ((min(centres), range(8)), (max(centres), range(8, 13))):
+        within = alike[0][members][:, members].sum(1)
+        assert centre == members[int(within.argmax())]
+
+
+def test_medoids_stay_distinct_among_duplicates():
+    tokens = torch.randn(1, 4, 5).repeat(1, 6, 1)
+    centres = select.medoids(score.similarity(tokens), 10)[0]
+    assert len(centres.unique()) == 10
+
+
+def naive_dpp(kernel, k):
+    picked = []
+    for _ in range(k):
+        left = [index for index in range(len(kernel)) if index not in picked]
+        picked.append(max(left, key=lambda index: float(torch.det(kernel[[*picked, index]][:, [*picked, index]]))))
+    return picked
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_dpp_equals_the_largest_determinant_step_by_step(weighted):
+    alike = cosines(width=12).double()
+    quality = torch.rand(3, 20, generator=torch.Generator().manual_seed(2)).double() + 0.2 if weighted else None
+    kernel = alike if quality is None else quality[:, :, None] * alike * quality[:, None]
+    assert select.dpp(alike, 6, quality).tolist() == [naive_dpp(one, 6) for one in kernel]
+
+
+def test_marginal_relevance_by_hand():
+    """Scores 1, .9, .5; tokens 0 and 1 are equal, 2 is apart: with half the weight on diversity 2 comes second."""
+    alike = torch.tensor([[[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 1.0]]])
+    wanted = torch.tensor([[1.0, 0.9, 0.5]])
+    assert select.relevant(wanted, alike, 3, 0.5).tolist() == [[0, 2, 1]]
+    assert select.relevant(wanted, alike, 3, 0.0).tolist() == [[0, 1, 2]]
+
+
+def test_covering_stops_when_the_image_is_covered():
+    """Picks 0, 2, 1 of three tokens, 0 and 1 equal: covered are (1 + 1 + 0) / 3, then all."""
+    alike = torch.tensor([[[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 1.0]]])
+    picked = torch.tensor([[0, 2, 1]])
+    assert select.covering(alike, picked, 0.6, 1).tolist() == [[True, False, False]]
+    assert select.covering(alike, picked, 0.7, 1).tolist() == [[True, False, True]]
+    assert select.covering(alike, picked, 0.6, 3).all()
+
+
+@pytest.mark.parametrize(
+    "choose",
+    [
+        select.fps,
+        select.connectivity,
+        select.medoids,
+        select.dpp,
+        lambda alike, k: select.relevant(alike[:, 0], alike, k, 0.3),
+    ],
+)
+@pytest.mark.parametrize("k", [0, 1, 7, 20])
+def test_similarity_selectors_give_k_different_tokens_alone_as_in_a_batch(choose, k):
+    alike = cosines()
+    together = choose(alike, k)
+    assert together.shape == (3, k) and all(len(row.unique()) == k for row in together)
+    assert torch.equal(choose(alike[1:2], k)[0], together[1])
+
+
+def test_text_weights_by_hand():
+    """Words give each other [[.5 0], [.25 .75]]: received .75 and .75, so both count a half."""
+    to_text = torch.tensor([[[0.5, 0.0], [0.25, 0.75]]])
+    to_image = torch.tensor([[[0.2, 0.3], [0.0, 0.1]]])
+    torch.testing.assert_close(score.text_weighted(to_image, to_text), torch.tensor([[0.1, 0.2]]))
+    one = torch.tensor([[[0.1, 0.7]]])
+    torch.testing.assert_close(
+        score.text_weighted(one, torch.tensor([[[0.0]]])), one[:, 0]
+    )  # nothing received: uniform
+    torch.testing.assert_close(score.text_weighted(one, torch.tensor([[[0.4]]])), one[:, 0])
+
+
+def test_focus_is_zero_when_uniform_and_one_on_a_single_token():
+    attention = torch.tensor([[0.25] * 4, [0.0, 0.7, 0.0, 0.0]])
+    torch.testing.assert_close(score.focus(attention), torch.tensor([0.0, 1.0]))
+
+
+def test_question_relevance_ignores_words_that_are_not_there():
+    tokens, text = torch.randn(1, 5, 4), torch.randn(1, 3, 4)
+    real = torch.tensor([[True, True, False]])
+    whole = score.question_relevance(tokens, text[:, :2], real[:, :2])
+    torch.testing.assert_close(score.question_relevance(tokens, text, real), whole)
+    assert whole.min() == 0 and whole.max() == 1

@@ -15,21 +15,23 @@ from .knobs import Knob, plan_from_config
 class FastvAdvanced_LlamaModel(Fastv_LlamaModel):  # noqa: N801  public name fixed by the documents
     """FastV whose score is the mean of all heads, the strongest head, or a weighted mixture of it with the others.
 
-    ``token_selection_method`` ("avg_all_heads", "max_head", "weighted_combination") and ``weighted_alpha`` are live: what
-    they say at a prefill is what it does. After a prefill ``last_gen_attention_mask`` (B, S) bool on the CPU says which
+    ``token_selection_method`` ("avg_all_heads", "max_head", "weighted_combination"; also "adaptive" and document 004's
+    "text_weighted") and ``weighted_alpha`` (also "focus") are live: what they say at a prefill is what it does. After a prefill ``last_gen_attention_mask`` (B, S) bool on the CPU says which
     prompt tokens the layers from K on can see, ``last_gen_kept_indices`` which positions of the first sample are kept
     (numpy, ascending, text included), ``last_selection_metadata`` how they were chosen; before one: None, None, {}.
     """
 
     token_selection_method = Knob("fast_v_token_selection_method")
     weighted_alpha = Knob("fast_v_weighted_alpha")
+    fast_v_diversity = Knob()
+    fast_v_text = Knob()
 
     def stages(self) -> list[Stage]:
         return plan_from_config(self.config)
 
     @property
     def _last_fastv(self) -> Record | None:
-        return next((record for record in reversed(self.last_trace) if record.name == "fastv"), None)
+        return next((record for record in reversed(self.last_trace) if record.name in ("fastv", "text_weighted")), None)
 
     @property
     def last_gen_attention_mask(self) -> Tensor | None:
@@ -50,5 +52,11 @@ class FastvAdvanced_LlamaModel(Fastv_LlamaModel):  # noqa: N801  public name fix
         record = self._last_fastv
         if record is None:
             return {}
-        plain = {"max_head_idx": int, "head_importance": lambda value: value.cpu().numpy()}
-        return {key: plain.get(key, lambda value: value)(value) for key, value in record.note(0).items()}
+        return {key: _plain(value) for key, value in {"method": record.name, **record.note(0)}.items()}
+
+
+def _plain(value):
+    """Numbers and numpy arrays in place of tensors."""
+    if not isinstance(value, Tensor):
+        return value
+    return value.cpu().numpy() if value.dim() else value.item()

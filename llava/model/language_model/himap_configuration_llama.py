@@ -18,7 +18,8 @@ class LlamaConfig(TransformersLlamaConfig):
     ``reduction`` is a plan in any spelling of ``llava.reduction.plan_from``; the other knobs are the documented spelling of
     one method each, switched on by its ``use_*`` flag (one flag at a time). ``*_sys_length`` and ``*_image_token_length``
     are None: where the image lies is read from the prompt. A number is honoured as the span of one image, and one that
-    disagrees with the prompt raises. Unknown knobs raise a ValueError with the nearest name.
+    disagrees with the prompt raises. Where a knob takes a list there is one entry a stage, from shallow to deep. Unknown
+    knobs raise a ValueError with the nearest name.
     """
 
     # any plan
@@ -33,32 +34,40 @@ class LlamaConfig(TransformersLlamaConfig):
     fast_v_inplace: bool | None = None  # the authors' name: True is placement "drop", False is "mask"
     fast_v_placement: str = "drop"
     fast_v_token_selection_method: str = "avg_all_heads"
-    fast_v_weighted_alpha: int | float = 0.5
+    fast_v_weighted_alpha: int | float | str = 0.5  # or "focus": from the strongest head's entropy
+    fast_v_diversity: int | float = 0.0
+    fast_v_text: str = "after"  # what "text_weighted" reads: the text after the image, or "all"
 
-    # HiMAP: text-to-image stage, image-to-image stage, cut-off
+    # HiMAP: text-to-image stage, image-to-image stage, cut-off (None, 0 or the depth: none)
     use_hmap_v: bool = False
     hmap_v_sys_length: int | None = None
     hmap_v_img_length: int | None = None
     hmap_v_attn_txt_layer: int | None = None
-    hmap_v_attn_txt_rank: int | None = None
+    hmap_v_attn_txt_rank: int | float | None = None
     hmap_v_attn_img_layer: int | None = None
-    hmap_v_attn_img_rank: int | None = None
+    hmap_v_attn_img_rank: int | float | None = None
+    hmap_v_row_normalised: bool = False
     cut_off_layer: int | None = None
 
-    # token condensation: HiMAP's layers and ranks, centroids that absorb the others
+    # token condensation: centroids that absorb the others, at HiMAP's layers and ranks or at any number of layers
     use_token_condensation: bool = False
-    condensation_strategy: str = "connectivity"
+    condensation_strategy: str | list = "connectivity"
     condensation_num_heads: int = 8
+    condensation_layers: list | None = None
+    condensation_ranks: list | None = None
+    condensation_cover: int | float | None = None  # fewer centroids where they cover this much of the image already
 
     # custom selection: centres by similarity, cosine cross-attention
     use_custom_selection: bool = False
     custom_sys_length: int | None = None
     custom_image_token_length: int | None = None
-    custom_kept_tokens: int = 8
-    custom_agg_layer: int = 2
-    custom_selection_method: str = "fps"
+    custom_kept_tokens: int | float | list = 8
+    custom_agg_layer: int | list = 2
+    custom_selection_method: str | list = "fps"
     custom_temperature: int | float = 0.1
     custom_placement: str = "zero_fill"
+    custom_cover: int | float | None = None  # fewer centres where they cover this much of the image already
+    custom_semantic: int | float = 0.0  # how much likeness to the question counts
 
     def __post_init__(self, **kwargs) -> None:
         check_knobs(kwargs)

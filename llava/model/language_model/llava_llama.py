@@ -12,7 +12,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from llava.constants import IMAGE_TOKEN_INDEX
+from llava.model.language_model.custom_token_selection import CustomTokenSelection_LlamaModel
 from llava.model.language_model.fastv_advanced import FastvAdvanced_LlamaModel
+from llava.model.language_model.himap_condensation import HimapCondensation_LlamaModel
 from llava.model.language_model.himap_configuration_llama import LlamaConfig, active_flags
 from llava.model.language_model.reducible_llama import ReducibleLlamaForCausalLM, ReducibleLlamaModel
 from llava.model.llava_arch import Images, LlavaMetaForCausalLM, LlavaMetaModel
@@ -152,7 +154,36 @@ class LlavaLlamaForCausalLM_FastvAdvanced(LlavaLlamaForCausalLM):  # noqa: N801
     model_class = LlavaLlamaModel_FastvAdvanced
 
 
-VARIANTS: dict[str, type[LlavaLlamaForCausalLM]] = {"use_fast_v": LlavaLlamaForCausalLM_FastvAdvanced}
+class LlavaLlamaModel_HimapCondensation(LlavaMetaModel, HimapCondensation_LlamaModel):  # noqa: N801
+    """The decoder with the attributes and the trainable modules of document 000."""
+
+    config_class = LlavaConfig
+
+
+class LlavaLlamaForCausalLM_HimapCondensation(LlavaLlamaForCausalLM):  # noqa: N801
+    """LLaVA with HiMAP's attributes and condensation; `use_hmap_v=True` or `use_token_condensation=True` loads it."""
+
+    model_class = LlavaLlamaModel_HimapCondensation
+
+
+class LlavaLlamaModel_CustomSelection(LlavaMetaModel, CustomTokenSelection_LlamaModel):  # noqa: N801
+    """The decoder with the attributes of document 001."""
+
+    config_class = LlavaConfig
+
+
+class LlavaLlamaForCausalLM_CustomSelection(LlavaLlamaForCausalLM):  # noqa: N801
+    """LLaVA whose decoder shows custom selection's documented attributes; `use_custom_selection=True` loads it."""
+
+    model_class = LlavaLlamaModel_CustomSelection
+
+
+VARIANTS: dict[str, type[LlavaLlamaForCausalLM]] = {
+    "use_fast_v": LlavaLlamaForCausalLM_FastvAdvanced,
+    "use_hmap_v": LlavaLlamaForCausalLM_HimapCondensation,
+    "use_token_condensation": LlavaLlamaForCausalLM_HimapCondensation,
+    "use_custom_selection": LlavaLlamaForCausalLM_CustomSelection,
+}
 
 
 def variant(config: LlavaConfig) -> type[LlavaLlamaForCausalLM]:

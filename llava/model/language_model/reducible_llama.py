@@ -19,7 +19,7 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from llava.reduction import Ledger, Record, Stage, attention_rows, check_plan
-from llava.reduction.evidence import LayerEvidence, Need
+from llava.reduction.evidence import LayerEvidence, Need, layer_keys
 from llava.reduction.stage import Site, reduce_sequence
 
 from .himap_configuration_llama import LlamaConfig
@@ -198,7 +198,7 @@ class _Run:
                 else torch.ones(self.batch, tail, dtype=torch.bool, device=hidden.device)
             )
             return hidden, rope, self._mask(number, hidden, torch.cat([segment.visible, grown], dim=1))
-        reduction = reduce_sequence(self.stages[number], hidden, self.ledger, self._evidence(number, rope))
+        reduction = reduce_sequence(self.stages[number], hidden, self.ledger, self._evidence(number, hidden, rope))
         before, self.ledger = self.ledger, reduction.ledger
         self.trace.append(reduction.record)
         if reduction.index is not None:
@@ -232,19 +232,27 @@ class _Run:
             return torch.ones(self.batch, length, dtype=torch.bool, device=device)
         return mask[:, :length].bool()
 
-    def _evidence(self, number: int, rope) -> LayerEvidence:
-        def compute(rows: Tensor) -> Tensor:
-            return attention_rows(
-                self.model.layers[number - 1], self.entered, rope, rows, self.ledger.visible, self._keys(number - 1)
-            )
+    def _evidence(self, number: int, hidden: Tensor, rope) -> LayerEvidence:
+        layer, visible = self.model.layers[number - 1], self.ledger.visible
+        rope = [part.expand(self.batch, -1, -1) for part in rope]
+        keys = self._keys(number - 1, rope) if self.entered is not None else None
 
-        return LayerEvidence(self.ledger, compute, self.seeds, self.tail)
+        def compute(rows: Tensor, columns: Tensor) -> Tensor:
+            given = (self.entered, *rope, visible, keys)
+            if len(rows) != self.batch or self.batch > 1:  # images of a group may lie in any samples, several in one
+                given = tuple(part[rows] for part in given)
+            entered, cos, sin, seen, known = given
+            return attention_rows(layer, entered, (cos, sin), columns, seen, known)
 
-    def _keys(self, number: int) -> Tensor | None:
-        """The rotated keys of a layer where a plain cache holds them all."""
+        return LayerEvidence(self.ledger, hidden, compute, self.seeds, self.tail)
+
+    def _keys(self, number: int, rope) -> Tensor:
+        """The rotated keys of a layer: from a plain cache where it holds them all, else computed again."""
         length = self.ledger.valid.shape[1]
         keys = getattr(self.cache.layers[number], "keys", None) if self.cache is not None else None
-        return keys[:, :, :length] if keys is not None and keys.shape[2] >= length else None
+        if keys is not None and keys.shape[2] >= length:
+            return keys[:, :, :length]
+        return layer_keys(self.model.layers[number], self.entered, rope)
 
     def _mask(self, number: int, hidden: Tensor, visible: Tensor):
         return create_causal_mask(

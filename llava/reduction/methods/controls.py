@@ -60,9 +60,6 @@ class Random(Reducer):
     def select(self, tokens: Tensor, evidence: Evidence, k: int) -> Tensor:
         return select.random(evidence.seeds, self.seed, tokens.shape[1], k).to(tokens.device)
 
-    def options(self) -> dict[str, object]:
-        return {"seed": self.seed} if self.seed else {}
-
 
 @register("stride")
 class Stride(Reducer):

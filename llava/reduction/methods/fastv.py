@@ -2,15 +2,16 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
+import torch
 from torch import Tensor
 
-from ..evidence import Evidence, Need
+from ..evidence import DecoderEvidence, Need
 from ..registry import register
-from ..score import head_importance, max_head, mean_heads, weighted_heads
-from ..select import topk
+from ..score import focus, head_importance, max_head, mean_heads, similarity, weighted_heads
+from ..select import relevant, topk
 from ..stage import Reducer
 
-Heads = Literal["avg_all_heads", "max_head", "weighted_combination"]
+Heads = Literal["avg_all_heads", "max_head", "weighted_combination", "adaptive"]
 
 
 @register("fastv")
@@ -22,9 +23,12 @@ class FastV(Reducer):
     With a[h, n] the attention of head h of layer K-1 from the last prompt token to image token n, the score is
     ``avg_all_heads`` mean_h a (the paper), ``max_head`` a[h*] with h* = argmax_h sum_n a[h, n], or
     ``weighted_combination`` alpha a[h*] + (1 - alpha) mean_{h != h*} a[h]. alpha = 1 is max_head, alpha = 1/H is
-    avg_all_heads. tokens (G, N, D) -> kept (G, k); the notes hold the method, the head and the heads' importance.
+    avg_all_heads; alpha = "focus" is 1 - H(a[h*]) / ln N, from that head's entropy H, for each image by itself.
+    ``adaptive`` is max_head where the strongest head has a lower entropy than the heads have on the mean, else
+    avg_all_heads. ``diversity`` in [0, 1) weighs likeness to what is kept already against the score (maximal marginal
+    relevance). tokens (G, N, D) -> kept (G, k); the notes hold the method, the head and the heads' importance.
 
-    Cost: one query row against the layer's keys, 2 d^2 + 2 S d operations.
+    Cost: one query row against the layer's keys, 2 d^2 + 2 S d operations; with diversity 2 N^2 d more.
     Differs from the authors' code: every sample of a batch decides for itself; the image span comes from the ledger
     (their scripts say 36 where the image begins at 35); pruned once at prefill and cached; ties go to the lower index.
     """
@@ -33,29 +37,40 @@ class FastV(Reducer):
     sites = ("layer",)
     default_layer = 2
 
-    def __init__(self, heads: Heads = "avg_all_heads", alpha: float = 0.5):
+    def __init__(self, heads: Heads = "avg_all_heads", alpha: float | Literal["focus"] = 0.5, diversity: float = 0.0):
         super().__init__()
         if heads not in get_args(Heads):
             raise ValueError(f"heads={heads!r} is unknown; choose one of {', '.join(get_args(Heads))}")
-        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 <= alpha <= 1:
-            raise ValueError(f"alpha={alpha!r} must be a number between 0 and 1")
-        self.heads, self.alpha = heads, alpha
+        if alpha != "focus" and (isinstance(alpha, bool | str) or not 0 <= alpha <= 1):
+            raise ValueError(f"alpha={alpha!r} must be a number between 0 and 1, or 'focus'")
+        if isinstance(diversity, bool) or not 0 <= diversity < 1:
+            raise ValueError(f"diversity={diversity!r} must be a number of at least 0 and below 1")
+        self.heads, self.alpha, self.diversity = heads, alpha, diversity
 
-    def select(self, tokens: Tensor, evidence: Evidence, k: int) -> Tensor:
-        attention = evidence.attention("last")[:, :, 0]  # (G, H, N)
-        evidence.notes["method"] = self.heads
+    def select(self, tokens: Tensor, evidence: DecoderEvidence, k: int) -> Tensor:
+        score = self._score(evidence.attention(), evidence.notes)
+        return relevant(score, similarity(tokens), k, self.diversity) if self.diversity else topk(score, k)
+
+    def _score(self, attention: Tensor, notes: dict) -> Tensor:
+        """(G, H, N) attention to (G, N) scores."""
+        notes["method"] = self.heads
         if self.heads == "avg_all_heads":
-            return topk(mean_heads(attention), k)
-        importance = head_importance(attention)  # (G, H)
-        evidence.notes.update(max_head_idx=importance.argmax(1), head_importance=importance)
+            return mean_heads(attention)
+        importance, strongest = head_importance(attention), max_head(attention)
+        notes.update(max_head_idx=importance.argmax(1), head_importance=importance)
         if self.heads == "max_head":
-            return topk(max_head(attention), k)
-        evidence.notes["alpha"] = self.alpha
-        return topk(weighted_heads(attention, self.alpha), k)
+            return strongest
+        if self.heads == "adaptive":
+            sharp = notes["takes_max_head"] = focus(strongest) > focus(attention).mean(1)
+            return torch.where(sharp[:, None], strongest, mean_heads(attention))
+        alpha = notes["alpha"] = focus(strongest) if self.alpha == "focus" else self.alpha
+        return weighted_heads(attention, alpha[:, None] if isinstance(alpha, Tensor) else alpha)
 
     def flops(self, rows: int, tokens: int, kept: int, width: int) -> float:
-        return 2 * width * width + 2 * rows * width
+        return 2 * width * width + 2 * rows * width + (2 * tokens * tokens * width if self.diversity else 0)
 
     def options(self) -> dict[str, object]:
-        weighted = {"alpha": self.alpha} if self.heads == "weighted_combination" else {}
-        return {} if self.heads == "avg_all_heads" else {"heads": self.heads, **weighted}
+        changed = super().options()
+        return {
+            name: value for name, value in changed.items() if name != "alpha" or self.heads == "weighted_combination"
+        }

@@ -44,8 +44,8 @@ def test_wrong_knobs_raise_when_the_config_is_made(knobs, said):
 @pytest.mark.parametrize(
     ("knobs", "said"),
     [
-        ({"use_hmap_v": True}, "not built in yet"),
-        ({"use_token_condensation": True, "use_hmap_v": True}, "use_token_condensation=True asks"),
+        ({"use_hmap_v": True}, "use_hmap_v=True but no stage is set"),
+        ({"use_token_condensation": True, "use_hmap_v": True}, "use_token_condensation=True but no layer is given"),
         ({"use_fast_v": True, "fast_v_attention_rank": 9, "reduction": "random:3"}, "both set"),
         ({"use_fast_v": True, "fast_v_attention_rank": 9, "fast_v_token_selection_method": "best"}, "heads='best'"),
         ({"use_fast_v": True, "fast_v_attention_rank": 9, "fast_v_agg_layer": 0}, "layer=0"),

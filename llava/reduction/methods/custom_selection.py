@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..aggregate import cosine_attention, gather
+from ..centres import Centres
+from ..evidence import Evidence
+from ..registry import register
+
+
+@register("custom_selection")
+class CustomSelection(Centres):
+    """Keep centres far apart or at the heart of clusters, each mixed with what is like it by cosine attention.
+
+    Paper: none, proposed for this project   Site: any, layer K (2) by default   Needs: nothing   Training: none
+
+    Centres c by ``strategy`` ("fps", default, or "tome") under cosine similarity, then
+    c' = softmax(cos(c, X) / temperature) X: no parameters, and the lower the temperature the sharper. Document 001 puts the
+    k results first and zeros after them (``place=zero_fill``, the default of the ``custom_*`` knobs and of the plan file):
+    that saves nothing and is not neutral, since a zero key still gets weight exp(0); ``place=drop`` really shortens.
+    Adaptive numbers, question-awareness and several stages: ``llava.reduction.centres.Centres``.
+    tokens (G, N, D) -> kept (G, k), mixed (G, k, D).
+
+    Cost: N^2 D for the similarities and 2 k N D for the mixture, multiply-adds.
+    Differs from the authors' code: "tome" takes the degree within the cluster (with the global one a centre can never
+    move, and it would equal "connectivity"); fps begins at the most central token instead of a random one; every sample
+    of a batch decides for itself; kept tokens are in raster order.
+    """
+
+    def __init__(
+        self,
+        strategy: str = "fps",
+        temperature: float = 0.1,
+        start: int | None = None,
+        cover: float | None = None,
+        least: int = 1,
+        semantic: float = 0.0,
+    ):
+        super().__init__(strategy, start, cover, least, semantic)
+        if isinstance(temperature, bool) or not isinstance(temperature, int | float) or not temperature > 0:
+            raise ValueError(f"temperature={temperature!r} must be a number above 0; documented are 0.05 to 0.2")
+        self.temperature = temperature
+
+    def aggregate(self, tokens: Tensor, kept: Tensor, evidence: Evidence) -> Tensor:
+        if kept.shape[1] == tokens.shape[1]:
+            return gather(tokens, kept)
+        return cosine_attention(tokens, kept, self.temperature)
