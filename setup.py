@@ -32,6 +32,6 @@ setup(
         "eval": EVAL,
         "lora": ["peft>=0.15"],
         "quantize": ["bitsandbytes>=0.45"],
-        "dev": [*EVAL, "pytest>=8", "ruff>=0.8"],
+        "dev": [*EVAL, "pytest>=8", "ruff>=0.8", "nbclient>=0.10", "ipykernel>=6"],
     },
 )

@@ -9,12 +9,15 @@ A small auxiliary loss lets every projected patch name its own shape, colour and
 is where words and patches meet. The first phase is LLaVA's own first stage, captions: after ``star`` the next word is its
 colour, which one look at the star's patches answers; asked questions from the start, the model stays at which attributes
 the picture holds and does not bind them. A yes/no question is learned as an open one and a comparison: what the model
-says after its first layers is taught the fact in question, what it says at the end, the answer.
+says after its first layers is taught the fact in question, what it says at the end, the answer. Patches that are named
+like a fact draw attention away from the word in the question that must be compared with it, and such subtasks (colour,
+side) stay at chance; so for a share of the steps the patches are gone from the later layers.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +61,9 @@ class Phase:
     open_share: float
     yes_no_share: float  # what is left is multiple choice
     suffix_share: float
+    shallow_share: float = 0.0  # of the steps: the layers after THINKING see no patches
+    below: int = 0  # how many of the added layers come before the others
+    horizon: int | None = None  # the step at which the falling rate would reach zero, where that is not ``until``
 
 
 def train_tokenizer(folder: Path, pieces: int = 900, pictures: int = 4000) -> sentencepiece.SentencePieceProcessor:
@@ -122,15 +128,19 @@ def build_language_model(vocabulary: int, layers: int = LAYERS) -> LlamaForCausa
     return model
 
 
-def deepen(model: LlamaForCausalLM, layers: int) -> LlamaForCausalLM:
-    """The same function with more layers: the new ones come after the old, with output projections of zero."""
+def deepen(model: LlamaForCausalLM, layers: int, below: int = 0) -> LlamaForCausalLM:
+    """The same function with more layers, ``below`` of them before the old, whose output projections are zero."""
     old = len(model.model.layers)
     if old == layers:
         return model
     deep = build_language_model(model.config.vocab_size, layers)
-    deep.load_state_dict(model.state_dict(), strict=False)
+    moved = {
+        re.sub(r"(?<=model\.layers\.)\d+", lambda number: str(int(number[0]) + below), name): weight
+        for name, weight in model.state_dict().items()
+    }
+    deep.load_state_dict(moved, strict=False)
     with torch.no_grad():
-        for layer in deep.model.layers[old:]:
+        for layer in [*deep.model.layers[:below], *deep.model.layers[below + old :]]:
             layer.self_attn.o_proj.weight.zero_()
             layer.mlp.down_proj.weight.zero_()
     return deep
@@ -293,30 +303,52 @@ def collate(rows: list[dict]) -> dict[str, Tensor]:
     }
 
 
-def losses(model: LlamaForCausalLM, projector: nn.Module, packer: Packer, data: dict[str, Tensor]) -> dict[str, Tensor]:
+def forward(
+    model: LlamaForCausalLM, inputs: Tensor, data: dict[str, Tensor], shallow: bool, below: int
+) -> tuple[Tensor | None, Tensor]:
+    """Hidden states after the layers ``below`` and ``THINKING`` more (None if there are no more) and at the end.
+
+    ``shallow``: from there on the patches are gone, so that what was found must be compared among the words.
+    """
+    rope, mask, hidden, thought = model.model.rotary_emb(inputs, data["positions"]), data["mask"], inputs, None
+    for number, layer in enumerate(model.model.layers):
+        if number == below + THINKING:
+            thought = hidden
+            if shallow:
+                start = data["prompt"].shape[1]
+                stop = start + data["places"].shape[1]
+                hidden, *rope = (torch.cat([part[:, :start], part[:, stop:]], dim=1) for part in (hidden, *rope))
+                words = [*range(start), *range(stop, mask.shape[-1])]
+                mask = mask[:, :, words][..., words]
+        hidden = layer(hidden, attention_mask=mask, position_embeddings=rope)
+    return thought, model.model.norm(hidden)
+
+
+def losses(
+    model: LlamaForCausalLM,
+    projector: nn.Module,
+    packer: Packer,
+    data: dict[str, Tensor],
+    shallow: bool = False,
+    below: int = 0,
+) -> dict[str, Tensor]:
     """The losses by name, and the share of answers whose first word is right."""
     embed = model.get_input_embeddings()
     visual = projector(data["features"])
     inputs = torch.cat([embed(data["prompt"]), visual, embed(data["texts"])], dim=1)
-    out = model.model(
-        inputs_embeds=inputs,
-        attention_mask=data["mask"],
-        position_ids=data["positions"],
-        use_cache=False,
-        output_hidden_states=True,
-    )
+    thought, hidden = forward(model, inputs, data, shallow, below)
     length = data["texts"].shape[1]
 
     def read(hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         asked = targets != -100
         return model.lm_head(hidden[:, -length:][asked]).float(), targets[asked]
 
-    logits, target = read(out.last_hidden_state, data["targets"])
+    logits, target = read(hidden, data["targets"])
     found = {"answer": F.cross_entropy(logits, target)}
     asked, answered = data["facts"][data["targets"] != -100] != -100, target != packer.tokenizer.eos_id()
     found["right"] = (logits.argmax(-1) == target)[asked if asked.any() else answered].float().mean()
-    if len(model.model.layers) > THINKING:
-        early, fact = read(model.model.norm(out.hidden_states[THINKING]), data["facts"])
+    if thought is not None:
+        early, fact = read(model.model.norm(thought), data["facts"])
         found["fact"] = F.cross_entropy(early, fact)
     direction = F.rms_norm(visual.float(), visual.shape[-1:])
     found["naming"] = sum(
@@ -361,19 +393,20 @@ def train_language_model(
         if done >= phase.until:
             continue
         torch.manual_seed(seed + number)  # of the new layers, in an unbroken run and in a resumed one
-        model = deepen(model, phase.layers)
+        model = deepen(model, phase.layers, phase.below)
         parameters = [*model.parameters(), *projector.parameters()]
         optimiser = torch.optim.AdamW(parameters, lr=phase.rate, betas=(0.9, 0.98), weight_decay=0.01)
         if state and state["phase"] == number:
             optimiser.load_state_dict(state["optimiser"])
         began, seen = time.monotonic(), []
         for step in range(max(done, start), phase.until):
-            passed = (step - start) / (phase.until - start)
+            passed = (step - start) / ((phase.horizon or phase.until) - start)
             for group in optimiser.param_groups:
                 group["lr"] = phase.rate * min((step - start + 1) / 60, 1.02 - passed)
             data = packer.batch(pictures, step, phase)
+            shallow = np.random.default_rng((seed, step, 1)).random() < phase.shallow_share
             with torch.autocast("cpu", dtype=torch.bfloat16):
-                found = losses(model, projector, packer, data)
+                found = losses(model, projector, packer, data, shallow, phase.below)
             optimiser.zero_grad()
             sum(WEIGHTS[name] * loss for name, loss in found.items() if name in WEIGHTS).backward()
             nn.utils.clip_grad_norm_(parameters, 1.0)

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from llava.reduction import reduced
+from llava.reduction import get_method, list_methods, reduced
 from tests.conftest import PARITY15, World
 
 METHODS = [
@@ -163,3 +163,21 @@ def test_the_random_control_follows_the_picture(model, cases):
     assert kept[0] == kept[2]
     same_picture = torch.equal(cases[0]["images"], cases[1]["images"])
     assert (kept[0] == kept[1]) == same_picture
+
+
+@pytest.mark.parametrize("name", [name for name in list_methods() if get_method(name).wants_keep])
+def test_anyres_pictures_keep_the_budget_of_one_image(llava16, name):
+    """A picture of several crops is one image of many tokens: the budget is the picture's, not a crop's."""
+    sites = get_method(name).sites
+    case = next(case for case in llava16.cases() if case["images"])
+    inputs = llava16.inputs(case)
+    plan = f"{name}@2:20" if "layer" in sites else f"{name}@features:20"
+    with torch.no_grad(), reduced(llava16.model, plan):
+        if "layer" not in sites:
+            with pytest.raises(ValueError, match="reduction of features cannot be combined"):
+                llava16.model(**inputs)
+            return
+        llava16.model(**inputs)
+    decoder = llava16.model.model
+    assert decoder.last_visual_per_layer[1, 0] > 576
+    assert decoder.last_visual_per_layer[2, 0] == 20 * len(case["images"])

@@ -15,8 +15,6 @@ from llava.shapes.world import make_scene, render
 
 CHECKPOINT = Path(__file__).parents[2] / "playground" / "checkpoints" / "llava-shapes-v1"
 
-pytestmark = pytest.mark.skipif(not CHECKPOINT.is_dir(), reason="the embedded model is not trained yet")
-
 
 @pytest.fixture(scope="module")
 def subject():

@@ -49,12 +49,47 @@ def test_features_are_cached_once_and_for_the_right_pictures(work):
     assert (folder / f"features-{SEED}-4.npy").stat().st_mtime_ns == before
 
 
-def test_deeper_is_the_same_function(work):
+@pytest.mark.parametrize("below", [0, 2])
+def test_deeper_is_the_same_function(below):
     torch.manual_seed(1)
     shallow = language.build_language_model(50, 2).eval()
     ids = torch.randint(3, 50, (1, 9))
     with torch.no_grad():
-        assert torch.equal(shallow(ids).logits, language.deepen(shallow, 5).eval()(ids).logits)
+        assert torch.equal(shallow(ids).logits, language.deepen(shallow, 5, below).eval()(ids).logits)
+
+
+def test_training_runs_the_layers_as_transformers_does_and_can_hide_the_patches(work):
+    _, _, tokenizer, pictures = work
+    torch.manual_seed(1)
+    model = language.build_language_model(tokenizer.vocab_size(), 6).eval()
+    data = language.Packer(tokenizer, seed=0).batch(pictures, 0, phase(1))
+    prompt, patches, words = (data[name].shape[1] for name in ("prompt", "places", "texts"))
+    inputs = torch.randn(2, prompt + patches + words, language.WIDTH)
+    with torch.no_grad():
+        whole = model.model(
+            inputs_embeds=inputs,
+            attention_mask=data["mask"],
+            position_ids=data["positions"],
+            use_cache=False,
+            output_hidden_states=True,
+        )
+        for below in (0, 1):
+            thought, hidden = language.forward(model, inputs, data, shallow=False, below=below)
+            assert torch.equal(hidden, whole.last_hidden_state)
+            assert torch.equal(thought, whole.hidden_states[language.THINKING + below])
+        thought, hidden = language.forward(model, inputs, data, shallow=True, below=0)
+        assert hidden.shape[1] == prompt + words  # the patches are gone, and the words differ for it
+        assert not torch.allclose(hidden[:, -words:], whole.last_hidden_state[:, -words:])
+        torch.testing.assert_close(hidden[:, :prompt], whole.last_hidden_state[:, :prompt])
+
+
+def test_attention_begins_with_what_is_alike():
+    """In a new layer a token's score with its equal is far above that with any other."""
+    model = language.build_language_model(50, 1)
+    attention, tokens = model.model.layers[0].self_attn, torch.randn(20, language.WIDTH)
+    with torch.no_grad():
+        scores = (attention.q_proj(tokens) @ attention.k_proj(tokens).T) / language.WIDTH**0.5
+    assert scores.diagonal().min() > scores.masked_fill(torch.eye(20, dtype=torch.bool), -torch.inf).max()
 
 
 def test_quarters_of_a_picture_are_attended_to_by_themselves():
