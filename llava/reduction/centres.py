@@ -11,7 +11,7 @@ from torch import Tensor
 from . import select
 from .evidence import Evidence, Need
 from .score import question_relevance, similarity
-from .stage import Reducer
+from .stage import Reducer, is_number
 
 STRATEGIES = {
     "fps": lambda alike, k, start: select.fps(alike, k, start),
@@ -46,11 +46,11 @@ class Centres(Reducer):
             raise ValueError(f"start={start!r} must be the index of an image token, or None")
         if start is not None and strategy != "fps":
             raise ValueError(f"start={start!r} only has a meaning for strategy='fps', not {strategy!r}")
-        if cover is not None and not 0 < cover <= 1:
+        if cover is not None and not (is_number(cover) and 0 < cover <= 1):
             raise ValueError(f"cover={cover!r} must be above 0 and at most 1, or None for a fixed number")
         if isinstance(least, bool) or not isinstance(least, int) or least < 1:
             raise ValueError(f"least={least!r} must be a whole number of at least 1")
-        if not 0 <= semantic <= 1:
+        if not (is_number(semantic) and 0 <= semantic <= 1):
             raise ValueError(f"semantic={semantic!r} must be a number between 0 and 1")
         self.strategy, self.start, self.cover, self.least, self.semantic = strategy, start, cover, least, semantic
         if semantic:

@@ -128,7 +128,7 @@ class LayerEvidence:
     """What a stage of one decoder layer can learn, each thing computed only when a group of images asks.
 
     ``hidden`` (B, S, D) is what arrives at the stage's layer; ``compute(rows (G,), columns (G, R))`` gives attention
-    (G, H, R, S) of the layer before; ``tail`` counts the rows after the prompt (drafted or recomputed answer tokens).
+    (G, H, R, S) of the layer before, of all samples where rows is None; ``tail`` counts the rows after the prompt (drafted or recomputed answer tokens).
     """
 
     CHUNK = 128  # query rows at a time: the map of all heads is never held whole
@@ -137,7 +137,7 @@ class LayerEvidence:
         self,
         ledger: Ledger,
         hidden: Tensor,
-        compute: Callable[[Tensor, Tensor], Tensor],
+        compute: Callable[[Tensor | None, Tensor], Tensor],
         seeds: Tensor,
         tail: int = 0,
     ):
@@ -151,8 +151,7 @@ class LayerEvidence:
     def last(self) -> Tensor:
         """Attention of every sample's last prompt token: (B, H, S)."""
         if self._last is None:
-            everyone = torch.arange(len(self.hidden), device=self.hidden.device)
-            self._last = self.compute(everyone, (self.ledger.last() - self.tail)[:, None])[:, :, 0]
+            self._last = self.compute(None, (self.ledger.last() - self.tail)[:, None])[:, :, 0]
         return self._last
 
     def mean_rows(self, rows: Tensor, columns: Tensor) -> Tensor:

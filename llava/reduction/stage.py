@@ -146,10 +146,14 @@ class Stage:
         return f"{self.name}{where}" + (f":{parts}" if parts else "")
 
 
+def is_number(value: object) -> bool:
+    """Whether it is an int or a float; true, false and NaN are not."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
+
+
 def check_keep(keep: object, name: str, least: int = 0) -> None:
     """Refuse a budget that is no count of at least ``least`` and no fraction."""
-    number = isinstance(keep, int | float) and not isinstance(keep, bool) and not math.isnan(keep)
-    if not number or keep < (least if isinstance(keep, int) else 0):
+    if not is_number(keep) or keep < (least if isinstance(keep, int) else 0):
         raise ValueError(
             f"keep={keep!r} of {name} must be a count of at least {least} or a fraction between 0.0 and 1.0"
         )

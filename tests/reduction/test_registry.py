@@ -98,3 +98,12 @@ def test_registering_refuses_duplicates_names_and_bare_docstrings():
     ):
         with pytest.raises(ValueError, match=said):
             register(name)(type("Method", (Reducer,), {"__doc__": doc}))
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["fastv@2:3,alpha=half", "fastv@2:3,diversity=much", "condensation@2:3,cover=all", "condensation@2:3,semantic=yes"],
+)
+def test_a_word_where_a_number_belongs_names_the_option(option):
+    with pytest.raises(ValueError, match=option.split(",")[1].replace("=", "='")):
+        plan_from(option)

@@ -237,9 +237,11 @@ class _Run:
         rope = [part.expand(self.batch, -1, -1) for part in rope]
         keys = self._keys(number - 1, rope) if self.entered is not None else None
 
-        def compute(rows: Tensor, columns: Tensor) -> Tensor:
+        def compute(rows: Tensor | None, columns: Tensor) -> Tensor:
             given = (self.entered, *rope, visible, keys)
-            if len(rows) != self.batch or self.batch > 1:  # images of a group may lie in any samples, several in one
+            if rows is not None and (
+                len(rows) > 1 or self.batch > 1
+            ):  # images of a group may lie in any samples, several in one
                 given = tuple(part[rows] for part in given)
             entered, cos, sin, seen, known = given
             return attention_rows(layer, entered, (cos, sin), columns, seen, known)

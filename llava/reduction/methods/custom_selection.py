@@ -6,6 +6,7 @@ from ..aggregate import cosine_attention, gather
 from ..centres import Centres
 from ..evidence import Evidence
 from ..registry import register
+from ..stage import is_number
 
 
 @register("custom_selection")
@@ -37,7 +38,7 @@ class CustomSelection(Centres):
         semantic: float = 0.0,
     ):
         super().__init__(strategy, start, cover, least, semantic)
-        if isinstance(temperature, bool) or not isinstance(temperature, int | float) or not temperature > 0:
+        if not (is_number(temperature) and temperature > 0):
             raise ValueError(f"temperature={temperature!r} must be a number above 0; documented are 0.05 to 0.2")
         self.temperature = temperature
 

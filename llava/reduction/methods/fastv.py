@@ -9,7 +9,7 @@ from ..evidence import DecoderEvidence, Need
 from ..registry import register
 from ..score import focus, head_importance, max_head, mean_heads, similarity, weighted_heads
 from ..select import relevant, topk
-from ..stage import Reducer
+from ..stage import Reducer, is_number
 
 Heads = Literal["avg_all_heads", "max_head", "weighted_combination", "adaptive"]
 
@@ -41,9 +41,9 @@ class FastV(Reducer):
         super().__init__()
         if heads not in get_args(Heads):
             raise ValueError(f"heads={heads!r} is unknown; choose one of {', '.join(get_args(Heads))}")
-        if alpha != "focus" and (isinstance(alpha, bool | str) or not 0 <= alpha <= 1):
+        if alpha != "focus" and not (is_number(alpha) and 0 <= alpha <= 1):
             raise ValueError(f"alpha={alpha!r} must be a number between 0 and 1, or 'focus'")
-        if isinstance(diversity, bool) or not 0 <= diversity < 1:
+        if not (is_number(diversity) and 0 <= diversity < 1):
             raise ValueError(f"diversity={diversity!r} must be a number of at least 0 and below 1")
         self.heads, self.alpha, self.diversity = heads, alpha, diversity
 
