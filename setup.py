@@ -5,7 +5,9 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
-EVAL = ["matplotlib>=3.8"]
+EVAL = ["matplotlib>=3.8", "scipy>=1.11", "jinja2>=3.1"]
+
+CAPTION = ["pycocoevalcap>=1.2"]  # CIDEr; of what comes with it only that part is used, which needs no Java
 
 setup(
     name="llava-condense",
@@ -16,6 +18,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["llava", "llava.*"]),
+    package_data={"llava.eval.page": ["*.html", "*.css", "*.js"]},
     install_requires=[
         "torch>=2.6",
         "transformers>=5.14,<6",
@@ -30,8 +33,9 @@ setup(
     ],
     extras_require={
         "eval": EVAL,
+        "caption": CAPTION,
         "lora": ["peft>=0.15"],
         "quantize": ["bitsandbytes>=0.45"],
-        "dev": [*EVAL, "pytest>=8", "ruff>=0.8", "nbclient>=0.10", "ipykernel>=6"],
+        "dev": [*EVAL, *CAPTION, "pytest>=8", "ruff>=0.8", "nbclient>=0.10", "ipykernel>=6", "selenium>=4.11"],
     },
 )

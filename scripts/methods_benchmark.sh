@@ -12,14 +12,23 @@ results=playground/results/methods
 
 python -m llava.shapes.export --format mme --output "$data"
 
-plans=(--reduction full --reduction blind)
+# The controls are named here: those of llava.eval.run for every single plan would be as many again.
+plans=(--no-controls --reduction full --reduction blind)
 for keep in 128 64 16; do
-    for method in fastv text_weighted custom_selection condensation random stride; do
+    for method in fastv text_weighted custom_selection condensation stride random; do
         plans+=(--reduction "$method@2:$keep")
     done
+    plans+=(--reduction "random@2:$keep,seed=1" --reduction "random@2:$keep,seed=2")
     # HiMAP's two stages: twice the budget by the text, then the budget by the image
     plans+=(--reduction "himap@2:$((2 * keep))+himap@6:$keep,rows=image")
+    plans+=(--reduction "grid:$keep" --reduction "pool:$keep" --reduction "downsample:$keep")
+done
+# What those that reduce at layer 2 cost on average over the layers, before the language model
+for keep in 192 137 96; do
     plans+=(--reduction "grid:$keep" --reduction "pool:$keep")
+done
+for keep in 196 144 100; do
+    plans+=(--reduction "downsample:$keep")
 done
 for option in \
     fastv@2:64,heads=max_head fastv@2:64,heads=weighted_combination fastv@2:64,heads=weighted_combination,alpha=focus \

@@ -20,7 +20,8 @@ fi
 
 python -m llava.shapes.export --format mme --output "$data"
 
-plans=(--reduction full --reduction blind --reduction grid:64 --reduction pool:64)
+# The controls are among these few; without --no-controls every plan would bring all of its own.
+plans=(--no-controls --reduction full --reduction blind --reduction grid:64 --reduction pool:64)
 for budget in "${budgets[@]}"; do
     plans+=(--reduction "fastv@$layer:$budget" --reduction "random@$layer:$budget")
 done

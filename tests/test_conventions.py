@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "llava").rglob("*.py"))
 METHOD_FILES = sorted(path for path in (ROOT / "llava/reduction/methods").glob("*.py") if path.name != "__init__.py")
 # who may import whom: a layer knows those before it
-LAYERS = ["reduction", "model", "eval", "train", "serve"]
+LAYERS = ["reduction", "model", "eval", "analysis", "train", "serve"]
 
 
 def imports(path: Path) -> set[str]:

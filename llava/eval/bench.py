@@ -43,8 +43,8 @@ from .flags import add_model_flags, load_from_flags
 from .memory import peak_of
 from .report import terminal
 from .results import check_writable, environment, write_json
-from .run import LlavaSubject
 from .selectors import now
+from .subject import LlavaSubject
 
 logger = logging.getLogger(__name__)
 
@@ -168,7 +168,7 @@ def llava_workload(arguments: argparse.Namespace) -> Workload:
 
     return Workload(
         model=model,
-        encode=lambda: subject.encode([image])[0],
+        encode=lambda plan: subject.encode([image], plan)[0],
         prefill=prefill,
         flops=flops,
         about={"model": str(arguments.model_path), "text": ids.shape[1] - 1},
@@ -180,7 +180,7 @@ def one_pass(work: Workload, plan: list[Stage], steps: int) -> dict[str, float]:
     """Seconds of tower, prefill, ``steps`` decoding steps (together) and all of it."""
     with reduced(work.model, plan):
         start = now(work.device)
-        features = work.encode() if work.encode else None
+        features = work.encode(plan) if work.encode else None
         seen = now(work.device)
         out = work.prefill(features)
         token = out.logits[:, -1:].argmax(-1)

@@ -3,7 +3,8 @@
 =======================  ==========================================================================================
 ``config.yaml``          everything that decides the answers, resolved; a rerun must agree with it
 ``environment.json``     versions, machine, threads, commit
-``predictions.jsonl``    one line a question, appended as it is answered
+``predictions.jsonl``    one line a question, appended as it is answered; in the benchmark's order when all are there
+``predictions.N.jsonl``  what a further process has answered, until the first gathers it
 ``metrics.json``         scores, written when every question has its line
 ``cost.json``            means over the questions: visual tokens per layer, FLOPs, KV bytes, milliseconds
 =======================  ==========================================================================================
@@ -20,6 +21,7 @@ import shutil
 import subprocess
 import zlib
 from importlib.metadata import PackageNotFoundError, version
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -36,16 +38,19 @@ ELSEWHERE = ("task.data", "model.path", "model.base")  # where things lie: a che
 class Run:
     """One folder of results, open for appending; use it as a context manager.
 
-    ``config`` is a nested dict of plain values. Raises OSError when the folder cannot be written or another run is writing
-    it, and ValueError when it holds a run with another configuration or a line that is not a line; all say what to do.
+    ``config`` is a nested dict of plain values. ``part``: the number of the process that writes; 0 is the first, which must
+    have opened the folder before the others do and which alone gathers and finishes. Raises OSError when the folder cannot
+    be written or another run is writing it, and ValueError when it holds a run with another configuration or a line that
+    is not a line; all say what to do.
     """
 
-    def __init__(self, folder: str | Path, config: dict):
+    def __init__(self, folder: str | Path, config: dict, part: int = 0):
         self.folder, self.config = Path(folder), {"format": FORMAT, **config}
         check_writable(self.folder)
-        file = self.folder / "predictions.jsonl"
-        if file.exists() and file.stat().st_size:
+        files = [self.folder / "predictions.jsonl", *self._parts()]
+        if any(file.exists() and file.stat().st_size for file in files):
             self._agree()
+        file = self.folder / f"predictions.{part}.jsonl" if part else files[0]
         self._file = open(file, "ab", buffering=0)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -56,12 +61,13 @@ class Run:
             ) from None
         try:
             self.lines = read_predictions(file, cut=True)
+            held = [read_predictions(other) for other in files if other.exists() and other != file]
         except ValueError:
             self._file.close()
             raise
-        self.done = {line["key"] for line in self.lines}
+        self.done = {line["key"] for line in chain(self.lines, *held)}
         self._size = self._file.seek(0, os.SEEK_END)
-        if not self.lines:
+        if not self.done and not part:
             _replace(self.folder / "config.yaml", yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True))
             write_json(self.folder / "environment.json", environment())
 
@@ -107,18 +113,38 @@ class Run:
 
     def retry_failed(self) -> int:
         """Forget the questions that failed, so that they are asked again; returns how many."""
-        kept = [line for line in self.lines if "error" not in line]
-        forgotten = len(self.lines) - len(kept)
-        if forgotten:
-            data = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept).encode()
-            # In place, since the lock is on this very file; the answers kept are written before the rest is cut off.
-            with open(self.folder / "predictions.jsonl", "r+b") as file:
-                file.write(data)
-                file.truncate()
-            self._size = len(data)
-            self.lines, self.done = kept, {line["key"] for line in kept}
+        everything = self.gather({})
+        kept = [line for line in everything if "error" not in line]
+        if len(kept) < len(everything):
+            self._rewrite(kept)
             (self.folder / "metrics.json").unlink(missing_ok=True)
-        return forgotten
+        return len(everything) - len(kept)
+
+    def gather(self, order: dict[str, int]) -> list[Line]:
+        """All lines of all processes in the order of the benchmark (key to place), from now on in one file."""
+        parts = self._parts()
+        first: dict[str, Line] = {}  # a part that was gathered before a kill is there twice
+        for line in chain(self.lines, *map(read_predictions, parts)):
+            first.setdefault(line["key"], line)
+        ordered = sorted(first.values(), key=lambda line: order.get(line["key"], len(order)))
+        if ordered != self.lines:
+            self._rewrite(ordered)
+        for part in parts:
+            part.unlink()
+        return ordered
+
+    def _rewrite(self, lines: list[Line]) -> None:
+        """Replace all answers at once, and hold the new file as the old one was held."""
+        file, old = self.folder / "predictions.jsonl", self._file
+        _replace(file, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+        self._file = open(file, "ab", buffering=0)
+        fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        old.close()
+        self.lines, self.done = list(lines), {line["key"] for line in lines}
+        self._size = self._file.seek(0, os.SEEK_END)
+
+    def _parts(self) -> list[Path]:
+        return sorted(self.folder.glob("predictions.*.jsonl"))
 
     def finish(self, metrics: dict, cost: dict) -> None:
         """Write the two summaries."""
@@ -179,6 +205,9 @@ def summarise_cost(lines: list[Line]) -> dict:
         found[name] = float(np.mean([line["cost"][name] for line in answered]))
     found["visual_per_layer"] = np.mean([line["kept"] for line in answered], axis=0).tolist()
     found["ms_per_question"] = 1000 * float(np.median([line["seconds"] for line in answered]))
+    if all("prefill_seconds" in line for line in answered):
+        found["prefill_ms"] = 1000 * float(np.median([line["prefill_seconds"] for line in answered]))
+        found["decode_ms"] = 1000 * float(np.median([line["seconds"] - line["prefill_seconds"] for line in answered]))
     found["tower_ms_per_picture"] = 1000 * float(np.median([line["tower_seconds"] for line in answered]))
     return found
 

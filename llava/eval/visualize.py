@@ -18,17 +18,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
 from llava.conversation import conversation_mode
-from llava.mm_utils import get_model_name_from_path, load_image, process_images
-from llava.reduction import Record, Stage, check_plan, plan_from, plan_name
+from llava.mm_utils import get_model_name_from_path, load_image
+from llava.reduction import Stage, check_plan, plan_from, plan_name
 from llava.utils import exit_code
 
 from .flags import add_model_flags, load_from_flags
-from .run import LlavaSubject
+from .samples import left_after, merges, seen
+from .subject import Generation, LlavaSubject
 from .task import get_task, list_tasks
 
 logger = logging.getLogger(__name__)
@@ -42,26 +42,14 @@ DARK = 0.15  # and the grey it fades to
 class Panel:
     """One drawing: a title, and which of the picture's patches (raster order) are kept; None draws the picture as it is.
 
-    ``merged`` patches are the centres of cells that were averaged, so nothing of the picture is dropped.
+    ``merged`` patches are the centres of cells that were averaged, so nothing of the picture is dropped. ``side``: how many
+    patches along each edge.
     """
 
     title: str
     kept: np.ndarray | None = None
     merged: bool = False
-
-
-def kept_patches(trace: Sequence[Record], patches: int, row: int = 0) -> list[np.ndarray]:
-    """The patches of one picture that are left after every stage of a trace, as indices into its ``patches``.
-
-    A record counts among the tokens that arrived at its stage; here every stage is led back through those before it.
-    ``row`` is the prompt, whose one picture is also the row-th of the stages before the language model.
-    """
-    alive, found = np.arange(patches), []
-    for record in trace:
-        kept = record.kept[row].cpu().numpy()
-        alive = alive[kept[kept >= 0]]
-        found.append(alive)
-    return found
+    side: int = 24
 
 
 def panels(subject: LlavaSubject, image: Image.Image, question: str, plans: Sequence[list[Stage]]) -> list[Panel]:
@@ -69,37 +57,30 @@ def panels(subject: LlavaSubject, image: Image.Image, question: str, plans: Sequ
 
     Raises ValueError for a picture that the model sees in several crops, whose tokens are no single grid.
     """
-    (feature,) = subject.encode([image])
-    patches = subject.model.get_vision_tower().num_patches
-    if feature.features.dim() != 2 or len(feature.features) != patches:
-        raise ValueError(
-            f"the picture of size {image.size} is seen in several crops; give one that is, or a model with "
-            "image_aspect_ratio 'pad'"
-        )
-    (reply,) = subject.answer([question], [feature], [], max_new_tokens=16)
-    found = [Panel(f"full\n{patches} patches: {_short(reply.text)}")]
-    for plan in plans:
-        (reply,) = subject.answer([question], [feature], plan, max_new_tokens=16)
-        kept = kept_patches(subject.model.last_trace, patches)
-        for number, (stage, alive) in enumerate(zip(plan, kept, strict=True)):
-            name = str(stage) if len(plan) == 1 else f"{number + 1}. {stage}"
-            answer = f": {_short(reply.text)}" if number == len(plan) - 1 else ""
-            found.append(Panel(f"{name}\n{len(alive)} of {patches}{answer}", alive, stage.reducer.merges))
+    found = []
+    for plan in [[], *plans]:
+        (feature,) = subject.encode([image], plan)
+        if feature.features.dim() != 2:
+            raise ValueError(
+                f"the picture of size {image.size} is seen in several crops; give one that is, or a model with "
+                "image_aspect_ratio 'pad'"
+            )
+        (reply,) = subject.answer([question], [feature], plan, Generation())
+        patches, answer = len(feature.features), f": {_short(reply.text)}"
+        if not plan:
+            found.append(Panel(f"full\n{patches} patches{answer}"))
+        stages = left_after(plan, subject.model.last_trace, patches)
+        for number, (stage, left) in enumerate(stages, start=1):
+            name = str(stage) if len(stages) == 1 else f"{number}. {stage}"
+            title = f"{name}\n{len(left)} of {patches}{answer if number == len(stages) else ''}"
+            found.append(Panel(title, left, merges(stage), math.isqrt(patches)))
     return found
 
 
-def seen(subject: LlavaSubject, image: Image.Image) -> np.ndarray:
-    """The picture as the tower sees it, squared and resized: (H, W, 3) in [0, 1]."""
-    processor = subject.image_processor
-    pixels = process_images([image], processor, subject.model.config)[0]
-    mean, deviation = (torch.tensor(value)[:, None, None] for value in (processor.image_mean, processor.image_std))
-    return (pixels * deviation + mean).clamp(0, 1).permute(1, 2, 0).numpy()
-
-
-def draw(picture: np.ndarray, drawn: Sequence[Panel], side: int, title: str = "") -> Figure:
+def draw(picture: np.ndarray, drawn: Sequence[Panel], title: str = "") -> Figure:
     """The panels in a grid; patches that were dropped fade, centres of averaged cells are dotted.
 
-    ``picture`` (H, W, 3) in [0, 1]; ``side`` patches along each edge.
+    ``picture`` (H, W, 3) in [0, 1].
     """
     columns = min(COLUMNS, len(drawn))
     rows = math.ceil(len(drawn) / columns)
@@ -111,11 +92,12 @@ def draw(picture: np.ndarray, drawn: Sequence[Panel], side: int, title: str = ""
     axes = np.atleast_1d(figure.subplots(rows, columns)).ravel()
     height, width = picture.shape[:2]
     for place, panel in zip(axes, drawn):
-        shown = picture
+        shown, side = picture, panel.side
         if panel.kept is not None and not panel.merged:
             light = np.full(side * side, DIMMED)
             light[panel.kept] = 1
-            light = np.kron(light.reshape(side, side), np.ones((height // side, width // side)))[..., None]
+            down, across = (np.arange(length) * side // length for length in (height, width))
+            light = light.reshape(side, side)[np.ix_(down, across)][..., None]
             shown = picture * light + DARK * (1 - light)
         place.imshow(shown, interpolation="nearest", extent=(0, width, height, 0))
         if panel.merged:
@@ -178,12 +160,7 @@ def run(arguments: argparse.Namespace) -> Path:
     mode = arguments.conv_mode or conversation_mode(get_model_name_from_path(arguments.model_path))
     subject = LlavaSubject(tokenizer, model, image_processor, mode)
     logger.info("asking under %s", ", ".join(map(plan_name, plans)))
-    figure = draw(
-        seen(subject, image),
-        panels(subject, image, prompt, plans),
-        model.get_vision_tower().num_patches_per_side,
-        title,
-    )
+    figure = draw(seen(subject, image), panels(subject, image, prompt, plans), title)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(arguments.output)
     logger.info("wrote %s", arguments.output)

@@ -2,7 +2,7 @@
 
 Shapes: B rows, S positions, D the language model's width, V the tower's width, G images or crops, N features of each.
 
-    pixels -tower-> features (G, N, V) -[features stage]-> projector -> tokens (n, D) -[prompt stage]-> splice (B, S, D)
+    pixels -[pixels stage]-> tower -> features (G, N, V) -[features stage]-> projector -> tokens (n, D) -[prompt stage]-> splice (B, S, D)
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from llava.model.multimodal_encoder.clip_encoder import CLIPVisionTower
 from llava.model.multimodal_projector.builder import build_vision_projector
 from llava.reduction import Cost, Need, Record, Stage
 from llava.reduction.cost import decoder_flops, kv_bytes, linear_flops, selector_flops, tower_flops
-from llava.reduction.stage import Site, reduce_images
+from llava.reduction.stage import Site, reduce_images, reduce_pixels
 
 logger = logging.getLogger(__name__)
 
@@ -165,6 +165,7 @@ class _Look:
     features: list[Record] = field(default_factory=list)
     prompt: list[Record] = field(default_factory=list)
     projected: list[int] = field(default_factory=list)
+    patches: int = 0  # of a crop, as the tower saw it
 
     @property
     def trace(self) -> list[Record]:
@@ -193,28 +194,32 @@ class LlavaMetaForCausalLM(ABC):
     def encode_raw(self, images: Images) -> list[Tensor]:
         """The tower's features of each image, to be given to `generate(raw_vision_features=...)` as often as wanted.
 
-        images: as `generate` takes them. Returns per image (N, V), for an image of several crops (crops, N, V). The draws
+        images: as `generate` takes them; what the plan in force does to pixels is done. Returns per image (N, V), for an image of several crops (crops, N, V). The draws
         of seeded methods follow the pixels; give `image_seeds=model.image_seeds(images)` along to have the same ones.
         """
         pictures = self._pictures(images)
-        return [raw[0] if picture.plain else raw for raw, picture in zip(self._raw(pictures), pictures, strict=True)]
+        found = zip(self._raw(self.get_model().plan(), pictures), pictures, strict=True)
+        return [raw[0] if picture.plain else raw for raw, picture in found]
 
     def image_seeds(self, images: Images) -> list[int]:
         """A number for each image that depends on its pixels alone, from which seeded methods draw."""
         return [picture.seed for picture in self._pictures(images)]
 
-    def _tower_features(self, images: Tensor) -> Tensor:
+    def _tower_features(self, images: Tensor, resized: bool = False) -> Tensor:
         """images (G, 3, H, W) -> (G, N, V) in the language model's dtype, whatever dtype the pixels have."""
-        return self._tower_required()(images.to(self._embed.weight.dtype)).to(self._embed.weight.device)
+        like = self._embed.weight
+        return self._tower_required()(images.to(like.dtype), resized).to(like.device)
 
-    def _raw(self, pictures: Sequence[_Picture]) -> list[Tensor]:
+    def _raw(self, plan: list[Stage], pictures: Sequence[_Picture]) -> list[Tensor]:
         """(crops, N, V) of every picture; those still given as pixels pass the tower in one call."""
         fresh = [picture.pixels for picture in pictures if picture.raw is None]
         encoded: Iterator[Tensor] = iter(())
         if fresh:
             tower = self._tower_required()
             pixels = torch.cat([crop.to(tower.device) for crop in fresh])
-            encoded = iter(self._tower_features(pixels).split([len(crop) for crop in fresh]))
+            shrunk = reduce_pixels(plan, pixels, tower.config.patch_size)
+            features = self._tower_features(shrunk, resized=shrunk is not pixels)
+            encoded = iter(features.split([len(crop) for crop in fresh]))
         return [next(encoded) if picture.raw is None else picture.raw for picture in pictures]
 
     def _visual_tokens(self, plan: list[Stage], seeded: bool, pictures: Sequence[_Picture]) -> list[Tensor]:
@@ -222,7 +227,7 @@ class LlavaMetaForCausalLM(ABC):
         if not pictures:
             return []
         like = self._embed.weight
-        raw = [features.to(like.device, like.dtype) for features in self._raw(pictures)]
+        raw = [features.to(like.device, like.dtype) for features in self._raw(plan, pictures)]
         shapes = {tuple(features.shape[1:]) for features in raw}
         if len(shapes) > 1:
             raise ValueError(
@@ -231,8 +236,17 @@ class LlavaMetaForCausalLM(ABC):
         own = [picture.seed if seeded else 0 for picture in pictures]
         seeds = torch.tensor(own, device=like.device)
         crop_seeds = [seed + crop for seed, picture in zip(own, pictures) for crop in range(picture.crops)]
-        side = self._tower_required().num_patches_per_side
         look = self._last_look
+        look.patches = len(raw[0][0])
+        tower = self._tower_required().config
+        pixels = like.new_empty(1, 1, tower.image_size, tower.image_size)
+        shrunk = reduce_pixels(plan, pixels, tower.patch_size)
+        if shrunk is not pixels and (wanted := (shrunk.shape[-1] // tower.patch_size) ** 2) != look.patches:
+            raise ValueError(
+                f"raw_vision_features of {look.patches} patches, but the plan shrinks pictures to {wanted}; encode them "
+                "under the plan: with reduced(model, plan): model.encode_raw(images)"
+            )
+        side = math.isqrt(look.patches)
         crops, look.features = reduce_images(
             plan, "features", list(torch.cat(raw)), (side, side), seeds.new_tensor(crop_seeds)
         )
@@ -262,7 +276,7 @@ class LlavaMetaForCausalLM(ABC):
                 Cost(
                     visual_per_layer=visual[row * beams],
                     rows_per_layer=rows,
-                    tower_flops=tower_flops(self.get_vision_tower().config, count) if count else 0.0,
+                    tower_flops=tower_flops(self.get_vision_tower().config, count, look.patches) if count else 0.0,
                     projector_flops=linear_flops(decoder.mm_projector, sum(look.projected[crop] for crop in crops))
                     if count
                     else 0.0,

@@ -51,10 +51,9 @@ def kv_bytes(config, rows_per_layer: list[int], bytes_per_number: int) -> int:
     return sum(rows_per_layer) * 2 * config.num_key_value_heads * config.head_dim * bytes_per_number
 
 
-def tower_flops(config, images: int) -> float:
-    """A CLIP vision tower on ``images`` crops (all its layers run, also those after the chosen one)."""
+def tower_flops(config, images: int, patches: int) -> float:
+    """A CLIP vision tower on ``images`` crops of so many patches (all its layers run, also those after the chosen one)."""
     d, m = config.hidden_size, config.intermediate_size
-    patches = (config.image_size // config.patch_size) ** 2
     n = patches + 1
     embed = 2 * patches * 3 * config.patch_size**2 * d
     return images * (embed + config.num_hidden_layers * 2 * (4 * n * d * d + 2 * n * n * d + 2 * n * d * m))

@@ -26,6 +26,7 @@ class Need(Enum):
 
 
 SITE_GIVES = {
+    "pixels": frozenset(),
     "features": frozenset({Need.GRID, Need.SEED}),
     "prompt": frozenset({Need.GRID, Need.SEED}),
     "layer": frozenset({Need.ATTENTION, Need.TEXT, Need.SEED}),

@@ -100,17 +100,19 @@ def make_stage(
     return Stage(kind(**options), site, layer, keep, place, positions)
 
 
-def plan_from(spec: Spec) -> list[Stage]:
+def plan_from(spec: Spec, keep: int | float | None = None) -> list[Stage]:
     """Translate any spelling of a plan into stages; None, "" and [] are the empty plan.
 
-    A string is the short spelling, or the path of a YAML file when it ends in ``.yaml`` or ``.yml``.
+    A string is the short spelling, or the path of a YAML file when it ends in ``.yaml`` or ``.yml``. ``keep``: the budget
+    of those stages of a short spelling that name none and need one.
     """
     if spec is None or spec == "":
         return []
     if isinstance(spec, Path) or (isinstance(spec, str) and spec.endswith((".yaml", ".yml"))):
         return _from_yaml(Path(spec))
     if isinstance(spec, str):
-        return _ordered([make_stage(**_parse(part)) for part in spec.split("+")])
+        parts = [_parse(part) for part in spec.split("+")]
+        return _ordered([make_stage(**_with_keep(part, keep)) for part in parts])
     if isinstance(spec, dict):
         spec = [spec]
     return _ordered([part if isinstance(part, Stage) else _from_dict(part) for part in spec])
@@ -137,11 +139,11 @@ def check_plan(plan: list[Stage], layers: int, sites: tuple[Site, ...] = get_arg
 
 def _ordered(plan: list[Stage]) -> list[Stage]:
     """Stages must be written in the order in which the tokens meet them."""
-    order = [(("features", "prompt", "layer").index(stage.site), stage.layer or 0) for stage in plan]
+    order = [(get_args(Site).index(stage.site), stage.layer or 0) for stage in plan]
     for earlier, later, stage in zip(order, order[1:], plan[1:]):
         if later < earlier or (later == earlier and stage.site == "layer"):
             raise ValueError(
-                f"the stages {' + '.join(map(str, plan))} are out of order at {stage}; write features, prompt, then layers"
+                f"the stages {' + '.join(map(str, plan))} are out of order at {stage}; write pixels, features, prompt, then layers"
                 " from low to high, one stage a layer"
             )
     left = None  # the count that an earlier stage leaves of every image
@@ -173,6 +175,10 @@ def _parse(text: str) -> dict:
         else:
             raise ValueError(f"cannot read {part!r} in the plan {text!r}; options are written name=value")
     return found
+
+
+def _with_keep(part: dict, keep: int | float | None) -> dict:
+    return {"keep": keep, **part} if get_method(part["method"]).wants_keep else part
 
 
 def _budget(text: str, plan: str) -> int | float:

@@ -21,7 +21,7 @@ from .aggregate import gather
 from .evidence import SITE_GIVES, Evidence, LayerEvidence, Need
 from .ledger import Ledger
 
-Site = Literal["features", "prompt", "layer"]
+Site = Literal["pixels", "features", "prompt", "layer"]
 Positions = Literal["original", "compact"]
 
 
@@ -34,7 +34,7 @@ class Place(StrEnum):
 
 
 class Reducer(nn.Module):
-    """A method of visual-token reduction. Subclass, write ``select``, and register a name.
+    """A method of visual-token reduction. Subclass, write ``select`` (at the pixels ``shrink``), and register a name.
 
     ``needs`` is the evidence it asks for, ``sites`` where it may stand (the first is the default), ``layer`` the default
     decoder layer, ``merges`` whether ``aggregate`` does more than gather, ``wants_keep`` whether a budget must be given,
@@ -43,7 +43,7 @@ class Reducer(nn.Module):
 
     name: ClassVar[str]
     needs: ClassVar[frozenset[Need]] = frozenset()
-    sites: ClassVar[tuple[Site, ...]] = get_args(Site)
+    sites: ClassVar[tuple[Site, ...]] = ("features", "prompt", "layer")
     default_layer: ClassVar[int | None] = None
     merges: ClassVar[bool] = False
     wants_keep: ClassVar[bool] = True
@@ -57,6 +57,14 @@ class Reducer(nn.Module):
     def aggregate(self, tokens: Tensor, kept: Tensor, evidence: Evidence) -> Tensor:
         """What the kept tokens (ascending indices (G, k)) become: (G, k, D)."""
         return gather(tokens, kept)
+
+    def left(self, tokens: int, k: int | None) -> int:
+        """How many of ``tokens`` stay under a budget; at most, where the pictures decide."""
+        return tokens if k is None else k
+
+    def shrink(self, pixels: Tensor, patch: int, k: int) -> Tensor:
+        """What pixels (G, 3, H, W) become so that a tower with such patches makes at most ``k`` tokens of each."""
+        raise NotImplementedError
 
     def flops(self, rows: int, tokens: int, kept: int, width: int) -> float:
         """Floating-point operations of one selection over ``tokens`` of a sequence of ``rows``."""
@@ -269,6 +277,20 @@ def budget(stage: Stage, length: int) -> int | None:
     return stage.keep
 
 
+def tokens_left(plan: list[Stage], tokens: int, layers: int) -> list[int]:
+    """Visual tokens in each of ``layers`` decoder layers when a picture of ``tokens`` meets a plan, before anything runs.
+
+    Where the pictures decide how many are kept it is the most that can be. Raises ValueError for a budget above what arrives.
+    """
+    entering, left = [], tokens
+    for layer in range(layers):
+        for stage in plan:
+            if (stage.layer or 0) == layer and stage.place is Place.DROP:
+                left = stage.reducer.left(left, budget(stage, left))
+        entering.append(left)
+    return entering
+
+
 def reduce_sequence(stage: Stage, hidden: Tensor, ledger: Ledger, evidence: LayerEvidence) -> Reduction:
     """Apply a decoder stage to hidden states (B, S, D); rows without an image pass unchanged."""
     chosen = torch.zeros_like(ledger.valid)
@@ -298,6 +320,15 @@ def reduce_sequence(stage: Stage, hidden: Tensor, ledger: Ledger, evidence: Laye
     if stage.positions == "compact":
         shorter = shorter.compacted()
     return Reduction(written.gather(1, index[..., None].expand(-1, -1, hidden.shape[-1])), index, shorter, record)
+
+
+def reduce_pixels(plan: list[Stage], pixels: Tensor, patch: int) -> Tensor:
+    """Apply a plan's stages at the pixels (G, 3, H, W), whose sides are whole numbers of patches before and after."""
+    for stage in plan:
+        if stage.site == "pixels":
+            tokens = pixels.shape[-2] // patch * (pixels.shape[-1] // patch)
+            pixels = stage.reducer.shrink(pixels, patch, budget(stage, tokens))
+    return pixels
 
 
 def reduce_images(

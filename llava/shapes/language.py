@@ -43,6 +43,7 @@ LETTER_ANSWER = "Answer with the option's letter from the given choices directly
 WIDTH, HEADS, INTERMEDIATE, LAYERS = 256, 4, 688, 12
 ALIKE = 0.8  # of what queries and keys start from; equal words then score about 5 before the softmax
 COPIED = 0.6  # of what values and outputs start from
+COUNTING = ("count", "numerical_calculation")  # the subtasks that are learned last
 THINKING = 4  # layers after which the fact that a question is about is read out
 VISUAL = world.GRID**2
 
@@ -62,6 +63,7 @@ class Phase:
     yes_no_share: float  # what is left is multiple choice
     suffix_share: float
     shallow_share: float = 0.0  # of the steps: the layers after THINKING see no patches
+    counting_share: float = 0.0  # of the yes/no questions, beyond their even part: how many there are, and sums
     below: int = 0  # how many of the added layers come before the others
     horizon: int | None = None  # the step at which the falling rate would reach zero, where that is not ``until``
 
@@ -206,7 +208,8 @@ def draw_questions(scene: world.Scene, rng: np.random.Generator, phase: Phase) -
         elif (kind := kind - phase.caption_share) < phase.open_share:
             found += [Question(text + suffix, answer, answer) for text, answer in conversation(scene, rng, 2)]
         elif kind < phase.open_share + phase.yes_no_share:
-            category = str(rng.choice(CATEGORIES))
+            counting = phase.counting_share and rng.random() < phase.counting_share
+            category = str(rng.choice(COUNTING if counting else CATEGORIES))
             if (asked := yes_no_fact(category, scene, rng)) is not None:
                 yes, no, fact = asked
                 # whether something is there: the negative is about something else, of which there is none

@@ -23,7 +23,7 @@ TOWER_STEPS, WHOLE_PICTURES = 1700, 200
 PICTURES, PICTURE_SEED = 8000, 21
 # Captions and lookup questions first, then the benchmark's mix, then with the patches gone from the later layers in half
 # of the steps, then all 576 patches and twelve layers, and two more before them: as trained so far the first two layers
-# read all they need, and nothing that is thrown away at layer 2 would cost anything.
+# read all they need, and nothing that is thrown away at layer 2 would cost anything. At the end, more counting and sums.
 # fmt: off
 CURRICULUM = [
     #     until layers patches rate pictures questions caption open yes/no suffix shallow
@@ -32,6 +32,7 @@ CURRICULUM = [
     Phase(2800,  6,    136, 1.5e-3,    8,      24,     0.05,   0.2, 0.7,   0.0,   0.5),
     Phase(3050, 12,    576, 8.0e-4,    8,      12,     0.0,    0.2, 0.7,   0.8,   0.5),
     Phase(3400, 14,    576, 8.0e-4,    8,      12,     0.0,    0.1, 0.8,   0.8,   0.5, below=2),
+    Phase(3900, 14,    576, 8.0e-4,    8,      16,     0.0,    0.1, 0.8,   0.8,   0.5, counting_share=0.4, below=2),
 ]
 # fmt: on
 TOWER_FOLDER = "clip-shapes-patch14-336"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from llava.eval.run import Reply
+from llava.eval.subject import Generation, Reply
 
 
 class StubSubject:
@@ -16,11 +16,11 @@ class StubSubject:
         self.asked: list[str] = []
         self.batches: list[int] = []
 
-    def encode(self, images: Sequence) -> list[str]:
+    def encode(self, images: Sequence, plan=()) -> list[str]:
         self.encoded += [image.size for image in images]
         return [f"features {len(self.encoded)}"] * len(images)
 
-    def answer(self, texts, features, plan, max_new_tokens) -> list[Reply]:
+    def answer(self, texts, features, plan, generation: Generation) -> list[Reply]:
         if self.stop_at is not None and len(self.asked) + len(texts) > self.stop_at:
             raise KeyboardInterrupt
         self.asked += texts
@@ -29,3 +29,6 @@ class StubSubject:
         kept = [576, keep]
         cost = {"visual_tokens": sum(kept) / 2, "total_flops": 1e9 * keep, "kv_bytes": 1000 * keep}
         return [Reply(self.reply(text), kept, cost) for text in texts]
+
+    def length(self, text: str, image) -> int:
+        return 0

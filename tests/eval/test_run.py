@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from llava.eval.loop import Features
+from llava.eval.plans import method_label
 from llava.eval.results import Run, read_predictions
-from llava.eval.run import LlavaSubject, evaluate, main, method_label
+from llava.eval.run import evaluate, main
+from llava.eval.subject import Generation, LlavaSubject
 from llava.eval.tasks.mme import Mme
 from llava.mm_utils import load_image
 from llava.reduction import plan_from
@@ -110,15 +113,13 @@ def test_a_torn_picture_fails_its_questions_only(data, tmp_path):
 
 
 def test_memory_does_not_grow_with_the_pictures(data, tmp_path, monkeypatch):
-    import llava.eval.run as module
+    sizes, real = [], Features.load
 
-    sizes, real = [], module.Features.load
-
-    def watched(self, files):
-        real(self, files)
+    def watched(self, *given):
+        real(self, *given)
         sizes.append(len(self.held))
 
-    monkeypatch.setattr(module.Features, "load", watched)
+    monkeypatch.setattr(Features, "load", watched)
     run_all(StubSubject(), Mme(data), tmp_path, batch_size=2)
     assert max(sizes) <= 4
 
@@ -140,7 +141,7 @@ def test_method_label_is_the_plan_without_its_budget(spec, label):
 def command(data: Path, results: Path, *more: str) -> list[str]:
     return [
         "--model-path", str(PARITY15 / "checkpoint"), "--conv-mode", "vicuna_v1", "--device", "cpu",
-        "--data", str(data), "--results", str(results), "--limit", "8", *more,
+        "--data", str(data), "--results", str(results), "--limit", "8", "--no-controls", *more,
     ]  # fmt: skip
 
 
@@ -169,16 +170,16 @@ def test_batches_answer_as_single_questions_do(data, llava15):
     for spec in ("", "fastv@2:64", "random@2:16", "pool:64"):
         plan = plan_from(spec)
         shared = [subject.encode([load_image(example.image)])[0] for example in examples]
-        together = subject.answer([example.text for example in examples], shared, plan, 6)
+        together = subject.answer([example.text for example in examples], shared, plan, Generation(6))
         for example, reply in zip(examples, together):
-            (alone,) = subject.answer([example.text], subject.encode([load_image(example.image)]), plan, 6)
+            (alone,) = subject.answer([example.text], subject.encode([load_image(example.image)]), plan, Generation(6))
             assert (alone.text, alone.kept, alone.cost) == (reply.text, reply.kept, reply.cost)
 
 
 def test_a_question_without_a_picture_stands_in_a_batch(data, llava15):
     subject = LlavaSubject(llava15.tokenizer, llava15.model, llava15.image_processor, "vicuna_v1")
     features = subject.encode([load_image(Mme(data).examples[0].image)])
-    replies = subject.answer(["Hello?", "What is this?"], [None, *features], plan_from("fastv@2:64"), 4)
+    replies = subject.answer(["Hello?", "What is this?"], [None, *features], plan_from("fastv@2:64"), Generation(4))
     assert [reply.kept[-1] for reply in replies] == [0, 64]
 
 

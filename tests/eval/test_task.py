@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from llava.eval.task import Example, bootstrap, get_task, list_tasks, read_jsonl, spread
+from llava.eval.statistics import bootstrap
+from llava.eval.task import Example, get_task, list_tasks, read_jsonl, spread
 
 
 def examples(pictures: int, each: int) -> list[Example]:

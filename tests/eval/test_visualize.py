@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from llava.eval.run import LlavaSubject
-from llava.eval.visualize import Panel, draw, kept_patches, main, panels, seen
+from llava.eval.subject import LlavaSubject
+from llava.eval.visualize import Panel, draw, main, panels
 from llava.reduction import plan_from
 from llava.shapes.export import export
 from tests.conftest import PARITY15
@@ -19,40 +18,23 @@ def subject(llava15) -> LlavaSubject:
     return LlavaSubject(llava15.tokenizer, llava15.model, llava15.image_processor, "vicuna_v1")
 
 
-def test_stages_are_led_back_to_patches():
-    """Ten patches; the first stage keeps 1, 3, 5, 7, 9; the second, counting among those, 0 and 4: patches 1 and 9."""
-
-    class Kept:
-        def __init__(self, indices):
-            self.kept = torch.tensor([indices])
-
-    found = kept_patches([Kept([1, 3, 5, 7, 9]), Kept([0, 4, -1])], 10)
-    assert [list(each) for each in found] == [[1, 3, 5, 7, 9], [1, 9]]
-
-
 def test_panels_of_single_and_several_stages(subject):
     image = Image.open(PARITY15 / "image0.png").convert("RGB")
-    plans = [plan_from(spec) for spec in ("fastv@2:64", "pool:16", "random@prompt:0.5+fastv@2:32", "blind")]
+    plans = [
+        plan_from(spec) for spec in ("fastv@2:64", "pool:16", "random@prompt:0.5+fastv@2:32", "blind", "downsample:64")
+    ]
     found = panels(subject, image, "What is this?", plans)
-    assert [None if panel.kept is None else len(panel.kept) for panel in found] == [None, 64, 16, 288, 32, 0]
-    assert [panel.merged for panel in found] == [False, False, True, False, False, False]
+    assert [None if panel.kept is None else len(panel.kept) for panel in found] == [None, 64, 16, 288, 32, 0, 64]
+    assert [panel.merged for panel in found] == [False, False, True, False, False, False, True]
     assert set(found[4].kept) <= set(found[3].kept)
     assert found[1].title.startswith("fastv@2:64\n64 of 576")
-
-
-def test_the_picture_is_what_the_tower_sees(subject):
-    wide = Image.new("RGB", (200, 100), (255, 0, 0))
-    picture = seen(subject, wide)
-    assert picture.shape == (336, 336, 3)
-    assert np.allclose(picture[168, 168], [1, 0, 0], atol=0.02)  # the middle is red, the padding is not
-    assert not np.allclose(picture[5, 168], [1, 0, 0], atol=0.2)
+    assert [panel.side for panel in found] == [24] * 6 + [8]
 
 
 def test_dropped_patches_fade_and_kept_ones_do_not():
     white = np.ones((4, 4, 3))
-    figure = draw(
-        white, [Panel("all"), Panel("one", np.array([3])), Panel("cells", np.array([0]), merged=True)], side=2
-    )
+    one, cells = Panel("one", np.array([3]), side=2), Panel("cells", np.array([0]), merged=True, side=2)
+    figure = draw(white, [Panel("all"), one, cells])
     drawn = [axes.images[0].get_array() for axes in figure.axes]
     assert (drawn[0] == 1).all() and (drawn[2] == 1).all()
     assert (drawn[1][2:, 2:] == 1).all() and drawn[1][:2].max() < 0.5

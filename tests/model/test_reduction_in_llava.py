@@ -171,7 +171,7 @@ def test_anyres_pictures_keep_the_budget_of_one_image(llava16, name):
     sites = get_method(name).sites
     case = next(case for case in llava16.cases() if case["images"])
     inputs = llava16.inputs(case)
-    plan = f"{name}@2:20" if "layer" in sites else f"{name}@features:20"
+    plan = f"{name}@2:20" if "layer" in sites else f"{name}:20"
     with torch.no_grad(), reduced(llava16.model, plan):
         if "layer" not in sites:
             with pytest.raises(ValueError, match="reduction of features cannot be combined"):
@@ -181,3 +181,38 @@ def test_anyres_pictures_keep_the_budget_of_one_image(llava16, name):
     decoder = llava16.model.model
     assert decoder.last_visual_per_layer[1, 0] > 576
     assert decoder.last_visual_per_layer[2, 0] == 20 * len(case["images"])
+
+
+def test_downsampling_shrinks_the_picture_before_the_tower(model, cases):
+    """Fewer patches, a cheaper tower, and the same from raw features that were encoded under the plan."""
+    costs = {}
+    for plan, tokens in (
+        ("full", 576),
+        ("downsample:64", 64),
+        ("downsample:0.1", 49),
+        ("downsample:100+fastv@2:9", 100),
+    ):
+        with torch.no_grad(), reduced(model, plan):
+            whole = model(**cases[0]).logits[0, -1]
+            (costs[plan],) = model.last_cost()
+            assert costs[plan].visual_per_layer[0] == tokens
+            raw = model.encode_raw(cases[0]["images"])
+            assert raw[0].shape[0] == tokens
+            again = model(cases[0]["input_ids"], raw_vision_features=raw).logits[0, -1]
+            torch.testing.assert_close(again, whole, rtol=0, atol=1e-5)
+    assert costs["downsample:100+fastv@2:9"].visual_per_layer[2:] == [9] * 6
+    assert costs["downsample:64"].tower_flops < costs["full"].tower_flops / 7
+    assert costs["downsample:64"].projector_flops == costs["full"].projector_flops / 9
+
+
+def test_downsampling_to_the_same_size_changes_nothing(model, cases):
+    with torch.no_grad():
+        dense = model(**cases[0]).logits
+        with reduced(model, "downsample:576"):
+            assert torch.equal(model(**cases[0]).logits, dense)
+
+
+def test_features_of_another_size_than_the_plans_are_refused(model, cases):
+    raw = model.encode_raw(cases[0]["images"])
+    with reduced(model, "downsample:64"), pytest.raises(ValueError, match="of 576 patches, .* shrinks pictures to 64"):
+        model(cases[0]["input_ids"], raw_vision_features=raw)

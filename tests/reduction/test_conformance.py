@@ -39,7 +39,7 @@ WITH_OPTIONS = [
 ]
 IN_DECODER = [name for name in list_methods() if "layer" in get_method(name).sites] + WITH_OPTIONS
 BUDGETED = [name for name in IN_DECODER if method(name).wants_keep]
-BEFORE = [(name, site) for name in list_methods() for site in get_method(name).sites if site != "layer"]
+BEFORE = [(name, site) for name in list_methods() for site in get_method(name).sites if site in ("features", "prompt")]
 
 
 def decoder_plan(name: str, keep: int | float = KEEP, layer: int = 2, **options) -> list:

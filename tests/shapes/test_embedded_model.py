@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llava.eval.run import LlavaSubject
+from llava.eval.subject import Generation, LlavaSubject
 from llava.model.builder import load_pretrained_model
 from llava.reduction import plan_from
 from llava.shapes.questions import SHORT_ANSWER, yes_no_pair
@@ -38,7 +38,7 @@ def share_right(subject, plan: str) -> float:
         if pair is None:
             continue
         picture = subject.encode([render(scene)]) * 2
-        replies = subject.answer([f"{text}\n{SHORT_ANSWER}" for text in pair], picture, plan_from(plan), 4)
+        replies = subject.answer([f"{text}\n{SHORT_ANSWER}" for text in pair], picture, plan_from(plan), Generation(4))
         right += [reply.text == truth for reply, truth in zip(replies, ("Yes", "No"))]
     return float(np.mean(right))
 

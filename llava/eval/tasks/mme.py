@@ -6,17 +6,18 @@ at most. Perception is the sum over ten subtasks, cognition over four. Paper: ht
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from difflib import get_close_matches
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 
-from ..task import Example, Line, Task, bootstrap, by_picture, read_jsonl
+from llava.reduction import did_you_mean
+
+from ..task import SHORT_ANSWER, Example, Line, Task, by_picture, read_records
 
 PERCEPTION = ("existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR")
 COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
 SUBTASKS = PERCEPTION + COGNITION
-INSTRUCTIONS = ("Answer the question using a single word or phrase.", "Please answer yes or no.")
+INSTRUCTIONS = (SHORT_ANSWER, "Please answer yes or no.")
 
 Answer = tuple[str, str]  # truth ("yes" or "no") and the model's words
 
@@ -112,74 +113,83 @@ def calculate(folder: str | Path) -> dict:
 
 
 class Mme(Task):
-    """MME in LLaVA's layout: ``llava_mme.jsonl`` and ``MME_Benchmark_release_version`` with pictures and truth."""
+    """MME: ``llava_mme.jsonl`` in LLaVA's layout, or ``MME_test.json`` as the HiMAP fork's download writes it.
+
+    The first takes the truth from where the benchmark keeps it, among the pictures; the second says it itself, and its prompt
+    holds both instructions, "Please answer yes or no." and LLaVA's.
+    """
 
     name = "mme"
-
-    def sources(self) -> list[Path]:
-        return [self.data / "llava_mme.jsonl"]
+    questions = ("llava_mme.jsonl", "MME_test.json")
+    pictures = answers = "MME_Benchmark_release_version"
+    instructions = INSTRUCTIONS
 
     def read(self) -> Iterator[Example]:
-        file, root = self.data / "llava_mme.jsonl", self.data / "MME_Benchmark_release_version"
-        if not file.is_file():
-            raise FileNotFoundError(f"{file} is not there; --data is the folder that holds llava_mme.jsonl")
-        truths = lru_cache(maxsize=None)(_read_truth)
         asked: dict[str, list[str]] = {}
-        for line in read_jsonl(file, ("question_id", "image", "text", "category")):
-            name, category = line["question_id"], line["category"]
+        for where, line in self.distinct(self._listed()) if self.file.suffix == ".json" else self._lines():
+            name, category = str(line["question_id"]), line["category"]
             if category not in SUBTASKS:
-                near = get_close_matches(category, SUBTASKS, n=1)
-                raise ValueError(f"{file}: category={category!r} of {name} is none of MME's; " + _hint(near))
-            question, seen = _bare(line["text"]), asked.setdefault(name, [])
-            if question in seen:
-                raise ValueError(f"{file}: {name} asks twice {question!r}")
-            seen.append(question)
-            source = _truth_file(root, line["image"])
-            truth = truths(source)
-            if question not in truth:
-                raise ValueError(f"{source} has no answer to {question!r}, which {file.name} asks of {name}")
+                hint = did_you_mean(str(category), SUBTASKS) or f"; it has {', '.join(SUBTASKS)}"
+                raise ValueError(f"{where}: category={category!r} of {name} is none of MME's{hint}")
+            places = asked.setdefault(name, [])
+            places.append(where)
             yield Example(
-                key=f"{name}#{len(seen)}",
+                key=f"{name}#{len(places)}",
                 question_id=name,
                 picture=name,
-                image=root / line["image"],
+                image=self.images / line["image"],
                 text=line["text"],
-                label=truth[question],
+                label=line["answer"],
                 category=category,
             )
-        alone = [name for name, seen in asked.items() if len(seen) != 2]
-        if alone:
-            raise ValueError(
-                f"{file}: {alone[0]} has {len(asked[alone[0]])} question(s), MME asks two of every picture"
-            )
+        for name, places in asked.items():
+            if len(places) != 2:
+                raise ValueError(f"{places[-1]}: {name} has {len(places)} question(s), MME asks two of every picture")
+
+    def _lines(self) -> Iterator[tuple[str, Line]]:
+        """Place and line of ``llava_mme.jsonl`` with its true answer."""
+        truths = lru_cache(maxsize=None)(partial(_read_truth, self.bare))
+        root = self.truth if self.truth.is_dir() else self.images
+        for where, line in self.asked(("question_id", "image", "text", "category")):
+            source, question = _truth_file(root, line["image"]), self.bare(line["text"])
+            if question not in truths(source):
+                raise ValueError(f"{source} has no answer to {question!r}, which {where} asks")
+            yield where, {**line, "answer": truths(source)[question]}
+
+    def _listed(self) -> Iterator[tuple[str, Line]]:
+        """Name and entry of ``MME_test.json`` under the other file's field names."""
+        for where, entry in read_records(self.file, ("question_id", "question", "answer", "category", "image_file")):
+            if str(entry["answer"]).lower() not in ("yes", "no"):
+                raise ValueError(f"{where}: answer={entry['answer']!r} must be Yes or No")
+            yield where, {**entry, "image": entry["image_file"], "text": f"{entry['question']}\n{SHORT_ANSWER}"}
 
     def parse(self, text: str) -> str:
         return parse_answer(text)
 
     def aggregate(self, lines: Sequence[Line]) -> dict:
         pairs: dict[str, list[tuple[Answer, Answer]]] = {}
-        worth, where = [], []
-        for name, group in by_picture(lines).items():
-            if len(group) != 2:
-                raise ValueError(f"{name} has {len(group)} of its two answers; finish the run first")
-            category = group[0]["category"]
-            pairs.setdefault(category, []).append(tuple((line["label"].lower(), line["text"]) for line in group))
-            right = [parse_answer(line["text"]) == line["label"].lower() for line in group]
-            worth.append(50 * sum(right) + 100 * all(right))
-            where.append(category)
+        for group in _pairs(lines):
+            answers = tuple((line["label"].lower(), line["text"]) for line in group)
+            pairs.setdefault(group[0]["category"], []).append(answers)
         subtasks = {name: score_pairs(pairs[name]) for name in SUBTASKS if name in pairs}
-        return {**totals(subtasks), "score_interval": bootstrap(worth, [1] * len(worth), where)}
+        return totals(subtasks)
+
+    @classmethod
+    def worth(cls, lines: Sequence[Line]) -> tuple[list[float], list[float], list[str]]:
+        """A picture is worth 50 for each right answer and 100 more for both, out of 1, within its subtask."""
+        pairs = _pairs(lines)
+        right = [[parse_answer(line["text"]) == line["label"].lower() for line in pair] for pair in pairs]
+        value = [50.0 * sum(pair) + 100.0 * all(pair) for pair in right]
+        return value, [1.0] * len(value), [pair[0]["category"] for pair in pairs]
 
 
-def _hint(near: list[str]) -> str:
-    return f"did you mean {near[0]!r}?" if near else f"it has {', '.join(SUBTASKS)}"
-
-
-def _bare(text: str) -> str:
-    """The question without the instructions that one file or the other appends, with single blanks."""
-    for instruction in INSTRUCTIONS:
-        text = text.replace(instruction, " ")
-    return " ".join(text.split())
+def _pairs(lines: Sequence[Line]) -> list[list[Line]]:
+    """The two answers of every picture. Raises ValueError for a picture that has not two."""
+    groups = by_picture(lines)
+    for name, group in groups.items():
+        if len(group) != 2:
+            raise ValueError(f"{name} has {len(group)} of its two answers; finish the run first")
+    return list(groups.values())
 
 
 def _truth_file(root: Path, image: str) -> Path:
@@ -191,8 +201,8 @@ def _truth_file(root: Path, image: str) -> Path:
     return apart if apart.is_file() else picture.with_suffix(".txt")
 
 
-def _read_truth(file: Path) -> dict[str, str]:
-    """Question to Yes or No of one picture."""
+def _read_truth(bare: Callable[[str], str], file: Path) -> dict[str, str]:
+    """Bare question to Yes or No of one picture."""
     if not file.is_file():
         raise FileNotFoundError(f"{file} is not there; it holds the true answers of its picture")
     truth = {}
@@ -200,5 +210,5 @@ def _read_truth(file: Path) -> dict[str, str]:
         question, _, answer = text.rpartition("\t")
         if not question or answer.strip().lower() not in ("yes", "no"):
             raise ValueError(f"{file}:{number} is not a question, a tab, and Yes or No")
-        truth[_bare(question)] = answer.strip()
+        truth[bare(question)] = answer.strip()
     return truth

@@ -89,17 +89,24 @@ class CLIPVisionTower(nn.Module):
             self.image_processor = load_image_processor(self.vision_tower_name, inside, self.config)
 
     @torch.no_grad()
-    def encode(self, images: Tensor) -> TowerOutput:
-        """images (G, 3, H, W) of any dtype -> features and class token in that dtype."""
+    def encode(self, images: Tensor, resized: bool = False) -> TowerOutput:
+        """images (G, 3, H, W) of any dtype -> features and class token in that dtype.
+
+        resized: they are of another size than the tower's on purpose; its position embeddings are interpolated.
+        """
         if self.vision_tower is None:
             raise ValueError(f"vision tower {self.vision_tower_name!r} is not loaded; call load_model() first")
         side = self.config.image_size
-        if images.ndim != 4 or images.shape[-2:] != (side, side):
+        if images.ndim != 4 or (images.shape[-2:] != (side, side) and not resized):
             raise ValueError(
                 f"images of shape {tuple(images.shape)} do not fit the vision tower; give (n, 3, {side}, {side}), "
                 "as process_images does"
             )
-        output = self.vision_tower(images.to(device=self.device, dtype=self.dtype), output_hidden_states=True)
+        output = self.vision_tower(
+            images.to(device=self.device, dtype=self.dtype),
+            output_hidden_states=True,
+            interpolate_pos_encoding=images.shape[-2:] != (side, side),
+        )
         hidden = output.hidden_states[self.select_layer].to(images.dtype)
         return TowerOutput(features=self.feature_select(hidden), cls=hidden[:, 0])
 
@@ -107,11 +114,11 @@ class CLIPVisionTower(nn.Module):
         """(G, 1 + N, D) -> (G, N, D) for "patch", unchanged for "cls_patch"."""
         return hidden[:, 1:] if self.select_feature == "patch" else hidden
 
-    def forward(self, images: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
+    def forward(self, images: Tensor | list[Tensor], resized: bool = False) -> Tensor | list[Tensor]:
         """The selected features (G, N, D); of a list of (3, H, W) the list of (1, N, D)."""
         if isinstance(images, list):
-            return [self.encode(image.unsqueeze(0)).features for image in images]
-        return self.encode(images).features
+            return [self.encode(image.unsqueeze(0), resized).features for image in images]
+        return self.encode(images, resized).features
 
     def _freeze(self) -> None:
         self.vision_tower.requires_grad_(False)

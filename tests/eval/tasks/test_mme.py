@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from llava.eval.task import Task, get_task
+from llava.eval.task import get_task
 from llava.eval.tasks.mme import SUBTASKS, Mme, calculate, parse_answer, score_pairs
 from llava.shapes.export import export
+from tests.eval.tasks.lines import answered
 
 PARITY = Path(__file__).parents[4] / "shared" / "parity" / "mme"
 
@@ -18,16 +19,6 @@ PARITY = Path(__file__).parents[4] / "shared" / "parity" / "mme"
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory) -> Path:
     return export("mme", tmp_path_factory.mktemp("data") / "MME-shapes", images=2)
-
-
-def answered(task: Task, reply) -> list[dict]:
-    lines = []
-    for example in task.examples:
-        text = reply(example)
-        lines.append(
-            {"picture": example.picture, "category": example.category, "text": text, **task.score(example, text)}
-        )
-    return lines
 
 
 @pytest.mark.parametrize(
@@ -146,8 +137,9 @@ def test_half_a_picture_has_no_score(exported):
     [
         (lambda lines: ["{", *lines[1:]], "jsonl:1 is not JSON"),
         (lambda lines: [json.dumps({"question_id": "x"}), *lines], "jsonl:1 lacks image, text, category"),
-        (lambda lines: [lines[0], *lines], "asks twice"),
-        (lambda lines: lines[1:], "has 1 question"),
+        (lambda lines: [lines[0], *lines], "jsonl:2 asks twice what .*jsonl:1 does"),
+        (lambda lines: lines[1:], "jsonl:1: existence/0001.png has 1 question"),
+        (lambda lines: [*lines, lines[0].replace("Is there", "Is it")], "has no answer to 'Is it"),
         (lambda lines: [lines[0].replace('"existence"', '"existense"'), *lines[1:]], "did you mean 'existence'"),
         (lambda lines: [lines[0].replace("Is there", "Was there"), *lines[1:]], "has no answer to 'Was there"),
         (lambda lines: [], "holds no question of mme"),
@@ -160,6 +152,45 @@ def test_a_bad_question_file_is_named(exported, tmp_path, spoil, message):
     file.write_text("".join(line + "\n" for line in spoil(file.read_text().splitlines())))
     with pytest.raises(ValueError, match=message):
         Mme(folder)
+
+
+def test_the_forks_list_asks_the_same_and_knows_the_answers(exported, tmp_path):
+    """``MME_test.json``: both instructions in the prompt, the truth in the file, pictures wherever they are said to be."""
+    task = Mme(exported / "MME_test.json")
+    official = Mme(exported)
+    assert [example.key for example in task.examples] == [example.key for example in official.examples]
+    assert [example.label for example in task.examples] == [example.label for example in official.examples]
+    assert [task.bare(one.text) for one in task.examples] == [official.bare(one.text) for one in official.examples]
+    assert task.examples[0].image.is_file()
+    assert task.prompt(task.examples[0]).endswith(
+        "? Please answer yes or no.\nAnswer the question using a single word or phrase."
+    )
+    alone = tmp_path / "MME_test.json"
+    shutil.copy(exported / "MME_test.json", alone)
+    assert Mme(alone, images="/elsewhere").examples[0].image == Path("/elsewhere/existence/0001.png")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"answer": "Perhaps"}, "record 1: answer='Perhaps' must be Yes or No"),
+        ({"category": "colour"}, "record 1: category='colour'.*did you mean 'color'"),
+        (None, "record 1 lacks question_id"),
+    ],
+)
+def test_a_bad_record_of_the_forks_list_is_named(exported, tmp_path, change, message):
+    records = json.loads((exported / "MME_test.json").read_text())
+    records[0] = {} if change is None else {**records[0], **change}
+    file = tmp_path / "MME_test.json"
+    file.write_text(json.dumps(records))
+    with pytest.raises(ValueError, match=message):
+        Mme(file)
+
+
+def test_truth_is_beside_pictures_that_lie_elsewhere(exported, tmp_path):
+    shutil.copy(exported / "llava_mme.jsonl", tmp_path)
+    task = Mme(tmp_path / "llava_mme.jsonl", images=exported / "MME_Benchmark_release_version")
+    assert [example.label for example in task.examples] == ["Yes", "No"] * 16
 
 
 def test_missing_files_are_named(exported, tmp_path):

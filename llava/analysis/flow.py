@@ -1,0 +1,165 @@
+"""How attention is shared out between words and picture: layer by layer, sample by sample, subtask by subtask.
+
+    python -m llava.analysis.flow --model-path playground/checkpoints/llava-shapes-v1 --task mme \
+        --question-file playground/data/eval/MME-shapes --samples-per-category 8 --output-dir flow
+
+writes ``flow.json``, ``flow.png`` (who looks where), ``flow_by_category.png`` and ``flow_samples.png`` (how the words look at
+the picture). A share is the attention that the rows of one group pay to the columns of another, mean over rows and heads; for
+every group of rows the shares sum to 1. Groups are those of ``observe.token_groups``: unlike the documents' programs BOS is one by itself
+and the words before the picture are not counted among the text. With one picture ``visual_to_text`` is therefore 0, as is
+``system_to_visual``: nothing looks ahead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from llava.eval.curve import COLOURS
+from llava.eval.task import Line
+
+from .command import Session, add_plan_flag, by_category, launch, parser
+from .figures import draw_layers, draw_table
+from .observe import GROUPS, Observer, Sight
+
+# the documents' eight, and what goes to BOS
+SHARES = tuple(
+    f"{queries}_to_{keys}"
+    for queries, keys in (
+        ("text", "text"),
+        ("text", "visual"),
+        ("visual", "text"),
+        ("visual", "visual"),
+        ("system", "text"),
+        ("system", "visual"),
+        ("text", "system"),
+        ("visual", "system"),
+        ("text", "bos"),
+        ("visual", "bos"),
+    )
+)
+ROWS = {"text": "words after the picture", "visual": "picture"}
+
+
+def shares(sight: Sight) -> np.ndarray:
+    """Shares (4, 4, H) of attention, from the rows of each group of ``GROUPS`` to the columns of each, by head.
+
+    A group without rows has zeros, one with rows sums to 1 over the second axis.
+    """
+    found = []
+    for queries in GROUPS:
+        total, rows = 0, max(1, len(sight.columns[queries]))
+        for chunk in sight.chunks(queries):
+            seen = [chunk[..., sight.columns[keys]].sum((-1, -2)) for keys in GROUPS]
+            total = total + torch.stack(seen) / rows
+        found.append(total)
+    heads = next(one for one in found if isinstance(one, torch.Tensor))
+    return (
+        torch.stack([one if isinstance(one, torch.Tensor) else torch.zeros_like(heads) for one in found]).cpu().numpy()
+    )
+
+
+def named(table: np.ndarray) -> dict[str, np.ndarray]:
+    """Of shares (n, L, 4, 4) those with a name, (n, L) each."""
+    places = {name: tuple(map(GROUPS.index, name.split("_to_"))) for name in SHARES}
+    return {name: table[..., queries, keys] for name, (queries, keys) in places.items()}
+
+
+def draw_flow(table: np.ndarray, lines: Sequence[Line], title: str) -> Figure:
+    """Where the words and where the picture look, layer by layer, with 95 % intervals."""
+    panels = {
+        f"share of attention, rows: {label}": {
+            f"to {keys}": table[..., GROUPS.index(queries), place] for place, keys in enumerate(GROUPS)
+        }
+        for queries, label in ROWS.items()
+    }
+    return draw_layers(panels, lines, title)
+
+
+def draw_samples(values: np.ndarray, lines: Sequence[Line]) -> Figure:
+    """A line a sample of (n, L) values, a small drawing a category, with the category's mean."""
+    groups = by_category(lines, values)
+    columns = min(4, len(groups))
+    rows = math.ceil(len(groups) / columns)
+    figure = Figure(figsize=(2.8 * columns + 0.6, 2.3 * rows + 0.6), dpi=150, layout="constrained")
+    places = np.atleast_1d(figure.subplots(rows, columns, sharex=True, sharey=True)).ravel()
+    for axes, (name, group) in zip(places, groups.items()):
+        axes.plot(group.T, color=COLOURS[0], alpha=0.35, linewidth=0.8)
+        axes.plot(group.mean(0), color="black", linewidth=1.8)
+        axes.set_title(f"{name} ({len(group)})", fontsize=9, loc="left")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(color="#dddddd", linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in places[len(groups) :]:
+        axes.set_axis_off()
+    figure.suptitle("Words to picture, a line a sample, black the mean", fontsize=11, x=0.01, ha="left")
+    figure.supxlabel("decoder layer", fontsize=10)
+    figure.supylabel("share of the words' attention", fontsize=10)
+    return figure
+
+
+def run(given: argparse.Namespace) -> None:
+    """Measure the shares of every question and write files."""
+    session = Session(given)
+    lines, found = session.measure(Observer(session.subject, lambda sight: shares(sight).mean(-1)))
+    table = np.array(found)  # (n, L, 4, 4)
+    by_name = named(table)
+    to_picture = by_name["text_to_visual"]
+    categories = by_category(lines, to_picture)
+    figures = {
+        "flow": draw_flow(table, lines, f"Who looks where: mean of {len(lines)} samples"),
+        "flow_by_category": draw_table(
+            np.array([group.mean(0) for group in categories.values()]),
+            "Words to picture, by category",
+            "decoder layer",
+            "",
+            "share of the words' attention",
+            list(categories),
+        ),
+        "flow_samples": draw_samples(to_picture, lines),
+    }
+    if given.plot_individual:
+        for number, line in enumerate(lines):
+            stem = "sample_" + re.sub(r"\W+", "_", line["key"])
+            figures[stem] = draw_flow(table[number : number + 1], [line], f"{line['key']}: {line['answer']}")
+    content = {
+        "samples": len(lines),
+        "groups": "bos, system (before the picture), visual, text (after it)",
+        "shares": {name: values.mean(0) for name, values in by_name.items()},
+        "by_category": {
+            name: {share: values.mean(0) for share, values in named(group).items()}
+            for name, group in by_category(lines, table).items()
+        },
+        "per_sample": [
+            {**line, "text_to_visual": values, "mean_text_to_visual": values.mean()}
+            for line, values in zip(lines, to_picture)
+        ],
+    }
+    session.save("flow", content, figures)
+
+
+def flags() -> argparse.ArgumentParser:
+    """The command line."""
+    found = parser("flow", "How attention is shared out between words and picture.", "mme_attention_observation")
+    add_plan_flag(found)
+    found.add_argument(
+        "--plot-individual", "--plot_individual", action="store_true", help="also a figure of every sample"
+    )
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns 0, or 2 for bad input."""
+    return launch(flags(), run, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,176 @@
+"""Where everything of a score-against-cost chart lies, in pixels; the template turns it into SVG.
+
+The page draws its own charts, so that they follow the reader's light or dark scheme and are small: a figure of matplotlib's is
+a few hundred kilobytes with the colours inside.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from matplotlib.ticker import LogLocator, MaxNLocator
+
+from ..rows import REFERENCES, Row
+
+LABEL = 15  # pixels between the baselines of two labels that do not touch
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What a chart can have along: a short name, the heading, and how a row's figure is found."""
+
+    name: str
+    title: str
+    base: int  # of the logarithmic ticks
+    value: Callable[[Row], float | None]
+
+
+AXES = (
+    Axis("visual tokens", "visual tokens, mean over decoder layers", 2, lambda row: row.visual_tokens),
+    Axis("GFLOPs", "GFLOPs of the prompt, with tower", 10, lambda row: row.gflops),
+    Axis("ms", "milliseconds a question, without tower", 10, lambda row: row.ms),
+)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One run: its middle, the ends of its interval, and what is said when it is pointed at."""
+
+    x: float
+    y: float
+    low: float
+    high: float
+    said: str
+
+
+@dataclass(frozen=True)
+class Series:
+    """One method's runs from cheap to dear; its number decides colour and marker."""
+
+    number: int
+    name: str
+    points: list[Point]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A level that needs no cost: full, blind. ``label`` is where its name stands clear of the others."""
+
+    name: str
+    score: str
+    y: float
+    low: float
+    high: float
+    label: float
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A place on an axis and what is written there."""
+
+    at: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Everything the template draws. The plot is the rectangle from (left, top) to (right, bottom)."""
+
+    axis: Axis
+    size: str
+    width: int
+    height: int
+    left: int
+    right: int
+    top: int
+    bottom: int
+    x_ticks: list[Tick]
+    y_ticks: list[Tick]
+    series: list[Series]
+    references: list[Reference]
+
+
+def methods_of(rows: Sequence[Row]) -> list[str]:
+    """The methods that are lines of a chart, in the table's order."""
+    return list(dict.fromkeys(row.method for row in rows if row.method not in REFERENCES))
+
+
+def make_chart(rows: Sequence[Row], axis: Axis, size: str, width: int, height: int) -> Chart | None:
+    """The chart of one board; None where fewer than two runs have that cost. Costs are on a logarithmic scale."""
+    lines = [row for row in rows if row.method not in REFERENCES and axis.value(row)]
+    if len(lines) < 2:
+        return None
+    left, right, top, bottom = 50, width - 56, 12, height - 46
+    costs = [axis.value(row) for row in lines]
+    low, high = min(costs) / 1.15, max(costs) * 1.15
+    reached = [row for row in rows if row in lines or row.method in REFERENCES]
+    ends = [bound for row in reached for bound in (*row.score_interval, row.score)]
+    y_values = MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]).tick_values(min(ends), max(ends))
+
+    def across(cost: float) -> float:
+        return round(left + (right - left) * math.log(cost / low) / math.log(high / low), 1)
+
+    def up(score: float) -> float:
+        return round(bottom - (bottom - top) * (score - y_values[0]) / (y_values[-1] - y_values[0]), 1)
+
+    names = methods_of(rows)
+    series = []
+    for number, name in enumerate(names):
+        # Runs at one cost would hide each other's intervals: set them a hair apart.
+        aside = 2.5 * (number - (len(names) - 1) / 2) if len(names) < 9 else 0
+        runs = sorted((row for row in lines if row.method == name), key=axis.value)
+        points = [
+            Point(across(axis.value(row)) + aside, up(row.score), *map(up, row.score_interval), _said(row, axis))
+            for row in runs
+        ]
+        if points:
+            series.append(Series(number, name, points))
+    return Chart(
+        axis=axis,
+        size=size,
+        width=width,
+        height=height,
+        left=left,
+        right=right,
+        top=top,
+        bottom=bottom,
+        x_ticks=_thinned([Tick(across(cost), f"{cost:g}") for cost in _cost_ticks(low, high, axis.base)], 38),
+        y_ticks=[Tick(up(score), f"{score:g}") for score in y_values],
+        series=series,
+        references=_references([row for row in rows if row.method in REFERENCES], up),
+    )
+
+
+def _cost_ticks(low: float, high: float, base: int) -> list[float]:
+    """Powers of two, or 1, 2, 5 times powers of ten; evenly spaced ones where the range is too short for three of them."""
+    ticks = LogLocator(base, subs=[1] if base == 2 else [1, 2, 5], numticks=40).tick_values(low, high)
+    inside = [float(tick) for tick in ticks if low <= tick <= high]
+    if len(inside) < 3:
+        inside = [float(tick) for tick in MaxNLocator(5).tick_values(low, high) if low <= tick <= high]
+    return inside
+
+
+def _thinned(ticks: Sequence[Tick], room: float) -> list[Tick]:
+    """As many of the ticks, from the left, as have ``room`` pixels each."""
+    kept: list[Tick] = []
+    for tick in ticks:
+        if not kept or tick.at - kept[-1].at >= room:
+            kept.append(tick)
+    return kept
+
+
+def _references(rows: Sequence[Row], up: Callable[[float], float]) -> list[Reference]:
+    """The levels from top to bottom, their labels (two lines each) pushed apart where they would touch."""
+    found: list[Reference] = []
+    for row in sorted(rows, key=lambda row: -row.score):
+        y = up(row.score)
+        label = max(y, found[-1].label + 2 * LABEL) if found else y
+        found.append(Reference(row.method, f"{row.score:.0f}", y, *map(up, row.score_interval), label))
+    return found
+
+
+def _said(row: Row, axis: Axis) -> str:
+    low, high = row.score_interval
+    return f"{row.plan}: {row.score:.1f} [{low:.1f}, {high:.1f}] at {axis.value(row):.4g} {axis.name}"

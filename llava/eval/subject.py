@@ -1,0 +1,196 @@
+"""What is evaluated: pictures go in once, questions about them come back answered, with what they cost.
+
+``LlavaSubject`` is a loaded LLaVA; anything with the two methods of ``Subject`` can take its place in the loop.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import LogitsProcessor, LogitsProcessorList
+
+from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN, DEFAULT_IMAGE_TOKEN
+from llava.conversation import get_conversation
+from llava.mm_utils import process_images, tokenizer_image_token
+from llava.reduction import Cost, Stage, reduced
+
+
+@dataclass(frozen=True)
+class Generation:
+    """How answers are drawn; the default is greedy. ``temperature`` 0 is greedy, above it samples (with ``top_p``)."""
+
+    max_new_tokens: int = 16
+    temperature: float = 0.0
+    top_p: float | None = None
+    num_beams: int = 1
+
+    def __post_init__(self) -> None:
+        for name, least in (("max_new_tokens", 1), ("num_beams", 1), ("temperature", 0)):
+            if not getattr(self, name) >= least:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least {least}")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p={self.top_p} must lie in (0, 1]")
+
+    def keywords(self) -> dict[str, Any]:
+        """The keywords of ``generate``."""
+        sampling = self.temperature > 0
+        return {
+            "max_new_tokens": self.max_new_tokens,
+            "num_beams": self.num_beams,
+            "do_sample": sampling,
+            "temperature": self.temperature if sampling else None,
+            "top_p": self.top_p if sampling else None,
+        }
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One answer: the model's words, its visual tokens layer by layer, and what the prompt cost (plain numbers).
+
+    ``prefill_seconds``: this question's share of the time until the batch's first new token; None where not measured.
+    """
+
+    text: str
+    kept: list[int]
+    cost: dict[str, float]
+    prefill_seconds: float | None = None
+
+
+class Subject(Protocol):
+    """What is evaluated: anything that turns pictures into features and questions about them into replies."""
+
+    def encode(self, images: Sequence[Image.Image], plan: Sequence[Stage] = ()) -> list[Any]:
+        """Features of each picture, whatever ``answer`` can use; of the plan only its stages at the pixels matter."""
+
+    def answer(
+        self, texts: Sequence[str], features: Sequence[Any], plan: list[Stage], generation: Generation
+    ) -> list[Reply]:
+        """A reply to each text about its picture's features (None: no picture) under a plan."""
+
+    def length(self, text: str, image: Path | None) -> int:
+        """About how long the prompt will be; questions of like length are put into one batch."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture as ``LlavaSubject`` answers about it: raw features (N, V) or (crops, N, V), (width, height), seed."""
+
+    features: Tensor
+    size: tuple[int, int]
+    seed: int
+
+
+class LlavaSubject:
+    """A loaded LLaVA with its tokenizer, picture processor and conversation template, as the loop wants it."""
+
+    def __init__(self, tokenizer, model, image_processor, conv_mode: str = "vicuna_v1"):
+        self.tokenizer, self.model, self.image_processor = tokenizer, model, image_processor
+        self.conv_mode = conv_mode
+
+    @torch.inference_mode()
+    def encode(self, images: Sequence[Image.Image], plan: Sequence[Stage] = ()) -> list[Picture]:
+        """The tower's features of each picture, before the projector, with its size and the seed of its pixels."""
+        pixels = process_images(list(images), self.image_processor, self.model.config)
+        with reduced(self.model, list(plan)):
+            raw = self.model.encode_raw(pixels)
+        found = zip(raw, images, self.model.image_seeds(pixels), strict=True)
+        return [Picture(features, image.size, seed) for features, image, seed in found]
+
+    @torch.inference_mode()
+    def answer(
+        self,
+        texts: Sequence[str],
+        features: Sequence[Any],
+        plan: list[Stage],
+        generation: Generation = Generation(),  # noqa: B008
+    ) -> list[Reply]:
+        """Replies to a batch of questions, each about its own picture or none."""
+        prompts = [self.prompt_ids(text, feature is not None) for text, feature in zip(texts, features)]
+        width, fill = max(map(len, prompts)), self.tokenizer.pad_token_id or 0
+        device = self.model.device
+        ids = torch.tensor([[fill] * (width - len(prompt)) + prompt for prompt in prompts], device=device)
+        mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
+        seen = [feature for feature in features if feature is not None]
+        pictures = {
+            "raw_vision_features": [picture.features for picture in seen],
+            "image_sizes": [picture.size for picture in seen],
+            "image_seeds": [picture.seed for picture in seen],
+        }
+        clock = _FirstToken(device)
+        with reduced(self.model, plan):
+            new = self.model.generate(
+                ids,
+                attention_mask=mask,
+                pad_token_id=fill,
+                use_cache=True,
+                logits_processor=LogitsProcessorList([clock]),
+                **generation.keywords(),
+                **(pictures if seen else {}),
+            )
+            costs = self.model.last_cost()
+        words = self.tokenizer.batch_decode(new, skip_special_tokens=True)
+        return [
+            Reply(text.strip(), cost.visual_per_layer, plain_cost(cost), clock.seconds / len(texts))
+            for text, cost in zip(words, costs, strict=True)
+        ]
+
+    def prompt_ids(self, text: str, has_picture: bool) -> list[int]:
+        """The ids of a question in the conversation template, the picture's placeholder first."""
+        return prompt_ids(self.tokenizer, self.model.config, self.conv_mode, text, has_picture)
+
+    def length(self, text: str, image: Path | None) -> int:
+        """Characters of the question, and for a model that cuts pictures into crops the pixels, which decide how many."""
+        if image is None or "anyres" not in getattr(self.model.config, "image_aspect_ratio", ""):
+            return len(text)
+        try:
+            with Image.open(image) as header:
+                return header.width * header.height + len(text)
+        except OSError:
+            return 0
+
+
+def prompt_ids(tokenizer, config, conv_mode: str, text: str, has_picture: bool = True) -> list[int]:
+    """The ids of a question in a conversation template; the picture's place is IMAGE_TOKEN_INDEX."""
+    placeholder = DEFAULT_IMAGE_TOKEN
+    if getattr(config, "mm_use_im_start_end", False):
+        placeholder = DEFAULT_IM_START_TOKEN + placeholder + DEFAULT_IM_END_TOKEN
+    talk = get_conversation(conv_mode)
+    talk.append_message(talk.roles[0], f"{placeholder}\n{text}" if has_picture else text)
+    talk.append_message(talk.roles[1], None)
+    return tokenizer_image_token(talk.get_prompt(), tokenizer)
+
+
+class _FirstToken(LogitsProcessor):
+    """Notes when the first logits are there, which is when the prefill ends; changes nothing."""
+
+    def __init__(self, device: torch.device):
+        self.device, self.seconds = device, None
+        self.start = self._now()
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        if self.seconds is None:
+            self.seconds = self._now() - self.start
+        return scores
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+
+def plain_cost(cost: Cost) -> dict[str, float]:
+    """A cost as the numbers of a line."""
+    parts = ("tower_flops", "projector_flops", "selector_flops", "llm_flops")
+    return {
+        "visual_tokens": cost.visual_tokens,
+        **{name: getattr(cost, name) for name in parts},
+        "total_flops": cost.total_flops,
+        "kv_bytes": cost.kv_bytes,
+    }

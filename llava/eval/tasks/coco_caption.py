@@ -1,0 +1,107 @@
+"""COCO Caption: one sentence about a picture, compared with those of five people by CIDEr.
+
+``llava_coco_caption_val2014.jsonl`` asks, a line a picture in LLaVA's format; ``annotations/captions_val2014.json``, COCO's own
+file, knows; ``val2014`` shows. CIDEr weighs words by how rare they are in all references of the split, so scores of different
+splits, or of a part of one, are not comparable. Papers: https://arxiv.org/abs/1504.00325, https://arxiv.org/abs/1411.5726
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from llava.utils import installed
+
+from ..task import Example, Line, Task, by_picture, read_records
+
+_CLITIC = re.compile(r"(n't|'(?:s|re|ve|ll|d|m))(?!\w)")
+_WORD = re.compile(r"'(?:s|re|ve|ll|d|m)\b|\w+(?:[-']\w+)*")
+
+
+def tokenize(caption: str) -> str:
+    """Words in lower case parted by blanks, punctuation gone, clitics apart ("isn't" is "is n't").
+
+    Differs from COCO's program, which runs Stanford's PTB tokenizer in Java: numbers with points or commas, "cannot" and
+    abbreviations are cut otherwise there. On plain captions both give the same words.
+    """
+    return " ".join(_WORD.findall(_CLITIC.sub(r" \1", caption.lower().replace("\u2019", "'"))))
+
+
+def cider(captions: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
+    """CIDEr-D of each caption against the references of its picture, 0 to 10, as pycocoevalcap computes it.
+
+    Raises ValueError naming the extra to install where that package is missing.
+    """
+    if not installed("pycocoevalcap"):
+        raise ValueError("CIDEr needs pycocoevalcap: pip install -e '.[caption]' (no Java is needed)")
+    from pycocoevalcap.cider.cider import Cider
+
+    truth = {number: [tokenize(one) for one in several] for number, several in enumerate(references)}
+    said = {number: [tokenize(caption)] for number, caption in enumerate(captions)}
+    return Cider().compute_score(truth, said)[1].tolist()
+
+
+class CocoCaption(Task):
+    """COCO Caption; the score is 100 times the mean CIDEr, as papers print it (it may exceed 100).
+
+    There is no right and wrong: "correct", and so the accuracy, says that a caption has the very words of a reference.
+    """
+
+    name = "coco_caption"
+    questions = ("llava_coco_caption_val2014.jsonl",)
+    pictures = "val2014"
+    answers = "annotations/captions_val2014.json"
+    max_new_tokens = 64
+
+    def read(self) -> Iterator[Example]:
+        known, self.references = read_truth(self.truth), {}
+        for where, line in self.asked():
+            name = str(line["question_id"])
+            if line["image"] not in known:
+                raise ValueError(f"{self.truth} has no captions of {line['image']}, which {where} asks about")
+            self.references[name] = known[line["image"]]
+            yield Example(
+                key=name,
+                question_id=name,
+                picture=line["image"],
+                image=self.images / line["image"],
+                text=line["text"],
+                label=self.references[name][0],
+                category="all",
+            )
+
+    def parse(self, text: str) -> str:
+        return tokenize(text)
+
+    def score(self, example: Example, text: str) -> dict:
+        answer, references = tokenize(text), self.references[example.key]
+        right = answer in map(tokenize, references)
+        return {"answer": answer, "label": example.label, "correct": right, "references": references}
+
+    def aggregate(self, lines: Sequence[Line]) -> dict:
+        value, size, _ = self.worth(lines)
+        return {
+            "score": sum(value) / sum(size),
+            "max_score": 1000,
+            "note": "CIDEr times 100, without Java's tokenizer; accuracy counts captions that are a reference word for word",
+        }
+
+    @classmethod
+    def worth(cls, lines: Sequence[Line]) -> tuple[list[float], list[float], list[str]]:
+        """A picture is worth 100 times the CIDEr of its caption."""
+        found = cider([line["text"] for line in lines], [line["references"] for line in lines])
+        groups = by_picture({**line, "cider": 100 * value} for line, value in zip(lines, found, strict=True)).values()
+        value = [sum(line["cider"] for line in group) for group in groups]
+        return value, [float(len(group)) for group in groups], [""] * len(value)
+
+
+def read_truth(file: Path) -> dict[str, list[str]]:
+    """Name of the picture's file to its captions, of an annotation file of COCO."""
+    files = {one["id"]: one["file_name"] for _, one in read_records(file, ("id", "file_name"), inside="images")}
+    found: dict[str, list[str]] = {}
+    for where, one in read_records(file, ("image_id", "caption"), inside="annotations"):
+        if one["image_id"] not in files:
+            raise ValueError(f"{where}: image_id={one['image_id']} is none of the pictures of the file")
+        found.setdefault(files[one["image_id"]], []).append(one["caption"])
+    return found

@@ -1,0 +1,114 @@
+"""ScienceQA: multiple choice, with and without a picture, in LLaVA's ``llava_test_CQM-A.json`` or HiMAP's subset of it.
+
+``llava_test_CQM-A.json`` holds all 4,241 questions of the test split, ``himap-inference-MCQ.json`` the 2,017 of them that
+have a picture; pictures are ``images/test/{id}/image.png``. The official reading of an answer takes "B", "B. a pear" and
+"The answer is B."; HiMAP's scripts count only an answer that is the letter and nothing else, the strict accuracy here.
+Paper: https://arxiv.org/abs/2209.09513
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from llava.constants import DEFAULT_IMAGE_TOKEN
+
+from ..task import Example, Line, Task, read_records
+
+OPTIONS = ("A", "B", "C", "D", "E")
+FAILED = "FAILED"
+LETTER_ANSWER = "Answer with the option's letter from the given choices directly."  # LLaVA's --single-pred-prompt
+_SENTENCE = re.compile(r"The answer is ([A-Z]).")  # the last dot stands for any character, as in LLaVA's own
+
+
+def parse_answer(text: str, options: Sequence[str] = OPTIONS) -> str:
+    """The letter an answer stands for as LLaVA's evaluation reads it, or ``FAILED``.
+
+    The text is an option; or begins with an option and ". "; or says "The answer is X." exactly once, where instead of the
+    dot any one character will do.
+    """
+    if text in options:
+        return text
+    if len(text) >= 3 and text[0] in options and text[1:3] == ". ":
+        return text[0]
+    said = _SENTENCE.findall(text)
+    return said[0] if len(said) == 1 else FAILED
+
+
+def is_strictly(text: str, letter: str) -> bool:
+    """Whether the answer is the letter and nothing else; blanks around it and a first ``</s>`` at its end do not count."""
+    return text.strip().removesuffix("</s>").strip() == letter
+
+
+class ScienceQA(Task):
+    """ScienceQA asked with LLaVA's single-prediction suffix; the score is the official accuracy in per cent."""
+
+    name = "scienceqa"
+    questions = ("llava_test_CQM-A.json", "himap-inference-MCQ.json")
+    pictures = "images/test"
+    instructions = (LETTER_ANSWER,)
+
+    def read(self) -> Iterator[Example]:
+        for where, record in self.distinct(self._records()):
+            label = parse_answer(record["answer"])
+            if label not in OPTIONS:
+                raise ValueError(f"{where}: the answer {record['answer']!r} is none of {', '.join(OPTIONS)}")
+            image = record.get("image")
+            yield Example(
+                key=record["question_id"],
+                question_id=record["question_id"],
+                picture=record["question_id"],
+                image=self.images / image if image else None,
+                text=record["text"],
+                label=label,
+                category="image" if image else "text",
+            )
+
+    def _records(self) -> Iterator[tuple[str, Line]]:
+        """Each record with id, question and answer under the names that other benchmarks have."""
+        for where, record in read_records(self.file, ("id", "conversations")):
+            yield where, {**record, **turns(where, record), "question_id": str(record["id"])}
+
+    def prompt(self, example: Example) -> str:
+        return f"{example.text}\n{LETTER_ANSWER}"
+
+    def parse(self, text: str) -> str:
+        return parse_answer(text)
+
+    def score(self, example: Example, text: str) -> dict:
+        return {**super().score(example, text), "strict": is_strictly(text, example.label)}
+
+    def aggregate(self, lines: Sequence[Line]) -> dict:
+        found = {"all": lines}
+        for name in ("image", "text"):
+            if inside := [line for line in lines if line["category"] == name]:
+                found[name] = inside
+        accuracy = {name: _share(inside, "correct") for name, inside in found.items()}
+        strict = {name: _share(inside, "strict") for name, inside in found.items()}
+        return {
+            "score": 100 * accuracy.pop("all"),
+            "max_score": 100,
+            "strict_accuracy": strict["all"],
+            "image_accuracy": accuracy.get("image"),
+            "image_strict_accuracy": strict.get("image"),
+            "unparsed": sum(line["answer"] == FAILED for line in lines),
+            "subtasks": {
+                name: {"score": 100 * value, "questions": len(found[name])} for name, value in accuracy.items()
+            },
+            "note": f"official reading; {100 * strict['all']:.1f} % counting only answers that are the letter itself",
+        }
+
+
+def turns(where: str, record: Line) -> dict[str, str]:
+    """The question ("text", without the picture's placeholder) and the "answer" of a record's conversation."""
+    spoken = record["conversations"]
+    if not (isinstance(spoken, list) and len(spoken) >= 2 and all(isinstance(turn, dict) for turn in spoken)):
+        raise ValueError(f"{where}: conversations must be a list of a question and its answer")
+    question, answer = (turn.get("value") for turn in spoken[:2])
+    if not (isinstance(question, str) and isinstance(answer, str)):
+        raise ValueError(f"{where}: both turns of conversations need a value in words")
+    return {"text": question.replace(DEFAULT_IMAGE_TOKEN, "").strip(), "answer": answer.strip()}
+
+
+def _share(lines: Sequence[Line], name: str) -> float:
+    return sum(line[name] for line in lines) / len(lines)

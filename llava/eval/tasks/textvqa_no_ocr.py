@@ -1,0 +1,18 @@
+"""TextVQA without OCR hints: what the model reads by itself; files and score are those of ``textvqa``."""
+
+from __future__ import annotations
+
+from ..task import Example
+from .textvqa import HINT, TextVqa
+
+
+class TextVqaNoOcr(TextVqa):
+    """TextVQA whose prompts leave out the line of what an OCR program read."""
+
+    name = "textvqa_no_ocr"
+
+    def prompt(self, example: Example) -> str:
+        """The prompt without its hint; LLaVA's older layout, which has it inline, begins at the question."""
+        lines = [line for line in example.text.split("\n") if not line.startswith(HINT)]
+        found = "\n".join(lines)
+        return found[found.index("Question: ") :] if found.startswith("OCR tokens: ") else found
