@@ -124,12 +124,12 @@ def chunk(items: Sequence, count: int, number: int) -> list:
 def ask(
     arguments: argparse.Namespace,
     questions: Questions,
-    subject_of: Callable[..., Subject] = LlavaSubject,
+    subject_of: Callable[..., Subject] | None = None,
     **settings: object,
 ) -> None:
     """Answer the questions with the model and the plan of a command line, and write the answers file.
 
-    ``subject_of`` makes the subject of tokenizer, model, image processor and template; ``settings`` are what else decides the
+    ``subject_of`` makes the subject of tokenizer, model, image processor and template (default: LlavaSubject); ``settings`` are what else decides the
     answers. A picture that cannot be read leaves its questions with an empty answer and the reason in their metadata.
     """
     if arguments.batch_size < 1:
@@ -149,7 +149,7 @@ def ask(
             logger.info("%d of %d answers are there already", len(run.done), len(questions.examples))
         if len(run.done) < len(questions.examples):
             tokenizer, model, image_processor, _ = load_from_flags(given)
-            subject = subject_of(tokenizer, model, image_processor, conv_mode)
+            subject = (subject_of or LlavaSubject)(tokenizer, model, image_processor, conv_mode)
             answer_all(subject, plan, questions, run, arguments.batch_size, generation)
         order = {example.key: place for place, example in enumerate(questions.examples)}
         lines = [answer_line(line, questions, name) for line in run.gather(order)]
