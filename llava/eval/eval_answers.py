@@ -21,7 +21,7 @@ from llava.utils import exit_code
 
 from .report import terminal
 from .results import write_json
-from .task import Line, Task, get_task, list_tasks, numbered_jsonl
+from .task import Example, Line, Task, get_task, list_tasks, numbered_jsonl
 
 
 def lines_of(task: Task, file: Path) -> list[Line]:
@@ -53,7 +53,7 @@ def lines_of(task: Task, file: Path) -> list[Line]:
     return [_line(task, example, found[example.key][1]) for example in task.examples]
 
 
-def _line(task: Task, example, answer: Line) -> Line:
+def _line(task: Task, example: Example, answer: Line) -> Line:
     text, error = answer["text"], answer.get("metadata", {}).get("error")
     failed = {} if error is None else {"correct": False, "error": error}
     return {
