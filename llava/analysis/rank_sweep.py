@@ -100,9 +100,9 @@ class RankExperiment(Experiment):
             )
         self.budgets = range(tokens, given.least - 1, -given.step)
 
-    def subject(self) -> Ranked:
+    def subject(self, device: torch.device | None = None) -> Ranked:
         """The model, with what its budgets have in common computed once."""
-        return Ranked(super().subject(), self.given.pruning_layer)
+        return Ranked(super().subject(device), self.given.pruning_layer)
 
     def curve(self, method: str) -> dict[int, list[Stage]]:
         """A plan for every budget."""

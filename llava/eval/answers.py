@@ -26,16 +26,14 @@ from llava.utils import exit_code
 
 from .flags import add_model_flags, add_reduction_flags, load_from_flags
 from .loop import Answer, answers
+from .measure import STOPPED, configuration, progress_bar
 from .plans import plans_from
 from .report import terminal
 from .results import Run
-from .run import configuration, progress_bar
 from .subject import Generation, LlavaSubject, Subject
 from .task import Example, Line
 
 logger = logging.getLogger(__name__)
-
-STOPPED = "stopped; every answer given so far is kept, the same command goes on from there"
 
 
 @dataclass(frozen=True)
@@ -135,21 +133,21 @@ def ask(
     if arguments.batch_size < 1:
         raise ValueError(f"--batch-size {arguments.batch_size} must be at least 1")
     name = get_model_name_from_path(arguments.model_path)
-    conv_mode = arguments.conv_mode or conversation_mode(name)
-    get_conversation(conv_mode)
+    arguments.conv_mode = arguments.conv_mode or conversation_mode(name)
+    get_conversation(arguments.conv_mode)
     generation = Generation(arguments.max_new_tokens, arguments.temperature, arguments.top_p, arguments.num_beams)
     folder = find_folder(arguments.model_path, "model")
     given = argparse.Namespace(**vars(arguments), data=arguments.question_file, limit=None)
     given.reduction = [arguments.reduction] if arguments.reduction else None
     (plan,) = plans_from(given, read_config(folder))
     given.reduction = None
-    config = {**configuration(given, questions, plan, folder, conv_mode), "decoding": asdict(generation), **settings}
+    config = {**configuration(given, questions, plan, folder), "decoding": asdict(generation), **settings}
     with Run(arguments.answers_file.with_suffix(".run"), config) as run:
         if run.done:
             logger.info("%d of %d answers are there already", len(run.done), len(questions.examples))
         if len(run.done) < len(questions.examples):
             tokenizer, model, image_processor, _ = load_from_flags(given)
-            subject = (subject_of or LlavaSubject)(tokenizer, model, image_processor, conv_mode)
+            subject = (subject_of or LlavaSubject)(tokenizer, model, image_processor, arguments.conv_mode)
             answer_all(subject, plan, questions, run, arguments.batch_size, generation)
         order = {example.key: place for place, example in enumerate(questions.examples)}
         lines = [answer_line(line, questions, name) for line in run.gather(order)]

@@ -21,7 +21,7 @@ def add_model_flags(parser: ArgumentParser, model_path: str | None = None) -> No
     group = parser.add_argument_group("model")
 
     def add(name: str, **options: Any) -> None:
-        group.add_argument(*_spellings(name), **options)
+        group.add_argument(*spellings(name), **options)
 
     add("model_path", required=model_path is None, default=model_path, help="folder or hub name of the model")
     add("model_base", help="the language model that a LoRA or a projector-only folder belongs to")
@@ -45,7 +45,7 @@ def add_reduction_flags(parser: ArgumentParser) -> None:
     for name in REDUCTION_KNOBS:
         kind = _kind(hints[name])
         how: dict[str, Any] = {"action": BooleanOptionalAction} if kind is bool else {"type": kind}
-        group.add_argument(*_spellings(name), default=None, help=f"default {getattr(LlamaConfig, name)}", **how)
+        group.add_argument(*spellings(name), default=None, help=f"default {getattr(LlamaConfig, name)}", **how)
 
 
 def reduction_kwargs(args: Namespace) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def load_from_flags(args: Namespace) -> tuple[Any, Any, Any, int]:
     )
 
 
-def _spellings(name: str) -> tuple[str, ...]:
+def spellings(name: str) -> tuple[str, ...]:
     """`--use-fast-v` and `--use_fast_v`; one where they are the same."""
     return tuple(dict.fromkeys((f"--{name.replace('_', '-')}", f"--{name}")))
 

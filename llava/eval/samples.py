@@ -97,19 +97,16 @@ def record(
     pictures: int = PICTURES,
     batch_size: int = 8,
 ) -> None:
-    """Ask the chosen questions once more under every plan that has no samples yet, and store what was kept.
+    """Ask the chosen questions once more under every plan, and store what was kept.
 
     It is a pass of its own, of one new token a question, so that the runs themselves neither wait nor hold pictures; every
     choice depends on the picture and the prompt alone, so it is the run's. A picture that cannot be read is left out.
     """
     examples = chosen(task.examples, pictures)
-    lacking = [(plan, run) for plan, run in runs if not _is_there(run.folder)]
-    if not lacking or not examples:
-        return
-    watched, found = _Watched(subject), [[] for _ in lacking]
+    watched, found = _Watched(subject), [[] for _ in runs]
     asked = answers(
         watched,
-        [plan for plan, _ in lacking],
+        [plan for plan, _ in runs],
         examples,
         prompt=task.prompt,
         batch_size=batch_size,
@@ -119,13 +116,18 @@ def record(
         if answer.reply is not None:
             found[answer.number].append((answer.example, *watched.noted.popleft()))
     order = {example.key: place for place, example in enumerate(examples)}
-    for (_, run), held in zip(lacking, found):
+    for (_, run), held in zip(runs, found):
         held.sort(key=lambda one: order[one[0].key])
         entries = [
             {"key": example.key, "picture": store(run.folder.parent, picture), **entry}
             for example, picture, entry in held
         ]
         write_json(run.folder / FILE, {"format": FORMAT, "samples": entries})
+
+
+def lacking(runs: Sequence[tuple[list[Stage], Run]]) -> list[tuple[list[Stage], Run]]:
+    """Of the runs those without samples, or with samples older than their configuration."""
+    return [(plan, run) for plan, run in runs if not _is_there(run.folder)]
 
 
 def left_after(

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from llava.eval.loop import Features
+from llava.eval.measure import evaluate
 from llava.eval.plans import method_label
 from llava.eval.results import Run, read_predictions
-from llava.eval.run import evaluate, main
+from llava.eval.run import main
+from llava.eval.samples import read as read_samples
 from llava.eval.subject import Generation, LlavaSubject
 from llava.eval.tasks.mme import Mme
 from llava.mm_utils import load_image
@@ -141,12 +143,14 @@ def test_method_label_is_the_plan_without_its_budget(spec, label):
 def command(data: Path, results: Path, *more: str) -> list[str]:
     return [
         "--model-path", str(PARITY15 / "checkpoint"), "--conv-mode", "vicuna_v1", "--device", "cpu",
-        "--data", str(data), "--results", str(results), "--limit", "8", "--no-controls", *more,
+        "--data", str(data), "--results", str(results), "--limit", "8", "--no-controls",
+        "--samples", "0", *more,
     ]  # fmt: skip
 
 
 def test_command_line_on_a_real_model(data, tmp_path, monkeypatch, caplog):
     specs = ["--reduction", "full", "--reduction", "fastv@2:64", "--reduction", "blind", "--reduction", "pool:64"]
+    specs += ["--samples", "1"]
     results = tmp_path / "results"
     assert main(command(data, results, *specs)) == 0
     found = {name: lines(results / name) for name in ("full", "fastv@2-64", "blind", "pool-64")}
@@ -155,6 +159,8 @@ def test_command_line_on_a_real_model(data, tmp_path, monkeypatch, caplog):
     assert found["blind"][0]["kept"] == [0] * 8
     assert found["full"][0]["cost"]["llm_flops"] > found["fastv@2-64"][0]["cost"]["llm_flops"]
     assert (results / "report.md").is_file() and (results / "curve.png").is_file()
+    assert {len(read_samples(results / name)) for name in found} == {2}
+    assert "data:image/jpeg" in (results / "report.html").read_text()
     monkeypatch.setattr(
         "llava.eval.run.load_from_flags", lambda arguments: pytest.fail("a finished run loads no model")
     )
@@ -194,6 +200,7 @@ def test_a_question_without_a_picture_stands_in_a_batch(data, llava15):
         (["--reduction", "fastv@2:900"], "exceeds the 576"),
         (["--conv-mode", "vicuna_v2"], "vicuna_v1"),
         (["--limit", "0"], "limit=0"),
+        (["--samples", "-1"], "--samples -1"),
         (["--batch-size", "0"], "batch_size=0"),
         (["--model-path", "no/such/model/there"], "not found"),
         (["--data", "no/such/data"], "llava_mme.jsonl is not there"),

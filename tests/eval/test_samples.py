@@ -14,7 +14,7 @@ from PIL import Image
 
 from llava.eval import samples
 from llava.eval.results import Run
-from llava.eval.samples import chosen, from_mask, kept_patches, left_after, read, record, seen, store, to_mask
+from llava.eval.samples import chosen, from_mask, kept_patches, lacking, left_after, read, record, seen, store, to_mask
 from llava.eval.subject import Generation, LlavaSubject
 from llava.eval.task import Example, get_task
 from llava.reduction import Place, plan_from, plan_name
@@ -132,15 +132,12 @@ def test_a_batch_stores_what_each_question_alone_would(recorded, subject, task):
         assert from_mask(entry["stages"][0]["kept"], 576) == left.tolist()
 
 
-def test_samples_are_stored_once_and_anew_after_a_new_configuration(recorded, subject, task, monkeypatch):
-    folder = recorded / "fastv@2-64"
-    before = (folder / samples.FILE).stat().st_mtime_ns
-    record(subject, task, [(plan_from("fastv@2:64"), SimpleNamespace(folder=folder))], pictures=1)
-    assert (folder / samples.FILE).stat().st_mtime_ns == before
-    later = before / 1e9 + 5
-    os.utime(folder / "config.yaml", (later, later))
-    record(subject, task, [(plan_from("fastv@2:64"), SimpleNamespace(folder=folder))], pictures=2)
-    assert (folder / samples.FILE).stat().st_mtime_ns > before
+def test_a_run_lacks_samples_until_they_are_stored_and_again_under_a_new_configuration(recorded):
+    run = (plan_from("fastv@2:64"), SimpleNamespace(folder=recorded / "fastv@2-64"))
+    assert lacking([run]) == []
+    later = (run[1].folder / samples.FILE).stat().st_mtime + 5
+    os.utime(run[1].folder / "config.yaml", (later, later))
+    assert lacking([run]) == [run]
 
 
 def test_a_picture_that_cannot_be_read_is_left_out(subject, task, tmp_path):

@@ -15,8 +15,8 @@ from llava.model.language_model.knobs import SPANS
 from llava.reduction import Stage
 from llava.utils import exit_code
 
-from ..flags import _spellings as spellings
-from ..flags import add_model_flags, add_reduction_flags
+from ..flags import add_model_flags, add_reduction_flags, spellings
+from ..measure import STOPPED
 from ..plans import plans_from
 from ..results import write_json
 
@@ -24,7 +24,6 @@ logger = logging.getLogger(__name__)
 
 MODEL = "liuhaotian/llava-v1.5-7b"  # the documents' model
 DEPTH = 32  # its layers: what the documents' layer numbers presume
-STOPPED = "stopped; every answer given so far is kept, the same command goes on from there"
 
 
 def parser(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import logging
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
 
 from llava.constants import IMAGE_TOKEN_INDEX
 from llava.conversation import get_conversation
@@ -19,15 +19,13 @@ from llava.model.tokenizer import load_tokenizer
 from llava.reduction import Stage, check_plan, make_stage, plan_name
 
 from ..flags import load_from_flags
+from ..measure import measure
 from ..plans import tokens_of_picture
 from ..report import collect, show, terminal
-from ..results import Run, check_writable, summarise_cost
-from ..run import configuration, evaluate, progress_bar
+from ..results import check_writable, summarise_cost
 from ..subject import LlavaSubject, Subject, prompt_ids
 from ..task import Line, Task, get_task
 from .command import DEPTH, spelled
-
-logger = logging.getLogger(__name__)
 
 Curve = Mapping[int, list[Stage]]  # layer to plan
 
@@ -125,9 +123,13 @@ class Experiment:
             {label: found[plan_name(plan)] for label, plan in references.items()},
         )
 
-    def subject(self) -> Subject:
-        """What is asked: the model of the command line, loaded. An experiment of its own kind may return another."""
+    def subject(self, device: torch.device | None = None) -> Subject:
+        """What is asked: the model of the command line, loaded, on ``device`` where it names none.
+
+        An experiment of its own kind may return another.
+        """
         flags = {name: value for name, value in vars(self.given).items() if name not in REDUCTION_KNOBS}
+        flags["device"] = self.given.device or device
         tokenizer, model, image_processor, _ = load_from_flags(argparse.Namespace(**flags))
         return LlavaSubject(tokenizer, model, image_processor, self.given.conv_mode)
 
@@ -138,29 +140,27 @@ class Experiment:
             check_writable(file.parent)
         for plan in plans.values():
             check_plan(plan, self.layers)
-        with ExitStack() as stack:
-            runs = []
-            for name, plan in plans.items():
-                settings = configuration(given, self.task, plan, self.folder, given.conv_mode)
-                settings["single_pred_prompt"] = given.single_pred_prompt
-                runs.append((plan, stack.enter_context(Run(self.results / name, settings))))
-            if given.retry_failed:
-                logger.info("%d failed questions are asked again", sum(run.retry_failed() for _, run in runs))
-            done, total = sum(len(run.done) for _, run in runs), len(runs) * len(self.task.examples)
-            if done:
-                logger.info("%d of %d answers are there already", done, total)
-            subject = self.subject() if done < total else None
-            with progress_bar(terminal()) as progress:
-                metrics = evaluate(subject, self.task, runs, given.batch_size, progress)
-            rows, _ = collect([run.folder for _, run in runs])
-            show(rows)
-            failed = [line["error"] for line in runs[0][1].lines if "error" in line]
-            if len(failed) == len(self.task.examples):
-                raise ValueError(f"not one picture could be read, so there is nothing to compare: {failed[0]}")
-            return {
-                name: Outcome(name, figures, summarise_cost(run.lines), run.lines)
-                for name, figures, (_, run) in zip(plans, metrics, runs, strict=True)
-            }
+        measured = measure(
+            given,
+            self.task,
+            list(plans.values()),
+            self.results,
+            self.folder,
+            self.subject,
+            terminal(),
+            more={"single_pred_prompt": given.single_pred_prompt},
+        )
+        if not measured:
+            raise SystemExit(0)  # a further process of accelerate launch: the first has its answers and goes on
+        rows, _ = collect([run.folder for run, _ in measured])
+        show(rows)
+        failed = [line["error"] for line in measured[0][0].lines if "error" in line]
+        if len(failed) == len(self.task.examples):
+            raise ValueError(f"not one picture could be read, so there is nothing to compare: {failed[0]}")
+        return {
+            name: Outcome(name, figures, summarise_cost(run.lines), run.lines)
+            for name, (run, figures) in zip(plans, measured, strict=True)
+        }
 
     def span(self) -> tuple[int, int | None]:
         """Where the picture lies in the prompt and how many tokens it is; None where that differs between pictures."""
