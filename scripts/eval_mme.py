@@ -7,15 +7,21 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 
 from llava.eval.experiment import infer, inference_parser, launch, score_table
 
 
+def parser() -> argparse.ArgumentParser:
+    """The common flags and every reduction flag."""
+    return inference_parser(__doc__, "mme")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns 0, or 2 for bad input."""
-    return launch(inference_parser(__doc__, "mme"), lambda given: infer(given, "mme", "mme", score_table), arguments)
+    return launch(parser(), lambda given: infer(given, "mme", "mme", score_table), arguments)
 
 
 if __name__ == "__main__":

@@ -7,19 +7,21 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 
 from llava.eval.experiment import answer_table, infer, inference_parser, launch
 
 
+def parser() -> argparse.ArgumentParser:
+    """The common flags and every reduction flag."""
+    return inference_parser(__doc__, "scienceqa")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns 0, or 2 for bad input."""
-    return launch(
-        inference_parser(__doc__, "scienceqa"),
-        lambda given: infer(given, "scienceqa", "scienceqa", answer_table),
-        arguments,
-    )
+    return launch(parser(), lambda given: infer(given, "scienceqa", "scienceqa", answer_table), arguments)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 DIGITS = 5  # significant ones of every number in a JSON file
 
 
-def parser(name: str, description: str, output_dir: str) -> argparse.ArgumentParser:
+def common_parser(name: str, description: str, output_dir: str) -> argparse.ArgumentParser:
     """A parser with the flags of model, questions and output; ``output_dir`` is the documented default."""
     flags = argparse.ArgumentParser(
         prog=f"python -m llava.analysis.{name}", description=description, conflict_handler="resolve"

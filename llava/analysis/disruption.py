@@ -41,7 +41,7 @@ from llava.eval.task import Example
 from llava.model.language_model.reducible_llama import ReducibleLlamaModel
 from llava.reduction import Ledger, Stage
 
-from .command import Session, launch, parser
+from .command import Session, common_parser, launch
 from .observe import Measured, token_groups
 from .prefix import SharedPrefix
 
@@ -267,9 +267,11 @@ def run(given: argparse.Namespace) -> None:
     session.save("disruption", {"samples": len(examples), "isolations": rows}, {"disruption": figure})
 
 
-def flags() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
     """The command line."""
-    found = parser("disruption", "Cut attention to the picture and see what becomes of the answers.", "attn_disruption")
+    found = common_parser(
+        "disruption", "Cut attention to the picture and see what becomes of the answers.", "attn_disruption"
+    )
 
     def add(name: str, **options: Any) -> None:
         found.add_argument(f"--{name}", f"--{name.replace('-', '_')}", **options)
@@ -292,7 +294,7 @@ def flags() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns 0, or 2 for bad input."""
-    return launch(flags(), run, arguments)
+    return launch(parser(), run, arguments)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .command import Session, add_plan_flag, by_category, launch, parser
+from .command import Session, add_plan_flag, by_category, common_parser, launch
 from .figures import draw_layers, draw_table
 from .observe import Observer, Sight
 
@@ -92,16 +92,16 @@ def run(given: argparse.Namespace) -> None:
     session.save("entropy", content, figures)
 
 
-def flags() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
     """The command line."""
-    found = parser("entropy", "How spread the attention to the picture is.", "observation_results")
+    found = common_parser("entropy", "How spread the attention to the picture is.", "observation_results")
     add_plan_flag(found)
     return found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns 0, or 2 for bad input."""
-    return launch(flags(), run, arguments)
+    return launch(parser(), run, arguments)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from matplotlib.ticker import MaxNLocator
 from llava.eval.curve import COLOURS
 from llava.eval.task import Line
 
-from .command import Session, add_plan_flag, by_category, launch, parser
+from .command import Session, add_plan_flag, by_category, common_parser, launch
 from .figures import draw_layers, draw_table
 from .observe import GROUPS, Observer, Sight
 
@@ -146,9 +146,9 @@ def run(given: argparse.Namespace) -> None:
     session.save("flow", content, figures)
 
 
-def flags() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
     """The command line."""
-    found = parser("flow", "How attention is shared out between words and picture.", "mme_attention_observation")
+    found = common_parser("flow", "How attention is shared out between words and picture.", "mme_attention_observation")
     add_plan_flag(found)
     found.add_argument(
         "--plot-individual", "--plot_individual", action="store_true", help="also a figure of every sample"
@@ -158,7 +158,7 @@ def flags() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns 0, or 2 for bad input."""
-    return launch(flags(), run, arguments)
+    return launch(parser(), run, arguments)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from scipy.stats import entropy
 from llava.eval.curve import COLOURS
 from llava.eval.results import write_json
 
-from .command import Session, add_plan_flag, by_category, launch, parser, rounded
+from .command import Session, add_plan_flag, by_category, common_parser, launch, rounded
 from .figures import draw_table
 from .flow import shares
 from .observe import GROUPS, Observer, Sight
@@ -130,16 +130,16 @@ def run(given: argparse.Namespace) -> None:
     session.save("statistics", content, figures)
 
 
-def flags() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
     """The command line."""
-    found = parser("heads", "Which heads look at the picture.", "attention_head_analysis")
+    found = common_parser("heads", "Which heads look at the picture.", "attention_head_analysis")
     add_plan_flag(found)
     return found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns 0, or 2 for bad input."""
-    return launch(flags(), run, arguments)
+    return launch(parser(), run, arguments)
 
 
 if __name__ == "__main__":

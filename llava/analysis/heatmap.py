@@ -35,7 +35,7 @@ from llava.eval.visualize import seen
 from llava.mm_utils import load_image
 from llava.reduction.score import mean_heads, text_weighted
 
-from .command import Session, add_plan_flag, by_category, launch, parser
+from .command import Session, add_plan_flag, by_category, common_parser, launch
 from .figures import draw_layers
 from .observe import Observer, Sight
 
@@ -258,9 +258,9 @@ def draw_picture(picture: np.ndarray) -> Figure:
     return figure
 
 
-def flags() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
     """The command line."""
-    found = parser(
+    found = common_parser(
         "heatmap", "Where on the picture the attention of the words lies.", "mme_attention_heatmap_visualization"
     )
     add_plan_flag(found)
@@ -274,7 +274,7 @@ def flags() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns 0, or 2 for bad input."""
-    return launch(flags(), run, arguments)
+    return launch(parser(), run, arguments)
 
 
 if __name__ == "__main__":

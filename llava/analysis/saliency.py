@@ -40,7 +40,7 @@ from llava.mm_utils import tokenizer_image_token
 from llava.model.language_model.reducible_llama import ReducibleLlamaModel
 from llava.reduction import Ledger, Stage, reduced
 
-from .command import Session, add_plan_flag, launch, parser
+from .command import Session, add_plan_flag, common_parser, launch
 from .figures import draw_layers
 from .observe import GROUPS, Around, Measured, token_groups
 
@@ -235,9 +235,9 @@ def result_list(lines: Sequence[dict], held: dict[str, tuple[np.ndarray, np.ndar
     ]
 
 
-def flags() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
     """The command line."""
-    found = parser("saliency", "What the right answer depends on, layer by layer.", "mme_saliency_plots")
+    found = common_parser("saliency", "What the right answer depends on, layer by layer.", "mme_saliency_plots")
     add_plan_flag(found)
     found.add_argument("--result-file", "--result_file", type=Path, help="also write a torch file, one entry a sample")
     return found
@@ -245,7 +245,7 @@ def flags() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns 0, or 2 for bad input."""
-    return launch(flags(), run, arguments)
+    return launch(parser(), run, arguments)
 
 
 if __name__ == "__main__":

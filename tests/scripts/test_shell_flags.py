@@ -14,6 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 EVALUATIONS = sorted(file.stem for file in (ROOT / "scripts/v1_5/eval").glob("*.sh") if file.stem != "chunks")
 SCRIPTS = [*(f"v1_5/eval/{name}" for name in EVALUATIONS), "quickstart", "methods_benchmark"]
+SCRIPTS += ["experiments", "analysis", "fastv_textweighted_experiment"]
 
 # Notes its GPUs and words, writes to --answers-file which chunk it was, fails at chunk $FAIL.
 NOTING = r"""#!/usr/bin/env bash
