@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 from matplotlib.figure import Figure
@@ -12,6 +13,8 @@ from .rows import REFERENCES, Row
 
 # Okabe and Ito's colours, which stay apart for every kind of colour vision; black is the reference lines'.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#6A3D9A")
+LINES = 10  # more than these cannot be told apart
+WIDTH = 100  # letters below the figure
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
@@ -21,15 +24,26 @@ def draw_curve(rows: Sequence[Row]) -> Figure:
     axes = figure.subplots()
     points = [row for row in rows if row.method not in REFERENCES and row.visual_tokens]
     methods = list(dict.fromkeys(row.method for row in points))
+    if len(methods) > LINES:  # then those at one budget are no lines but a cloud around the others
+        budgets = Counter(row.method for row in points)
+        alone = [row for row in points if budgets[row.method] == 1]
+        methods = [method for method in methods if budgets[method] > 1]
+        label = f"{len(alone)} plans at one budget"
+        style = {"color": "#bbbbbb", "marker": "o", "markersize": 4, "linestyle": "none", "label": label, "zorder": 2.5}
+        axes.plot([row.visual_tokens for row in alone], [row.score for row in alone], **style)
     for number, method in enumerate(methods):
         line = sorted((row for row in points if row.method == method), key=lambda row: row.visual_tokens)
         # Methods at one budget would hide each other's bars: set them a hair apart.
         apart = 1.012 ** (number - (len(methods) - 1) / 2)
+        again = number >= len(COLOURS)  # of those already used; dashed and hollow
+        colour = COLOURS[number % len(COLOURS)]
         axes.errorbar(
             [row.visual_tokens * apart for row in line],
             [row.score for row in line],
             yerr=list(zip(*((row.score - row.score_interval[0], row.score_interval[1] - row.score) for row in line))),
-            color=COLOURS[number % len(COLOURS)],
+            color=colour,
+            linestyle="--" if again else "-",
+            markerfacecolor="white" if again else colour,
             marker=MARKERS[number % len(MARKERS)],
             markersize=6,
             linewidth=1.8,
@@ -69,5 +83,6 @@ def draw_curve(rows: Sequence[Row]) -> Figure:
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     if methods:
-        figure.legend(loc="outside lower center", ncols=min(len(methods), 5), frameon=False)
+        columns = max(1, min(len(methods), WIDTH // (max(map(len, methods)) + 8)))
+        figure.legend(loc="outside lower center", ncols=columns, frameon=False)
     return figure

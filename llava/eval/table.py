@@ -119,11 +119,17 @@ def _comparison(found: Difference | None, digits: int) -> Cell:
     if found is None:
         return Cell("")
     p = "p < 0.001" if found.p_holm < 0.001 else f"p = {found.p_holm:.3f}"
+    said = f"perhaps {found.verdict}" if _weak(found) else found.verdict
     if found.score is None:
         bounds = interval(found.accuracy_interval, 1, scale=100, sign="+")
-        return Cell(f"{100 * found.accuracy:+.1f} %", bounds, found.verdict, p, found.accuracy)
+        return Cell(f"{100 * found.accuracy:+.1f} %", bounds, said, p, found.accuracy)
     bounds = interval(found.score_interval, digits, sign="+")
-    return Cell(f"{found.score:+.{digits}f}", bounds, found.verdict, p, found.score)
+    return Cell(f"{found.score:+.{digits}f}", bounds, said, p, found.score)
+
+
+def _weak(found: Difference) -> bool:
+    """Whether only the interval tells two runs apart, not the corrected test."""
+    return found.verdict != ALIKE and found.p_holm > LEVEL
 
 
 def interval(bounds: Sequence[float], digits: int, scale: float = 1.0, sign: str = "") -> str:
@@ -165,7 +171,7 @@ def _uncompared(rows: Sequence[Row]) -> list[str]:
 
 def _compared(rows: Sequence[Row]) -> list[str]:
     """What the comparisons are, and what remains of them once it counts how many there are."""
-    made = [(row.plan, found) for row in rows for found in (row.vs_full, row.vs_random) if found is not None]
+    made = [found for row in rows for found in (row.vs_full, row.vs_random) if found is not None]
     if not made:
         return []
     said = [
@@ -174,10 +180,9 @@ def _compared(rows: Sequence[Row]) -> list[str]:
         "distinguishable (indistinct). p: exact McNemar test of the answers, after Holm's correction for "
         f"{len(made)} comparison{'s' if len(made) > 1 else ''}."
     ]
-    weak = [f"{plan} vs {found.other}" for plan, found in made if found.verdict != ALIKE and found.p_holm > LEVEL]
-    if weak:
+    if any(map(_weak, made)):
         said.append(
-            f"Of {len(made)} intervals about {LEVEL * len(made):.1f} miss by chance alone; called better or worse, but "
-            f"not by the corrected p: {', '.join(weak)}."
+            f"perhaps: by the interval alone, not by the corrected p; of {len(made)} intervals about "
+            f"{LEVEL * len(made):.1f} leave 0 out by chance."
         )
     return said
