@@ -3,7 +3,7 @@
 # script goes on from. An hour on two cores.
 #
 #   bash scripts/experiments.sh                      further flags go to every experiment, e.g. --no-controls
-#   SAMPLES=400 bash scripts/experiments.sh          questions each (default: 200 of MME, 120 of ScienceQA)
+#   SAMPLES=400 bash scripts/experiments.sh          questions each (default: 120, and 200 for condensation)
 # shellcheck disable=SC1091
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh" eval
 
@@ -14,7 +14,7 @@ python -m llava.shapes.export --format mme --output "$mme"
 python -m llava.shapes.export --format scienceqa --output "$science"
 more=("$@")
 common=(--model-path playground/checkpoints/llava-shapes-v1)
-on_mme=("${common[@]}" --question-file "$mme" --num-samples "${SAMPLES:-200}")
+on_mme=("${common[@]}" --question-file "$mme" --num-samples "${SAMPLES:-120}")
 on_science=("${common[@]}" --question-file "$science/himap-inference-MCQ.json" --num-samples "${SAMPLES:-120}")
 
 # into NAME: where an experiment writes its JSON, its figure and its runs
@@ -22,7 +22,8 @@ into() { echo "--output-file $results/$1.json --output-plot $results/$1.png --re
 
 # shellcheck disable=SC2046  # the words of into are flags and their values
 {
-    python scripts/mme_condensation_experiment.py "${on_mme[@]}" $(into mme_condensation) --run-all --target-tokens 32 "${more[@]}"
+    python scripts/mme_condensation_experiment.py "${on_mme[@]}" --num-samples "${SAMPLES:-200}" $(into mme_condensation) \
+        --run-all --target-tokens 32 "${more[@]}"
     python scripts/mme_cutoff_experiment.py "${on_mme[@]}" $(into mme_cutoff) "${more[@]}"
     python scripts/mme_diversity_pruning_experiment.py "${on_mme[@]}" $(into mme_diversity_pruning) --keep-tokens 8 "${more[@]}"
     python scripts/fastv_layer_cutoff_experiment.py "${on_science[@]}" $(into fastv_layer_cutoff) "${more[@]}"
