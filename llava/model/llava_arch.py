@@ -222,7 +222,29 @@ class LlavaMetaForCausalLM(ABC):
             encoded = iter(features.split([len(crop) for crop in fresh]))
         return [next(encoded) if picture.raw is None else picture.raw for picture in pictures]
 
-    def _visual_tokens(self, plan: list[Stage], seeded: bool, pictures: Sequence[_Picture]) -> list[Tensor]:
+    def _questions(self, ids: Sequence[LongTensor], targets: Sequence[LongTensor]) -> tuple[Tensor, Tensor] | None:
+        """For every image of every row the embeddings (G, T, D) of the words asked about it, and which are real (G, T).
+
+        These are the words after the image and, in training, before the first that is to be learned.
+        """
+        found = []
+        for row, target in zip(ids, targets, strict=True):
+            asked = (target == IGNORE_INDEX).long().cumprod(0).bool() & (row != IMAGE_TOKEN_INDEX)
+            for place in (row == IMAGE_TOKEN_INDEX).nonzero().flatten().tolist():
+                found.append(self._embed(row[place:][asked[place:]]).detach())
+        if not found:
+            return None
+        real = [torch.ones(len(words), dtype=torch.bool, device=words.device) for words in found]
+        padded = (nn.utils.rnn.pad_sequence(parts, batch_first=True) for parts in (found, real))
+        return tuple(padded)
+
+    def _visual_tokens(
+        self,
+        plan: list[Stage],
+        seeded: bool,
+        pictures: Sequence[_Picture],
+        question: tuple[Tensor, Tensor] | None = None,
+    ) -> list[Tensor]:
         """The tokens (n, D) that stand for each picture in the prompt."""
         if not pictures:
             return []
@@ -247,13 +269,17 @@ class LlavaMetaForCausalLM(ABC):
                 "under the plan: with reduced(model, plan): model.encode_raw(images)"
             )
         side = math.isqrt(look.patches)
+        crop_question = question
+        if question is not None:
+            owner = [number for number, picture in enumerate(pictures) for _ in range(picture.crops)]
+            crop_question = question[0][owner], question[1][owner]
         crops, look.features = reduce_images(
-            plan, "features", list(torch.cat(raw)), (side, side), seeds.new_tensor(crop_seeds)
+            plan, "features", list(torch.cat(raw)), (side, side), seeds.new_tensor(crop_seeds), crop_question
         )
         look.projected = [len(crop) for crop in crops]
         projected = iter(self.get_model().mm_projector(torch.cat(crops)).split(look.projected))
         merged = [self._merge([next(projected) for _ in range(picture.crops)], picture) for picture in pictures]
-        tokens, look.prompt = reduce_images(plan, "prompt", merged, (side, side), seeds)
+        tokens, look.prompt = reduce_images(plan, "prompt", merged, (side, side), seeds, question)
         return tokens
 
     # ----------------------------------------------------------------------------------------------------- what was done
@@ -375,7 +401,10 @@ class LlavaMetaForCausalLM(ABC):
         self._last_look = _Look([sum(picture.crops for picture in row) for row in by_row])
         plan = self.get_model().plan()
         seeded = any(Need.SEED in stage.reducer.needs for stage in plan)
-        tokens = iter(self._visual_tokens(plan, seeded, [picture for row in by_row for picture in row]))
+        question = None
+        if any(Need.QUESTION in stage.reducer.needs for stage in plan):
+            question = self._questions(ids, targets)
+        tokens = iter(self._visual_tokens(plan, seeded, [picture for row in by_row for picture in row], question))
         rows = [
             self._splice_row(row, target, [next(tokens) for _ in of_row])
             for row, target, of_row in zip(ids, targets, by_row, strict=True)

@@ -23,12 +23,13 @@ class Need(Enum):
     TEXT = "the hidden states of the text"
     GRID = "the arrangement of the tokens on the picture"
     SEED = "a number for each picture"
+    QUESTION = "the embeddings of the question's words"
 
 
 SITE_GIVES = {
     "pixels": frozenset(),
-    "features": frozenset({Need.GRID, Need.SEED}),
-    "prompt": frozenset({Need.GRID, Need.SEED}),
+    "features": frozenset({Need.GRID, Need.SEED, Need.QUESTION}),
+    "prompt": frozenset({Need.GRID, Need.SEED, Need.QUESTION}),
     "layer": frozenset({Need.ATTENTION, Need.TEXT, Need.SEED}),
 }
 
@@ -39,12 +40,14 @@ TextScope = Literal["after", "all"]  # the text after the image, or all of the p
 class Evidence:
     """Evidence about G images of N tokens each; ``notes`` is where a reducer leaves what it found out.
 
-    seeds (G,) one number per picture, the same alone and in a batch. grid (h, w) with h * w = N, or None. In the decoder
-    it is a ``DecoderEvidence``, which also gives attention and text.
+    seeds (G,) one number per picture, the same alone and in a batch. grid (h, w) with h * w = N, or None. question: the
+    embeddings (G, T, D) of the words asked about each picture and which of them are real (G, T), None where no stage
+    asked. In the decoder it is a ``DecoderEvidence``, which also gives attention and text.
     """
 
     seeds: Tensor
     grid: tuple[int, int] | None = None
+    question: tuple[Tensor, Tensor] | None = None
     notes: dict = field(default_factory=dict)
 
 

@@ -332,23 +332,33 @@ def reduce_pixels(plan: list[Stage], pixels: Tensor, patch: int) -> Tensor:
 
 
 def reduce_images(
-    plan: list[Stage], site: Site, images: list[Tensor], grid: tuple[int, int] | None, seeds: Tensor
+    plan: list[Stage],
+    site: Site,
+    images: list[Tensor],
+    grid: tuple[int, int] | None,
+    seeds: Tensor,
+    question: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[list[Tensor], list[Record]]:
     """Apply a plan's stages of one site before the language model to each image's tokens (n, D).
 
-    ``grid`` (h, w) is how the tokens of an image with h * w of them lie on the picture, ``seeds`` (G,) a number for each.
+    ``grid`` (h, w) is how the tokens of an image with h * w of them lie on the picture, ``seeds`` (G,) a number for each,
+    ``question`` the words asked about each, as in ``Evidence``.
     Returns the reduced images, (k, D) each, and a record a stage, whose rows are the images, padded on the right.
     """
     records = []
     for stage in plan:
         if stage.site == site:
-            images, record = _reduce_images(stage, images, grid, seeds)
+            images, record = _reduce_images(stage, images, grid, seeds, question)
             records.append(record)
     return images, records
 
 
 def _reduce_images(
-    stage: Stage, images: list[Tensor], grid: tuple[int, int] | None, seeds: Tensor
+    stage: Stage,
+    images: list[Tensor],
+    grid: tuple[int, int] | None,
+    seeds: Tensor,
+    question: tuple[Tensor, Tensor] | None,
 ) -> tuple[list[Tensor], Record]:
     lengths = torch.tensor([len(image) for image in images], device=seeds.device)
     places = torch.arange(int(lengths.max()) if images else 0, device=seeds.device)
@@ -358,7 +368,11 @@ def _reduce_images(
     for length in lengths.unique().tolist():
         rows = (lengths == length).nonzero()[:, 0]
         tokens = torch.stack([images[row] for row in rows.tolist()])  # (G, N, D)
-        about = Evidence(seeds=seeds[rows], grid=grid if grid and grid[0] * grid[1] == length else None)
+        about = Evidence(
+            seeds=seeds[rows],
+            grid=grid if grid and grid[0] * grid[1] == length else None,
+            question=question and (question[0][rows], question[1][rows]),
+        )
         if Need.GRID in stage.reducer.needs and about.grid is None:
             raise ValueError(
                 f"{stage} needs the arrangement of the tokens on the picture, but these {length} tokens have none (a picture"

@@ -6,6 +6,7 @@ from ..aggregate import CrossAttention, gather, head_attention, normalise
 from ..centres import Centres
 from ..evidence import Evidence
 from ..registry import register
+from ..trained import fitted, load_trained
 
 
 @register("condensation")
@@ -16,8 +17,8 @@ class Condensation(Centres):
 
     Centres c by ``strategy`` (the document's are "connectivity", default, and "fps") under cosine similarity, then
     c' = W_o softmax(W_q n(c) (W_k n(X))^T / sqrt(d_h)) W_v X in ``heads`` heads, with n the division by the root mean
-    square. Without ``attention``, a trained ``CrossAttention``, all W are the identity: a parameter-free convex mixture of
-    real tokens. k >= N changes nothing. Options of all strategies, adaptive numbers and question-awareness:
+    square. Without ``attention``, a trained ``CrossAttention``, or ``weights``, the folder of one that
+    ``llava.train.train_merger`` has written, all W are the identity: a parameter-free convex mixture of real tokens. k >= N changes nothing. Options of all strategies, adaptive numbers and question-awareness:
     ``llava.reduction.centres.Centres``. tokens (G, N, D) -> kept (G, k), condensed (G, k, D).
 
     Cost: N^2 D for the similarities and 2 k N D for the mixture, multiply-adds; with trained projections 2 (k + N) D^2 more.
@@ -34,12 +35,14 @@ class Condensation(Centres):
         cover: float | None = None,
         least: int = 1,
         semantic: float = 0.0,
+        weights: str | None = None,
         attention: CrossAttention | None = None,
     ):
         super().__init__(strategy, start, cover, least, semantic)
         if isinstance(heads, bool) or not isinstance(heads, int) or heads < 1:
             raise ValueError(f"heads={heads!r} must be a whole number of at least 1")
-        self.heads, self.attention = heads, attention
+        self.heads, self.weights = heads, weights
+        self.attention = attention if weights is None else load_trained(weights, CrossAttention)
 
     def aggregate(self, tokens: Tensor, kept: Tensor, evidence: Evidence) -> Tensor:
         centres = gather(tokens, kept)
@@ -50,5 +53,5 @@ class Condensation(Centres):
                 f"heads={self.heads} of condensation must divide the width {tokens.shape[2]} of the tokens"
             )
         if self.attention is not None:
-            return self.attention(centres, tokens, tokens, self.heads)
+            return fitted(self.attention, tokens)(centres, tokens, tokens, self.heads)
         return head_attention(normalise(centres), normalise(tokens), tokens, self.heads)

@@ -2,24 +2,26 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..aggregate import cosine_attention, gather
+from ..aggregate import CrossAttention, cosine_attention, gather
 from ..centres import Centres
 from ..evidence import Evidence
 from ..registry import register
 from ..stage import is_number
+from ..trained import fitted, load_trained
 
 
 @register("custom_selection")
 class CustomSelection(Centres):
     """Keep centres far apart or at the heart of clusters, each mixed with what is like it by cosine attention.
 
-    Paper: none, proposed for this project   Site: any, layer K (2) by default   Needs: nothing   Training: none
+    Paper: none, proposed for this project   Site: any, layer K (2) by default   Needs: nothing   Training: optional
 
     Centres c by ``strategy`` ("fps", default, or "tome") under cosine similarity, then
     c' = softmax(cos(c, X) / temperature) X: no parameters, and the lower the temperature the sharper. Document 001 puts the
     k results first and zeros after them (``place=zero_fill``, the default of the ``custom_*`` knobs and of the plan file):
     that saves nothing and is not neutral, since a zero key still gets weight exp(0); ``place=drop`` really shortens.
-    Adaptive numbers, question-awareness and several stages: ``llava.reduction.centres.Centres``.
+    With ``attention``, a trained ``CrossAttention``, or ``weights``, the folder of one that ``llava.train.train_merger`` has
+    written, the mixture is learned instead and the temperature is not used. Adaptive numbers, question-awareness and several stages: ``llava.reduction.centres.Centres``.
     tokens (G, N, D) -> kept (G, k), mixed (G, k, D).
 
     Cost: N^2 D for the similarities and 2 k N D for the mixture, multiply-adds.
@@ -36,13 +38,18 @@ class CustomSelection(Centres):
         cover: float | None = None,
         least: int = 1,
         semantic: float = 0.0,
+        weights: str | None = None,
+        attention: CrossAttention | None = None,
     ):
         super().__init__(strategy, start, cover, least, semantic)
         if not (is_number(temperature) and temperature > 0):
             raise ValueError(f"temperature={temperature!r} must be a number above 0; documented are 0.05 to 0.2")
-        self.temperature = temperature
+        self.temperature, self.weights = temperature, weights
+        self.attention = attention if weights is None else load_trained(weights, CrossAttention)
 
     def aggregate(self, tokens: Tensor, kept: Tensor, evidence: Evidence) -> Tensor:
         if kept.shape[1] == tokens.shape[1]:
             return gather(tokens, kept)
+        if self.attention is not None:
+            return fitted(self.attention, tokens)(gather(tokens, kept), tokens, tokens)
         return cosine_attention(tokens, kept, self.temperature)

@@ -1,0 +1,392 @@
+"""Learnable mergers of document 003: N features of the tower become M, before the projector runs once on those M.
+
+All are called alike, ``merger(vision_features (B, N, d_vision), question_embeddings (B, T, d_text) or None)``, and return
+
+====================  =============================================================================================
+``merged_features``   (B, M, d_vision), in raster order
+``merge_indices``     (B, M) the token each merged one stands at, ascending
+``merge_weights``     (B, M, N) how much of every token is in each merged one; rows sum to 1
+``importance_logits`` (B, N), None where nothing is scored
+====================  =============================================================================================
+
+Untrained, each equals something sensible without parameters, so that training starts where it does not hurt. Shapes: B
+pictures, N tokens of a tower's feature width d_vision, T words of the language model's embedding width d_text, M merged.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import select
+from .aggregate import IdentityLinear, gather, head_attention, mean_cells, normalise
+
+Merged = dict[str, Tensor | None]
+
+PATCHES = 24 * 24  # of CLIP ViT-L/14 at 336 pixels, the tower of document 003
+ANNEALED = 0.1  # the temperature that training ends with, from 1
+
+
+class Merger(nn.Module):
+    """What the three versions share: widths, the budget and their checks.
+
+    ``merge_ratio``: a fraction of the tokens, or a count. Raises ValueError for a width that is not the merger's, a
+    budget above the tokens, and a question that is missing or of the wrong width.
+    """
+
+    def __init__(self, d_vision: int, d_text: int | None, num_heads: int, inside: int, merge_ratio: float | int):
+        super().__init__()
+        for name, value in (
+            ("d_vision", d_vision),
+            ("d_text", d_text or 1),
+            ("num_heads", num_heads),
+            ("width", inside),
+        ):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
+        if inside % num_heads:
+            raise ValueError(f"num_heads={num_heads} must divide the width {inside} that the merger compares tokens in")
+        self.d_vision, self.d_text, self.num_heads, self.merge_ratio = d_vision, d_text, num_heads, merge_ratio
+        self.budget(PATCHES)
+
+    @property
+    def needs_question(self) -> bool:
+        """Whether ``question_embeddings`` must be given."""
+        return self.d_text is not None
+
+    def budget(self, tokens: int, keep: int | None = None) -> int:
+        """M for N ``tokens``: ``keep`` where it is given, else what ``merge_ratio`` says."""
+        ratio = self.merge_ratio if keep is None else keep
+        if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not ratio > 0:
+            raise ValueError(f"merge_ratio={ratio!r} must be a fraction in (0, 1] or a count of at least 1")
+        if isinstance(ratio, float) and ratio > 1:
+            raise ValueError(f"merge_ratio={ratio!r} is a fraction above 1; give a whole number for a count")
+        count = max(1, round(ratio * tokens)) if isinstance(ratio, float) else ratio
+        if keep is not None and count > tokens:
+            raise ValueError(f"{count} merged tokens are asked for, but only {tokens} arrive; give at most {tokens}")
+        return min(count, tokens)
+
+    def check(self, vision: Tensor, question: Tensor | None) -> None:
+        """Refuse what does not fit this merger, naming both widths."""
+        if vision.dim() != 3 or vision.shape[2] != self.d_vision:
+            raise ValueError(
+                f"vision_features of shape {tuple(vision.shape)} do not fit this merger of d_vision={self.d_vision}; give "
+                "the tower's own features (B, N, d_vision), before the projector"
+            )
+        if not self.needs_question:
+            return
+        if question is None:
+            raise ValueError(f"{type(self).__name__} was made to read the question, but question_embeddings is None")
+        if question.dim() != 3 or question.shape[2] != self.d_text or len(question) != len(vision):
+            raise ValueError(
+                f"question_embeddings of shape {tuple(question.shape)} do not fit: {len(vision)} pictures and "
+                f"d_text={self.d_text} need ({len(vision)}, T, {self.d_text})"
+            )
+
+    def flops(self, tokens: int, kept: int) -> float:
+        """Floating-point operations for one picture, but for those that grow with the question's words."""
+        raise NotImplementedError
+
+    def extra_repr(self) -> str:
+        return f"d_vision={self.d_vision}, d_text={self.d_text}, merge_ratio={self.merge_ratio}"
+
+
+class LearnableTokenMerger(Merger):
+    """V1: a learned score takes M tokens, and every token joins those of them it is like.
+
+    Scores l = scorer(x) choose the M highest; token n is shared among the chosen c by softmax_m(q(x_n) k(c_m) / (sqrt(d)
+    tau)), and merged_m = sum_n w_mn x_n / sum_n w_mn. In training l is disturbed by Gumbel noise that fades with the
+    temperature tau, and the choice is straight-through: backward, a chosen token stands in its place with the weight
+    sigmoid((l - l_(M+1)) / tau) and the picture's mean with the rest, so that the score learns what each choice is worth.
+    ``anneal`` lowers tau from 1 to 0.1; then there is no noise left, and training and evaluation compute the same.
+
+    Document 003, "Gumbel top-k"; Jang et al. 2017 (arXiv:1611.01144). Differs from the original: weights are
+    normalised by the mass (there a merged token is about N / M tokens long), the scorer gets a gradient (there none), tau is
+    in the state dict, heads are used, order is raster. Untrained: M tokens spread evenly over the picture, each the mean of
+    what is like it. Cost: N d^2 / 2 + 2 N d^2 + 2 M N d multiply-adds.
+    """
+
+    def __init__(
+        self, d_model: int = 1024, num_heads: int = 4, merge_ratio: float | int = 0.5, use_gumbel: bool = True
+    ):
+        super().__init__(d_model, None, num_heads, d_model, merge_ratio)
+        self._build(d_model, use_gumbel)
+        self.q_proj, self.k_proj = IdentityLinear(d_model), IdentityLinear(d_model)
+
+    def _build(self, width: int, use_gumbel: bool) -> None:
+        self.use_gumbel = use_gumbel
+        self.scorer = nn.Sequential(nn.Linear(width, max(1, width // 2)), nn.GELU(), _zero(max(1, width // 2), 1))
+        self.register_buffer("temperature", torch.tensor(1.0))
+
+    def anneal(self, progress: float) -> None:
+        """Set the temperature for a share of the training that is done: from 1 to 0.1 in its first half, in proportion."""
+        self.temperature.fill_(1 - (1 - ANNEALED) * min(1.0, max(0.0, 2 * progress)))
+
+    def compared(self, vision: Tensor, question: Tensor | None, mask: Tensor | None) -> Tensor:
+        """What scores and similarities are read from: (B, N, width)."""
+        return normalise(vision)
+
+    def forward(
+        self,
+        vision_features: Tensor,
+        question_embeddings: Tensor | None = None,
+        question_mask: Tensor | None = None,
+        keep: int | None = None,
+    ) -> Merged:
+        """Merge; ``question_mask`` (B, T) says which words are real, ``keep`` overrules ``merge_ratio``."""
+        self.check(vision_features, question_embeddings)
+        tokens = vision_features.shape[1]
+        count = self.budget(tokens, keep)
+        seen = self.compared(vision_features, question_embeddings, question_mask)
+        logits = self.scorer(seen)[..., 0] + spread(tokens).to(seen)  # (B, N)
+        order = select.topk(self._disturbed(logits), tokens)
+        chosen = order[:, :count].sort(dim=1).values
+        queries, keys = self.q_proj(seen), self.k_proj(gather(seen, chosen))
+        weight = self._shares(queries, keys)  # (B, N, M)
+        weight = (weight / weight.sum(1, keepdim=True).clamp(min=torch.finfo(weight.dtype).tiny)).transpose(1, 2)
+        merged = weight.to(vision_features.dtype) @ vision_features
+        if self.training and count < tokens:
+            merged = self._straight_through(merged, vision_features, logits, order, chosen)
+        return {
+            "merged_features": merged,
+            "merge_indices": chosen,
+            "merge_weights": weight,
+            "importance_logits": logits,
+        }
+
+    def flops(self, tokens: int, kept: int) -> float:
+        width = self.q_proj.in_features
+        scorer = sum(layer.weight.numel() for layer in self.scorer if isinstance(layer, nn.Linear))
+        projected = tokens * (scorer + width**2) + kept * width**2
+        return 2.0 * (projected + kept * tokens * (width + self.d_vision))
+
+    def _disturbed(self, logits: Tensor) -> Tensor:
+        """Scores with Gumbel noise while training; it is gone when the temperature has reached its end."""
+        noise = (float(self.temperature) - ANNEALED) / (1 - ANNEALED) if self.training and self.use_gumbel else 0.0
+        if noise <= 1e-6:
+            return logits.detach()
+        return (logits - noise * torch.empty_like(logits).exponential_().log()).detach()
+
+    def _shares(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """How every token (B, N, width) is shared among the chosen (B, M, width), mean over the heads: (B, N, M)."""
+        queries, keys = (states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for states in (queries, keys))
+        near = queries.float() @ keys.float().transpose(-1, -2) / math.sqrt(queries.shape[-1])
+        return (near / self.temperature).softmax(-1).mean(1)
+
+    def _straight_through(
+        self, merged: Tensor, vision: Tensor, logits: Tensor, order: Tensor, chosen: Tensor
+    ) -> Tensor:
+        """The merged tokens as they are, with the gradient of a choice that hesitates between them and the mean."""
+        bar = logits.gather(1, order[:, chosen.shape[1] :]).amax(1, keepdim=True).detach()
+        soft = ((logits.gather(1, chosen) - bar) / self.temperature).sigmoid()[..., None]
+        hesitant = soft * (merged - vision.mean(1, keepdim=True)).detach()
+        return merged + (hesitant - hesitant.detach()).to(merged.dtype)
+
+
+LearnableTokenMergerV1 = LearnableTokenMerger
+
+
+class LearnableTokenMergerV2(LearnableTokenMerger):
+    """V2: as V1, with scores and similarities from ``d_internal`` features that have read the question.
+
+    h = P x + W_o attention(P x, question, question), W_o zero at the start. Differs from the original: what is merged are the
+    tower's own features, where there a random projection back to d_vision stood in their place, without a residual.
+    Untrained: as V1, but alike is what a random rotation to ``d_internal`` leaves alike. Cost: 3 N d_vision d_internal +
+    2 N T d_internal + 2 M N d_internal + M N d_vision multiply-adds.
+    """
+
+    def __init__(
+        self,
+        d_vision: int = 1024,
+        d_text: int = 4096,
+        d_internal: int = 512,
+        num_heads: int = 4,
+        merge_ratio: float | int = 0.5,
+        use_gumbel: bool = True,
+    ):
+        Merger.__init__(self, d_vision, d_text, num_heads, d_internal, merge_ratio)
+        self._build(d_internal, use_gumbel)
+        self.vision_proj = nn.Linear(d_vision, d_internal, bias=False)
+        nn.init.orthogonal_(self.vision_proj.weight)
+        self.question = Question(d_text, d_internal, num_heads)
+        self.q_proj, self.k_proj = IdentityLinear(d_internal), IdentityLinear(d_internal)
+
+    def compared(self, vision: Tensor, question: Tensor | None, mask: Tensor | None) -> Tensor:
+        seen = self.vision_proj(normalise(vision))
+        return normalise(seen + self.question(seen, question, mask))
+
+    def flops(self, tokens: int, kept: int) -> float:
+        width = self.q_proj.in_features
+        return super().flops(tokens, kept) + 2.0 * tokens * width * (self.d_vision + 2 * width)
+
+
+class LearnableTokenMergerV3(Merger):
+    """V3, ``fixed_pooling``: learned queries pool all tokens by cross-attention; nothing is drawn, nothing chosen.
+
+    merged = pool(X) + W_o F(a), a = attention(queries + Q(question), P X + p, P X + p), F a residual two-layer network, p the
+    encoding of a patch's place. pool(X) is the mean of each of M equal cells and W_o begins at zero, so the untrained merger
+    is average pooling. ``pool_queries`` (M, d_internal), one a cell, is a parameter from the beginning on; asked for
+    another number of tokens (``keep``) the queries are laid out over the patches and averaged over the new cells, so one
+    trained merger serves many budgets.
+
+    Document 003, "fixed pooling"; queries as in Perceiver (arXiv:2103.03206), nesting as in M3 (arXiv:2405.17430).
+    Differs from the original: there the queries are a buffer made at the first call, which no optimiser sees, dropout makes
+    training differ from evaluation, and the question is one mean; here the queries attend to its words. Cost: 2 N d_vision d_internal + 2 M N d_internal +
+    M (8 d_internal^2 + d_internal d_vision) multiply-adds.
+    """
+
+    def __init__(
+        self,
+        d_vision: int = 1024,
+        d_text: int = 4096,
+        d_internal: int = 512,
+        num_heads: int = 8,
+        merge_ratio: float | int = 0.5,
+        use_question: bool = True,
+        num_tokens: int = PATCHES,
+    ):
+        super().__init__(d_vision, d_text if use_question else None, num_heads, d_internal, merge_ratio)
+        self.num_tokens = num_tokens
+        height, width = grid_of(num_tokens)
+        count = self.budget(num_tokens)
+        places = places_of(height, width)
+        self.vision_proj = nn.Linear(d_vision, d_internal)
+        self.place_proj = nn.Linear(places.shape[1], d_internal, bias=False)
+        with torch.no_grad():
+            start = mean_cells(self.place_proj(places)[None], height, width, count)[0]
+        self.pool_queries = nn.Parameter(start + 0.02 * torch.randn(count, d_internal))
+        self.query_modulator = Question(d_text, d_internal, num_heads) if use_question else None
+        self.query_norm, self.token_norm, self.norm = (nn.LayerNorm(d_internal) for _ in range(3))
+        self.q_proj, self.k_proj, self.v_proj = (nn.Linear(d_internal, d_internal) for _ in range(3))
+        self.feed_forward = nn.Sequential(
+            nn.Linear(d_internal, 2 * d_internal), nn.GELU(), nn.Linear(2 * d_internal, d_internal)
+        )
+        self.output_proj = _zero(d_internal, d_vision)
+
+    def forward(
+        self,
+        vision_features: Tensor,
+        question_embeddings: Tensor | None = None,
+        question_mask: Tensor | None = None,
+        keep: int | None = None,
+    ) -> Merged:
+        """Merge; ``question_mask`` (B, T) says which words are real, ``keep`` overrules ``merge_ratio``."""
+        self.check(vision_features, question_embeddings)
+        batch, tokens, _ = vision_features.shape
+        height, width = grid_of(tokens)
+        count = self.budget(tokens, keep)
+        places = places_of(height, width).to(vision_features)
+        seen = self.token_norm(self.vision_proj(normalise(vision_features)) + self.place_proj(places))  # (B, N, d)
+        queries = self._queries(height, width, count).expand(batch, -1, -1)
+        if self.query_modulator is not None:
+            queries = queries + self.query_modulator(queries, question_embeddings, question_mask)
+        asked, keys = self.q_proj(self.query_norm(queries)), self.k_proj(seen)
+        pooled = queries + head_attention(asked, keys, self.v_proj(seen), self.num_heads)
+        pooled = self.norm(pooled + self.feed_forward(self.norm(pooled)))
+        merged = mean_cells(vision_features, height, width, count) + self.output_proj(pooled)
+        return {
+            "merged_features": merged,
+            "merge_indices": select.grid(height, width, count).to(seen.device).expand(batch, -1),
+            "merge_weights": self._weights(asked, keys),
+            "importance_logits": None,
+        }
+
+    def flops(self, tokens: int, kept: int) -> float:
+        width = self.q_proj.in_features
+        on_tokens = tokens * width * (self.d_vision + self.place_proj.in_features + 2 * width)
+        on_merged = kept * width * (self.d_vision + (7 if self.query_modulator is not None else 5) * width)
+        return 2.0 * (on_tokens + on_merged + 2 * kept * tokens * width) + tokens * self.d_vision
+
+    def _queries(self, height: int, width: int, count: int) -> Tensor:
+        """The queries of ``count`` cells: (1, count, d)."""
+        own = self.pool_queries
+        if count == len(own) and height * width == self.num_tokens:
+            return own[None]
+        cells = torch.empty(height, width, dtype=torch.long)
+        for number, (rows, columns) in enumerate(select.bands(height, width, len(own))):
+            cells[rows.start : rows.stop, columns.start : columns.stop] = number
+        return mean_cells(own[cells.flatten().to(own.device)][None], height, width, count)
+
+    def _weights(self, asked: Tensor, keys: Tensor) -> Tensor:
+        asked, keys = (states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for states in (asked, keys))
+        near = asked.float() @ keys.float().transpose(-1, -2) / math.sqrt(asked.shape[-1])
+        return near.softmax(-1).mean(1)
+
+
+class Question(nn.Module):
+    """What states (B, R, width) read from a question's words (B, T, d_text): (B, R, width), zero at the start."""
+
+    def __init__(self, d_text: int, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.word_proj = nn.Linear(d_text, width)
+        self.q_proj, self.k_proj, self.v_proj = (nn.Linear(width, width) for _ in range(3))
+        self.output_proj = _zero(width, width)
+
+    def forward(self, states: Tensor, question: Tensor, mask: Tensor | None = None) -> Tensor:
+        if not question.shape[1]:
+            return torch.zeros_like(states)
+        words = self.word_proj(normalise(question.to(states.dtype)))
+        split = [
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for part in (self.q_proj(normalise(states)), self.k_proj(words), self.v_proj(words))
+        ]
+        if mask is not None:
+            # A row without any word reads all of its padding alike, which is the same for every picture.
+            mask = (mask | ~mask.any(1, keepdim=True))[:, None, None]
+        read = nn.functional.scaled_dot_product_attention(*split, attn_mask=mask)
+        return self.output_proj(read.transpose(1, 2).flatten(2))
+
+
+MERGERS: dict[str, type[Merger]] = {
+    "simple": LearnableTokenMerger,
+    "question_aware": LearnableTokenMergerV2,
+    "fixed_pooling": LearnableTokenMergerV3,
+}
+
+
+def make_merger(merger_type: str, **arguments: Any) -> Merger:
+    """A merger by its documented ``merger_type``. Raises ValueError for an unknown one."""
+    if merger_type not in MERGERS:
+        raise ValueError(f"merger_type={merger_type!r} is unknown; choose one of {', '.join(MERGERS)}")
+    return MERGERS[merger_type](**arguments)
+
+
+def grid_of(tokens: int) -> tuple[int, int]:
+    """How tokens lie on the picture: a square, or one line where their number is none."""
+    side = math.isqrt(tokens)
+    return (side, side) if side * side == tokens else (1, tokens)
+
+
+@lru_cache(maxsize=8)
+def places_of(height: int, width: int, octaves: int = 4) -> Tensor:
+    """Sines and cosines of each patch's row and column at doubling frequencies: (height * width, 4 * octaves)."""
+    rows, columns = torch.meshgrid(_centres(height), _centres(width), indexing="ij")
+    angles = torch.stack([rows, columns], -1).flatten(0, 1)[..., None] * (math.pi * 2.0 ** torch.arange(octaves))
+    return torch.cat([angles.sin(), angles.cos()], -1).flatten(1)
+
+
+@lru_cache(maxsize=8)
+def spread(tokens: int) -> Tensor:
+    """A slight preference (N,), 0 down to -0.1, for tokens in the order in which they fill the picture evenly."""
+    height, width = grid_of(tokens)
+    rows, columns = torch.meshgrid(_centres(height), _centres(width), indexing="ij")
+    places = torch.stack([rows, columns], -1).flatten(0, 1)[None]
+    order = select.fps(-torch.cdist(places, places), tokens)[0]
+    return -0.1 * order.argsort() / max(1, tokens - 1)
+
+
+def _centres(count: int) -> Tensor:
+    return (torch.arange(count) + 0.5) / count
+
+
+def _zero(width: int, out: int) -> nn.Linear:
+    """A linear map that begins at zero."""
+    layer = nn.Linear(width, out)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from torch import Tensor
+
+from .. import select
+from ..aggregate import mean_cells
+from ..evidence import Evidence, Need
+from ..mergers import LearnableTokenMerger, LearnableTokenMergerV3, Merger, grid_of
+from ..registry import register
+from ..stage import Reducer
+from ..trained import fitted, load_trained
+
+
+@register("merger")
+class TrainedMerger(Reducer):
+    """Merge the tower's own features to k by a trained module, before the projector runs once on those k.
+
+    Paper: none, proposed for this project   Site: features   Needs: the question, where trained with one   Training: needed
+
+    ``weights``: a folder written by ``llava.train.train_merger``, with a V1, V2 or V3 of ``llava.reduction.mergers``; without
+    it the untrained V3, which is average pooling. tokens (G, N, D) -> kept (G, k), merged (G, k, D). Raises ValueError where
+    the widths of module and model differ.
+    Cost: see the three versions; V3 of d_internal d is about 2 N D d + 2 k N d + k (8 d^2 + d D) multiply-adds.
+    Differs from the authors' code: see ``llava.reduction.mergers``.
+    """
+
+    sites = ("features",)
+    merges = True
+    least_keep = 1
+
+    def __init__(self, weights: str | None = None, module: Merger | None = None):
+        super().__init__()
+        self.weights = weights
+        self.module = module
+        if weights is not None:
+            self.module = load_trained(weights, LearnableTokenMerger, LearnableTokenMergerV3)
+        if self.module is not None and self.module.needs_question:
+            self.needs = frozenset({Need.QUESTION})
+
+    def select(self, tokens: Tensor, evidence: Evidence, k: int) -> Tensor:
+        height, width = grid_of(tokens.shape[1])
+        if self.module is None:
+            evidence.notes["merged"] = mean_cells(tokens, height, width, k)
+            return select.grid(height, width, k).to(tokens.device).expand(len(tokens), -1)
+        question, mask = evidence.question if self.module.needs_question else (None, None)
+        found = fitted(self.module, tokens)(tokens, question, mask, keep=k)
+        evidence.notes["merged"] = found["merged_features"]
+        return found["merge_indices"]
+
+    def aggregate(self, tokens: Tensor, kept: Tensor, evidence: Evidence) -> Tensor:
+        return evidence.notes.pop("merged")
+
+    def flops(self, rows: int, tokens: int, kept: int, width: int) -> float:
+        return tokens * width if self.module is None else self.module.flops(tokens, kept)

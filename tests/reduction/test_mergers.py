@@ -1,0 +1,246 @@
+"""The learnable mergers: what they are untrained, what learns, what a training step and evaluation agree on, what they refuse."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from llava.reduction import Evidence, plan_from
+from llava.reduction.aggregate import CrossAttention, mean_cells
+from llava.reduction.mergers import (
+    ANNEALED,
+    LearnableTokenMerger,
+    LearnableTokenMergerV1,
+    LearnableTokenMergerV3,
+    make_merger,
+    spread,
+)
+from llava.reduction.methods.merger import TrainedMerger
+from llava.reduction.trained import load_trained, save_trained
+
+D, T, N = 24, 40, 64
+WIDTHS = {
+    "simple": {"d_model": D, "num_heads": 4},
+    "question_aware": {"d_vision": D, "d_text": T, "d_internal": 16, "num_heads": 4},
+    "fixed_pooling": {"d_vision": D, "d_text": T, "d_internal": 16, "num_heads": 4, "num_tokens": N},
+}
+KINDS = list(WIDTHS)
+
+
+def build(kind: str, seed: int = 0, **more):
+    torch.manual_seed(seed)
+    return make_merger(kind, **{**WIDTHS[kind], "merge_ratio": 16, **more})
+
+
+def world(batch: int = 2, seed: int = 1):
+    torch.manual_seed(seed)
+    return torch.randn(batch, N, D), torch.randn(batch, 5, T)
+
+
+def moved(merger):
+    """The merger after a few steps that move every parameter, so that nothing is at its start any more."""
+    torch.manual_seed(5)
+    with torch.no_grad():
+        for parameter in merger.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return merger
+
+
+def call(merger, vision, question, **more):
+    return merger(vision, question if merger.needs_question else None, **more)
+
+
+def test_the_names_of_the_document():
+    assert LearnableTokenMergerV1 is LearnableTokenMerger
+    assert LearnableTokenMergerV3(32, 32, 16, num_heads=4).pool_queries.shape == (288, 16)
+    with pytest.raises(ValueError, match="merger_type='fixed' is unknown; choose one of simple, question_aware, fixed"):
+        make_merger("fixed")
+
+
+def test_the_untrained_v3_is_average_pooling_at_any_number():
+    vision, question = world()
+    merger = build("fixed_pooling")
+    for keep in (1, 4, 16, 30, 64):
+        found = merger(vision, question, keep=keep)
+        torch.testing.assert_close(found["merged_features"], mean_cells(vision, 8, 8, keep))
+        assert found["merged_features"].shape == (2, keep, D) and found["merge_indices"].shape == (2, keep)
+
+
+@pytest.mark.parametrize("kind", KINDS[:2])
+def test_the_untrained_v1_and_v2_stand_evenly_and_mix_what_is_alike(kind):
+    vision, question = world()
+    found = call(build(kind).eval(), vision, question)
+    rows, columns = found["merge_indices"] // 8, found["merge_indices"] % 8
+    for half in (rows < 4, rows >= 4, columns < 4, columns >= 4):
+        assert (half.sum(1) >= 6).all() and (half.sum(1) <= 10).all()
+    torch.testing.assert_close(found["merged_features"], found["merge_weights"] @ vision)
+    own = found["merge_weights"].gather(2, found["merge_indices"][..., None])[..., 0]
+    assert (own >= 0.9 * found["merge_weights"].amax(-1)).float().mean() > 0.9  # itself is what each is most like
+
+
+def test_spread_takes_far_tokens_first():
+    order = spread(64).argsort(descending=True)
+    first = torch.stack([order[:4] // 8, order[:4] % 8], 1).float()
+    distances = torch.cdist(first, first) + 100 * torch.eye(4)
+    assert distances.min() >= 4
+    assert spread(7).argsort(descending=True)[0] == 3 and spread(1).tolist() == [0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_parameter_learns(kind):
+    vision, question = world()
+    merger = moved(build(kind)).train()
+    torch.manual_seed(0)
+    target = torch.randn(2, 16, D)
+    (call(merger, vision, question)["merged_features"] - target).square().mean().backward()
+    silent = [
+        name for name, parameter in merger.named_parameters() if parameter.grad is None or not parameter.grad.any()
+    ]
+    assert silent == []
+
+
+def test_the_scorer_learns_which_tokens_are_worth_it():
+    """Ten tokens of 64 carry the signal; a loss that needs them teaches the score to choose them."""
+    torch.manual_seed(0)
+    vision = 0.1 * torch.randn(8, N, D)
+    signal = torch.stack([torch.randperm(N)[:10] for _ in range(8)])
+    vision.scatter_add_(1, signal[..., None].expand(-1, -1, D), torch.full((8, 10, D), 1.0) * torch.linspace(-1, 1, D))
+    merger = build("simple", merge_ratio=10)
+    optimiser = torch.optim.Adam(merger.scorer.parameters(), lr=0.01)
+    direction = torch.linspace(-1, 1, D)
+
+    def hits():
+        merger.eval()
+        chosen = merger(vision)["merge_indices"]
+        return sum(len(set(a) & set(b)) for a, b in zip(chosen.tolist(), signal.tolist())) / signal.numel()
+
+    before = hits()
+    for step in range(120):
+        merger.train()
+        merger.anneal(step / 120)
+        loss = -(merger(vision)["merged_features"] @ direction).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert before < 0.4 and hits() > 0.9
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_once_annealed_training_and_evaluation_compute_the_same(kind):
+    vision, question = world()
+    merger = moved(build(kind))
+    if kind != "fixed_pooling":
+        noisy = [call(merger.train(), vision, question)["merge_indices"] for _ in range(2)]
+        assert not torch.equal(*noisy)
+        merger.anneal(0.25)
+        assert float(merger.temperature) == pytest.approx(0.55)
+        merger.anneal(0.5)
+        assert float(merger.temperature) == pytest.approx(ANNEALED)
+        assert "temperature" in merger.state_dict()
+    training = call(merger.train(), vision, question)
+    evaluated = call(merger.eval(), vision, question)
+    assert torch.equal(training["merged_features"], evaluated["merged_features"])
+    assert torch.equal(evaluated["merged_features"], call(merger, vision, question)["merged_features"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_is_each_alone_and_padding_says_nothing(kind):
+    vision, question = world()
+    merger = moved(build(kind)).eval()
+    together = call(merger, vision, question)["merged_features"]
+    for row in range(2):
+        alone = call(merger, vision[row : row + 1], question[row : row + 1])["merged_features"]
+        torch.testing.assert_close(together[row : row + 1], alone)
+    padded = torch.cat([question, torch.full((2, 3, T), 7.0)], 1)
+    mask = torch.tensor([[True] * 5 + [False] * 3] * 2)
+    torch.testing.assert_close(call(merger, vision, padded, question_mask=mask)["merged_features"], together)
+
+
+@pytest.mark.parametrize("kind", KINDS[1:])
+def test_the_question_matters(kind):
+    vision, question = world()
+    merger = moved(build(kind)).eval()
+    other = merger(vision, question.flip(1) * 2 + 1)["merged_features"]
+    assert not torch.allclose(other, merger(vision, question)["merged_features"], atol=1e-3)
+    assert merger(vision, question[:, :0])["merged_features"].isfinite().all()
+
+
+def test_v3_without_a_question():
+    vision, question = world()
+    merger = build("fixed_pooling", use_question=False)
+    assert not merger.needs_question and merger.query_modulator is None
+    assert merger(vision)["merged_features"].shape == (2, 16, D)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_saved_and_loaded_it_is_the_same(kind, tmp_path):
+    vision, question = world()
+    merger = moved(build(kind)).eval()
+    if kind != "fixed_pooling":
+        merger.anneal(1.0)
+    save_trained(merger, tmp_path, {**WIDTHS[kind], "merge_ratio": 16}, trained_on="nothing")
+    again = load_trained(tmp_path)
+    assert again is load_trained(tmp_path) and not any(parameter.requires_grad for parameter in again.parameters())
+    assert torch.equal(
+        call(again, vision, question)["merged_features"], call(merger, vision, question)["merged_features"]
+    )
+    assert json.loads((tmp_path / "merger.json").read_text())["trained_on"] == "nothing"
+    (stage,) = plan_from(f"merger:8,weights={tmp_path}")
+    assert stage.reducer.module is again and str(stage) == f"merger:8,weights={tmp_path}"
+    kept = stage.reducer.select(vision, Evidence(torch.zeros(2), question=(question, torch.ones(2, 5, dtype=bool))), 8)
+    assert kept.shape == (2, 8)
+
+
+def test_another_merger_or_width_is_refused(tmp_path):
+    vision, question = world()
+    with pytest.raises(FileNotFoundError, match="holds no merger.json; give a folder that"):
+        plan_from(f"merger:8,weights={tmp_path}")
+    save_trained(build("simple"), tmp_path, WIDTHS["simple"])
+    with pytest.raises(ValueError, match="is a trained simple, where one of cross_attention belongs"):
+        load_trained(tmp_path, CrossAttention)
+    about = json.loads((tmp_path / "merger.json").read_text())
+    about["arguments"]["d_model"] = 32
+    (tmp_path / "merger.json").write_text(json.dumps(about))
+    with pytest.raises(ValueError, match="(?s)does not fit what merger.json describes.*size mismatch"):
+        load_trained(tmp_path)
+    (tmp_path / "merger.json").write_text("{}")
+    with pytest.raises(ValueError, match="does not describe a merger"):
+        load_trained(tmp_path)
+    stage = TrainedMerger(module=build("simple"))
+    with pytest.raises(
+        ValueError, match=r"vision_features of shape \(2, 64, 12\) do not fit this merger of d_vision=24"
+    ):
+        stage.select(vision[..., :12], Evidence(torch.zeros(2)), 8)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"merge_ratio": 0}, "merge_ratio=0 must be a fraction"),
+        ({"merge_ratio": 1.5}, "merge_ratio=1.5 is a fraction above 1"),
+        ({"merge_ratio": True}, "merge_ratio=True must be"),
+        ({"num_heads": 5}, "num_heads=5 must divide the width"),
+        ({"num_heads": 0}, "num_heads=0 must be a whole number"),
+    ],
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_bad_arguments_are_named(kind, change, message):
+    with pytest.raises(ValueError, match=message):
+        build(kind, **change)
+
+
+def test_bad_calls_are_named():
+    vision, question = world()
+    merger = build("fixed_pooling")
+    with pytest.raises(ValueError, match="65 merged tokens are asked for, but only 64 arrive"):
+        merger(vision, question, keep=65)
+    with pytest.raises(
+        ValueError, match="LearnableTokenMergerV3 was made to read the question, but question_embeddings"
+    ):
+        merger(vision)
+    with pytest.raises(
+        ValueError, match=r"question_embeddings of shape \(2, 5, 39\) do not fit: 2 pictures and d_text=40"
+    ):
+        merger(vision, question[..., :39])
