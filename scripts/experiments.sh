@@ -3,7 +3,7 @@
 # script goes on from. An hour on two cores.
 #
 #   bash scripts/experiments.sh                      further flags go to every experiment, e.g. --no-controls
-#   SAMPLES=400 bash scripts/experiments.sh          questions each (default: 120, and 200 for condensation)
+#   SAMPLES=400 bash scripts/experiments.sh          questions each (default: 30 to 200)
 # shellcheck disable=SC1091
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh" eval
 
@@ -15,7 +15,7 @@ python -m llava.shapes.export --format scienceqa --output "$science"
 more=("$@")
 common=(--model-path playground/checkpoints/llava-shapes-v1)
 on_mme=("${common[@]}" --question-file "$mme" --num-samples "${SAMPLES:-120}")
-on_science=("${common[@]}" --question-file "$science/himap-inference-MCQ.json" --num-samples "${SAMPLES:-120}")
+on_science=("${common[@]}" --question-file "$science/himap-inference-MCQ.json" --num-samples "${SAMPLES:-60}")
 
 # into NAME: where an experiment writes its JSON, its figure and its runs
 into() { echo "--output-file $results/$1.json --output-plot $results/$1.png --results $results/runs/$1"; }
@@ -25,7 +25,8 @@ into() { echo "--output-file $results/$1.json --output-plot $results/$1.png --re
     python scripts/mme_condensation_experiment.py "${on_mme[@]}" --num-samples "${SAMPLES:-200}" $(into mme_condensation) \
         --run-all --target-tokens 32 "${more[@]}"
     python scripts/mme_cutoff_experiment.py "${on_mme[@]}" $(into mme_cutoff) "${more[@]}"
-    python scripts/mme_diversity_pruning_experiment.py "${on_mme[@]}" $(into mme_diversity_pruning) --keep-tokens 8 "${more[@]}"
+    python scripts/mme_diversity_pruning_experiment.py "${on_mme[@]}" --num-samples "${SAMPLES:-60}" \
+        $(into mme_diversity_pruning) --keep-tokens 8 "${more[@]}"
     python scripts/fastv_layer_cutoff_experiment.py "${on_science[@]}" $(into fastv_layer_cutoff) "${more[@]}"
     python scripts/fastv_sparse_layer_experiment.py "${on_science[@]}" $(into fastv_sparse_layer) --kept-tokens 8 "${more[@]}"
     python scripts/fastv_custom_selection_experiment.py "${on_science[@]}" $(into fastv_custom_selection) \
@@ -42,4 +43,4 @@ python scripts/eval_scivqa.py "${on_science[@]}" --use-fast-v --fast-v-agg-layer
 python scripts/eval_mme.py "${on_mme[@]}" --use-hmap-v --hmap-v-attn-txt-layer 2 --hmap-v-attn-txt-rank 128 \
     --hmap-v-attn-img-layer 6 --hmap-v-attn-img-rank 64 \
     --output-file "$results/eval_mme.json" --results "$results/runs/eval_mme" "${more[@]}"
-RESULTS="$results/rank" bash scripts/fastv_textweighted_experiment.sh "${more[@]}"
+RESULTS="$results/rank" bash scripts/fastv_textweighted_experiment.sh --num-samples "${SAMPLES:-30}" "${more[@]}"
