@@ -6,7 +6,7 @@ from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 EVAL = ["matplotlib>=3.8", "scipy>=1.11", "jinja2>=3.1"]
-
+TRAIN = [*EVAL, "peft>=0.15", "pydantic>=2"]
 CAPTION = ["pycocoevalcap>=1.2"]  # CIDEr; of what comes with it only that part is used, which needs no Java
 
 setup(
@@ -34,8 +34,9 @@ setup(
     extras_require={
         "eval": EVAL,
         "caption": CAPTION,
+        "train": TRAIN,
         "lora": ["peft>=0.15"],
         "quantize": ["bitsandbytes>=0.45"],
-        "dev": [*EVAL, *CAPTION, "pytest>=8", "ruff>=0.8", "nbclient>=0.10", "ipykernel>=6", "selenium>=4.11"],
+        "dev": [*EVAL, *TRAIN, *CAPTION, "pytest>=8", "ruff>=0.8", "nbclient>=0.10", "ipykernel>=6", "selenium>=4.11"],
     },
 )

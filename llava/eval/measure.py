@@ -170,6 +170,7 @@ def _about(task: Task, example: Example, prompt: str) -> dict:
 def configuration(arguments: argparse.Namespace, task: Task, plan: list[Stage], folder: Path) -> dict:
     """Everything that decides the answers of a run, as plain values; ``folder`` is where the model lies."""
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    trained = [stage.reducer.weights for stage in plan if getattr(stage.reducer, "weights", None)]
     return {
         "task": {
             "name": task.name,
@@ -188,7 +189,8 @@ def configuration(arguments: argparse.Namespace, task: Task, plan: list[Stage], 
             "attn_implementation": arguments.attn_implementation,
             "bits": 8 if arguments.load_8bit else 4 if arguments.load_4bit else None,
         },
-        "plan": {"name": plan_name(plan), "method": method_label(plan), "stages": [str(stage) for stage in plan]},
+        "plan": {"name": plan_name(plan), "method": method_label(plan), "stages": [str(stage) for stage in plan]}
+        | ({"weights": list(map(model_fingerprint, trained))} if trained else {}),
         "conv_mode": arguments.conv_mode,
         "max_new_tokens": task.max_new_tokens,
         "decoding": "greedy",

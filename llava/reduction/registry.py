@@ -119,8 +119,12 @@ def plan_from(spec: Spec, keep: int | float | None = None) -> list[Stage]:
 
 
 def plan_name(spec: Spec) -> str:
-    """A short name of a plan that can be a file name: ``fastv@2-64``; the empty plan is ``full``."""
-    return "+".join(map(str, plan_from(spec))).replace(":", "-").replace(",", "_") or "full"
+    """A short name of a plan that can be a file name: ``fastv@2-64``; the empty plan is ``full``.
+
+    Of a path (``weights=``) it has the last part.
+    """
+    spelled = "+".join(map(str, plan_from(spec)))
+    return re.sub(r"=[^,+]*/", "=", spelled).replace(":", "-").replace(",", "_") or "full"
 
 
 def check_plan(plan: list[Stage], layers: int, sites: tuple[Site, ...] = get_args(Site)) -> None:

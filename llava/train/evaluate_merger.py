@@ -1,0 +1,127 @@
+"""A trained merger beside what needs no training, at the same numbers of tokens: ``llava.eval.run`` with those plans.
+
+    python -m llava.train.evaluate_merger --weights playground/checkpoints/merger-shapes-v3 --budgets 144,64,16 \\
+        --model-path playground/checkpoints/llava-shapes-v1 --task mme --data playground/data/eval/MME-shapes
+
+For every budget M: each trained folder, and at the same site average pooling, a grid, random tokens (three seeds), condensation by
+farthest points and cosine attention; and FastV with as many tokens on the mean of the layers, where it can have so few. Every other
+flag is that of ``llava.eval.run``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from llava.eval.plans import SEEDS, Pricing, matched, tokens_of_picture
+from llava.eval.run import main as evaluate
+from llava.eval.run import parser as common
+from llava.model.builder import read_config
+from llava.model.checkpoint import find_folder
+from llava.reduction import plan_from
+from llava.reduction.mergers import MERGERS
+from llava.reduction.trained import ABOUT, load_trained
+from llava.utils import exit_code
+
+logger = logging.getLogger(__name__)
+
+RIVALS = ("pool:{0}", "grid:{0}", "condensation@features:{0},strategy=fps", "custom_selection@features:{0}")
+FASTV_LAYERS = (2, 1)  # the published one, and the first, where fewer tokens are possible
+
+
+def trained_plan(folder: str, keep: int) -> str:
+    """How a plan spells a trained folder."""
+    load_trained(folder)
+    kind = json.loads((Path(folder) / ABOUT).read_text(encoding="utf-8"))["merger_type"]
+    if kind in MERGERS:
+        return f"merger:{keep},weights={folder}"
+    return f"condensation@features:{keep},strategy=fps,weights={folder}"
+
+
+def plans(folders: Sequence[str], budgets: Sequence[int], pricing: Pricing) -> list[str]:
+    """Every plan of the comparison, in short spelling."""
+    found = ["full", "blind"]
+    for keep in budgets:
+        found += [trained_plan(folder, keep) for folder in folders]
+        found += [rival.format(keep) for rival in RIVALS]
+        found += [f"random@features:{keep},seed={seed}" if seed else f"random@features:{keep}" for seed in SEEDS]
+        found += fastv(keep, pricing)
+    return list(dict.fromkeys(found))
+
+
+def fastv(keep: int, pricing: Pricing) -> list[str]:
+    """FastV with ``keep`` tokens on the mean of the layers; none where its first layers alone have more."""
+    for layer in FASTV_LAYERS:
+        try:
+            return ["+".join(map(str, matched(plan_from(f"fastv@{layer}", keep=1.0), pricing, "tokens", keep)))]
+        except ValueError:
+            continue
+    logger.info("fastv cannot have %d tokens on the mean of the layers and is left out there", keep)
+    return []
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags of ``llava.eval.run``, the folders and the budgets."""
+    flags = common()
+    flags.prog = "python -m llava.train.evaluate_merger"
+    flags.description = "Compare trained mergers with training-free methods at the same numbers of tokens."
+    flags.add_argument(
+        "--weights", action="append", required=True, metavar="FOLDER", help="a trained merger; repeatable"
+    )
+    flags.add_argument(
+        "--budgets", default="288,144,64,16", help="numbers of tokens, with commas (default: %(default)s)"
+    )
+    return flags
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Spell the plans and hand them to ``llava.eval.run``."""
+    flags = parser()
+    given = flags.parse_args(arguments)
+    try:
+        budgets = [int(part) for part in given.budgets.split(",")]
+    except ValueError:
+        raise ValueError(f"--budgets {given.budgets} must be whole numbers with commas between, 64,16") from None
+    folder = find_folder(given.model_path, "model")
+    config = read_config(folder)
+    tokens = tokens_of_picture(folder, config)
+    if tokens is None:
+        raise ValueError(
+            f"{given.model_path} cuts pictures into crops of different number; compare with llava.eval.run"
+        )
+    if not all(1 <= keep <= tokens for keep in budgets):
+        raise ValueError(f"--budgets {given.budgets} must lie between 1 and the {tokens} tokens of a picture")
+    specs = plans(given.weights, budgets, Pricing(config, tokens))
+    return evaluate(
+        [
+            *_without(arguments, "--weights", "--budgets"),
+            "--no-controls",
+            *(w for s in specs for w in ("--reduction", s)),
+        ]
+    )
+
+
+def _without(arguments: Sequence[str], *names: str) -> list[str]:
+    """A command line without some flags that each take a value."""
+    kept, words = [], iter(arguments)
+    for word in words:
+        if word in names:
+            next(words, None)
+        elif word.partition("=")[0] not in names:
+            kept.append(word)
+    return kept
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns what ``llava.eval.run`` does, 2 for bad input."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    outcome: list[int] = []
+    return exit_code(lambda: outcome.append(run(words))) or outcome[0]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,169 @@
+"""Settings of a merger's training: document 003's YAML keys, each checked, none ignored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from llava.reduction import did_you_mean
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Weight = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class Group(BaseModel):
+    """A block of keys: unknown ones and values of another kind raise."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class MethodSettings(Group):
+    """What is trained. ``budgets``: numbers of tokens of which each step draws one; None is ``merge_ratio`` alone."""
+
+    merger_type: Literal["simple", "question_aware", "fixed_pooling", "condensation", "custom_selection"]
+    merge_ratio: Count | Share = 0.5
+    budgets: list[Count] | None = Field(default=None, min_length=1)
+    d_internal: Count = 512
+    num_heads: Count = 8
+    use_question: bool = True
+    strategy: Literal["fps", "connectivity", "tome", "dpp"] = "fps"
+    layer: Count | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> MethodSettings:
+        if self.layer is not None and self.merger_type not in ("condensation", "custom_selection"):
+            raise ValueError(
+                f"layer={self.layer} contradicts merger_type={self.merger_type}: it stands before the projector"
+            )
+        if self.merger_type == "question_aware" and not self.use_question:
+            raise ValueError("use_question=false contradicts merger_type=question_aware; V1 (simple) reads no question")
+        return self
+
+
+class MllmSettings(Group):
+    """The frozen model; ``vision_dim`` and ``hidden_dim`` must be its own, None reads them there."""
+
+    model_path: str
+    model_base: str | None = None
+    conv_mode: str = "vicuna_v1"
+    vision_dim: Count | None = None
+    hidden_dim: Count | None = None
+    dtype: str | None = None
+
+
+class BackboneSettings(Group):
+    """Where the features come from."""
+
+    mllm_settings: MllmSettings
+
+
+class DataSettings(Group):
+    """LLaVA's conversations and their pictures; ``images`` is how many to draw of the embedded world."""
+
+    data_path: str
+    image_folder: str
+    images: Count = 2000
+    split_turns: bool = True
+    skip_bad_records: bool = False
+    cache: bool = True
+
+
+class TrainingSettings(Group):
+    """How it is trained. ``batch_size`` is that of all processes together, ``warmup`` and ``save_every`` are steps."""
+
+    output: str
+    steps: Count
+    batch_size: Count = 16
+    gradient_accumulation: Count = 1
+    learning_rate: Positive = 1e-3
+    warmup: Annotated[int, Field(ge=0)] = 50
+    weight_decay: Weight = 0.01
+    answer_weight: Weight = 1.0
+    distillation_weight: Weight = 1.0
+    distillation_temperature: Positive = 2.0
+    feature_weight: Weight = 0.0
+    max_grad_norm: Positive = 1.0
+    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    save_every: Count = 100
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _fits(self) -> TrainingSettings:
+        if self.batch_size % self.gradient_accumulation:
+            raise ValueError(
+                f"gradient_accumulation={self.gradient_accumulation} must divide batch_size={self.batch_size}"
+            )
+        if not self.answer_weight + self.distillation_weight + self.feature_weight:
+            raise ValueError(
+                "answer_weight, distillation_weight and feature_weight are all 0; give one of them a weight"
+            )
+        return self
+
+
+class Settings(Group):
+    """All of a configuration file."""
+
+    method_settings: MethodSettings
+    backbone_settings: BackboneSettings
+    data_settings: DataSettings
+    training_settings: TrainingSettings
+
+    @property
+    def budgets(self) -> list[int | float]:
+        """What each step draws from."""
+        return self.method_settings.budgets or [self.method_settings.merge_ratio]
+
+
+def read_settings(file: str | Path, changes: Sequence[str] = ()) -> Settings:
+    """The settings of a YAML file, with ``changes`` such as ``training_settings.steps=100`` on top.
+
+    Raises FileNotFoundError, and ValueError naming file and key for one that is unknown, missing, or of another kind.
+    """
+    file = Path(file)
+    if not file.is_file():
+        raise FileNotFoundError(f"--config {file} is not there; configs/vision_token_pruning.yaml is one")
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        for change in changes:
+            _change(content, change)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file} is not YAML: {error}") from error
+    try:
+        return Settings.model_validate(content)
+    except ValidationError as error:
+        raise ValueError(f"{file}: {'; '.join(_said(error))}") from None
+
+
+def _change(content: object, change: str) -> None:
+    name, equals, value = change.partition("=")
+    *groups, last = name.split(".")
+    for group in groups:
+        content = content.get(group) if isinstance(content, dict) else None
+    if not equals or not isinstance(content, dict):
+        raise ValueError(f"--set {change} is not understood; write a key and its value, training_settings.steps=100")
+    content[last] = yaml.safe_load(value)
+
+
+def _said(error: ValidationError) -> Iterable[str]:
+    """What is wrong with every key, in a sentence each."""
+    for one in error.errors():
+        name = ".".join(map(str, one["loc"])) or "the file"
+        if one["type"] == "extra_forbidden":
+            group: type[BaseModel] = Settings
+            for part in one["loc"][:-1]:
+                group = group.model_fields[part].annotation
+            yield f"the key {name} is unknown{did_you_mean(str(one['loc'][-1]), group.model_fields)}"
+        elif one["type"] == "missing":
+            yield f"the key {name} is missing"
+        else:
+            yield (
+                f"{name}={one['input']!r}: {one['msg']}"
+                if one["loc"] and not isinstance(one["input"], dict)
+                else one["msg"].removeprefix("Value error, ")
+            )

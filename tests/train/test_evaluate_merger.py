@@ -1,0 +1,74 @@
+"""The comparison of trained mergers: which plans it makes, and that it is the harness that runs them."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from llava.eval.plans import Pricing, tokens_of_picture
+from llava.model.builder import read_config
+from llava.reduction import plan_from, plan_name
+from llava.reduction.aggregate import CrossAttention
+from llava.reduction.mergers import make_merger
+from llava.reduction.trained import save_trained
+from llava.train import evaluate_merger
+from llava.train.evaluate_merger import main, plans
+from tests.conftest import PARITY15
+
+
+@pytest.fixture
+def pricing():
+    config = read_config(PARITY15 / "checkpoint")
+    return Pricing(config, tokens_of_picture(PARITY15 / "checkpoint", config))
+
+
+@pytest.fixture
+def folders(tmp_path):
+    width = read_config(PARITY15 / "checkpoint").mm_hidden_size
+    arguments = {"d_model": width, "num_heads": 4}
+    save_trained(make_merger("simple", **arguments), tmp_path / "v1", arguments)
+    save_trained(CrossAttention(width, 4), tmp_path / "centres", {"width": width, "heads": 4})
+    return [str(tmp_path / "v1"), str(tmp_path / "centres")]
+
+
+def test_every_budget_has_the_trained_their_rivals_and_fastv_at_the_same_cost(folders, pricing, caplog):
+    caplog.set_level(logging.INFO)
+    found = plans(folders, [288, 16], pricing)
+    assert found[:2] == ["full", "blind"] and len(set(found)) == len(found)
+    for keep in (288, 16):
+        own = [plan for plan in found if pricing.visual(plan_from(plan)) == pytest.approx(keep, rel=0.05)]
+        names = [plan_from(plan)[0].name for plan in own]
+        wanted = ["merger", "condensation", "pool", "grid", "condensation", "custom_selection", *["random"] * 3]
+        assert names[: len(wanted)] == wanted
+    assert "fastv@2:192" in found  # 2 of 8 layers with 576 and 6 with 192 are 288 on the mean
+    assert "fastv cannot have 16 tokens on the mean" in caplog.text
+    assert plan_name(found[2]) == "merger-288_weights=v1"
+
+
+def test_it_hands_the_plans_to_the_harness(folders, monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr(evaluate_merger, "evaluate", lambda words: seen.append(words) or 0)
+    model = ["--model-path", str(PARITY15 / "checkpoint"), "--data", str(tmp_path)]
+    assert main([*model, "--weights", folders[0], f"--weights={folders[1]}", "--budgets", "64"]) == 0
+    (words,) = seen
+    assert words[:4] == model and words[4] == "--no-controls" and "--weights" not in words and "--budgets" not in words
+    specs = words[6::2]
+    assert (
+        f"merger:64,weights={folders[0]}" in specs
+        and f"condensation@features:64,strategy=fps,weights={folders[1]}" in specs
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--budgets", "many"], "--budgets many must be whole numbers"),
+        (["--budgets", "600"], "--budgets 600 must lie between 1 and the 576 tokens"),
+        (["--weights", "nowhere"], "weights='nowhere' holds no merger.json"),
+    ],
+)
+def test_bad_flags_are_named(folders, caplog, flags, message, tmp_path):
+    model = ["--model-path", str(PARITY15 / "checkpoint"), "--data", str(tmp_path), "--weights", folders[0]]
+    assert main([*model, *flags]) == 2
+    assert message in caplog.text

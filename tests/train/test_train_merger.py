@@ -1,0 +1,249 @@
+"""Training of mergers: what learns and what does not, resuming, saving, and clear words for what cannot be."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+import yaml
+
+from llava.eval.run import main as evaluate
+from llava.reduction import plan_from, reduced
+from llava.reduction.mergers import MERGERS
+from llava.shapes.export import export
+from llava.train import train_merger
+from llava.train.merger_settings import read_settings
+from llava.train.train_merger import (
+    CHECKPOINT,
+    Questions,
+    answer_states,
+    build,
+    drawn,
+    losses,
+    main,
+    read_metrics,
+    schedule,
+)
+from tests.conftest import PARITY15
+
+TYPES = [*MERGERS, "condensation", "custom_selection"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return export("llava", tmp_path_factory.mktemp("data") / "llava", images=3)
+
+
+@pytest.fixture
+def config(data, tmp_path):
+    """A configuration file; ``config(key=value)`` writes it with changes."""
+
+    def write(merger_type: str = "fixed_pooling", name: str = "config.yaml", **training) -> str:
+        content = {
+            "method_settings": {"merger_type": merger_type, "budgets": [64, 16], "d_internal": 16, "num_heads": 4},
+            "backbone_settings": {"mllm_settings": {"model_path": str(PARITY15 / "checkpoint"), "conv_mode": "vicuna_v1"}},
+            "data_settings": {"data_path": str(data / "llava_shapes.json"), "image_folder": str(data / "images")},
+            "training_settings": {
+                "output": str(tmp_path / "merger"), "steps": 4, "batch_size": 4, "warmup": 1, "save_every": 2, **training,
+            },
+        }  # fmt: skip
+        (tmp_path / name).write_text(yaml.safe_dump(content))
+        return str(tmp_path / name)
+
+    return write
+
+
+def weights(folder) -> dict:
+    state = torch.load(folder / CHECKPOINT, weights_only=True)
+    return {name: tensor for name, tensor in state["module"].items()}
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_every_parameter_of_the_merger_gets_a_gradient_and_nothing_else_does(config, llava15, kind):
+    settings = read_settings(config(kind))
+    model = llava15.model
+    asked = [(name, parameter.requires_grad) for name, parameter in model.named_parameters()]
+    model.requires_grad_(False)
+    try:
+        trainee = build(settings, model.config.mm_hidden_size, model.config.hidden_size, 576)
+        with torch.no_grad():
+            for parameter in trainee.module.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        trainee.module.train()
+        questions = Questions(settings, model, llava15.tokenizer, llava15.image_processor)
+        batch = questions.batch([0, 1, 7])
+        teacher = questions.teacher([0, 1, 7], batch)
+        with reduced(model, trainee.plan(16)):
+            hidden, logits, targets, counts = answer_states(model, batch)
+        assert len(hidden) == len(logits) == len(targets) == len(teacher[0]) == sum(counts)
+        losses(settings, (hidden, logits, targets), teacher)["loss"].backward()
+        silent = [name for name, one in trainee.module.named_parameters() if one.grad is None or not one.grad.any()]
+        assert silent == [] and all(parameter.grad is None for parameter in model.parameters())
+    finally:
+        for (_, wanted), parameter in zip(asked, model.parameters()):
+            parameter.requires_grad_(wanted)
+
+
+def test_the_answers_are_the_same_tokens_under_every_plan(config, llava15):
+    settings = read_settings(config())
+    questions = Questions(settings, llava15.model, llava15.tokenizer, llava15.image_processor)
+    batch = questions.batch([0, 5, 9])
+    with torch.no_grad():
+        _, logits, full, counts = answer_states(llava15.model, batch)
+        for plan in ("merger:16", "fastv@2:16", "blind"):
+            with reduced(llava15.model, plan):
+                _, reduced_logits, targets, again = answer_states(llava15.model, batch)
+            assert torch.equal(targets, full) and again == counts
+            assert not torch.allclose(reduced_logits, logits, atol=1e-4)
+    words = llava15.tokenizer.decode(full[: counts[0]])
+    assert words.startswith(questions.dataset.records[0]["conversations"][1]["value"])
+
+
+def test_a_teacher_with_every_token_costs_nothing_to_follow(config, llava15):
+    """Against itself the distillation is zero; remembered answers are those computed."""
+    settings = read_settings(config())
+    questions = Questions(settings, llava15.model, llava15.tokenizer, llava15.image_processor)
+    batch = questions.batch([0, 1])
+    first = questions.teacher([0, 1], batch)
+    assert set(questions.answers) == {0, 1}
+    with torch.no_grad():
+        hidden, logits, targets, _ = answer_states(llava15.model, batch)
+    found = losses(settings, (hidden, logits, targets), first)
+    assert float(found["distillation"]) == pytest.approx(0, abs=1e-6) and float(found["feature"]) == pytest.approx(
+        0, abs=1e-6
+    )
+    again = questions.teacher([1, 0], questions.batch([1, 0]))
+    assert torch.allclose(again[0].sum(), first[0].sum(), rtol=1e-2)
+
+
+def test_the_loss_falls_and_the_merger_answers_from_its_folder(config, tmp_path, data):
+    flags = ["--set", "training_settings.steps=24", "--set", "training_settings.learning_rate=0.05"]
+    flags += ["--set", "method_settings.budgets=[16]", "--set", "training_settings.batch_size=16"]
+    assert main(["--config", config(), *flags]) == 0
+    folder = tmp_path / "merger"
+    lines = read_metrics(folder / "metrics.jsonl")
+    assert [line["step"] for line in lines] == list(range(24))
+    assert sum(line["answer"] for line in lines[-4:]) < 0.97 * sum(line["answer"] for line in lines[:4])
+    assert {path.name for path in folder.iterdir()} >= {
+        "merger.safetensors",
+        "merger.json",
+        "settings.yaml",
+        "loss.png",
+    }
+    assert read_settings(folder / "settings.yaml").training_settings.steps == 24
+    (stage,) = plan_from(f"merger:16,weights={folder}")
+    assert not stage.reducer.module.training
+    mme = export("mme", tmp_path / "mme", images=1)
+    assert evaluate([
+        "--model-path", str(PARITY15 / "checkpoint"), "--conv-mode", "vicuna_v1", "--device", "cpu", "--limit", "2", "--no-controls",
+        "--samples", "0", "--data", str(mme), "--results", str(tmp_path / "runs"), "--reduction", f"merger:16,weights={folder}",
+    ]) == 0  # fmt: skip
+    (run,) = [path for path in (tmp_path / "runs").iterdir() if path.is_dir()]
+    assert json.loads((run / "cost.json").read_text())["visual_tokens"] == 16
+
+
+@pytest.mark.parametrize("kind", ["simple", "condensation"])
+def test_a_killed_run_ends_as_one_that_was_not(config, tmp_path, monkeypatch, kind):
+    assert main(["--config", config(kind)]) == 0
+    whole, lines = weights(tmp_path / "merger"), read_metrics(tmp_path / "merger/metrics.jsonl")
+    file = config(kind, output=str(tmp_path / "again"))
+    real, calls = train_merger.losses, []
+
+    def killed(*given):
+        calls.append(None)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return real(*given)
+
+    monkeypatch.setattr(train_merger, "losses", killed)
+    assert main(["--config", file]) == 130
+    assert torch.load(tmp_path / "again" / CHECKPOINT, weights_only=True)["step"] == 2
+    assert main(["--config", file]) == 0
+    resumed = weights(tmp_path / "again")
+    assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
+    again = read_metrics(tmp_path / "again/metrics.jsonl")
+    assert again == lines
+
+
+def test_accumulated_gradients_are_those_of_the_whole_batch(config, tmp_path):
+    assert main(["--config", config(steps=2)]) == 0
+    assert main(["--config", config(steps=2, gradient_accumulation=2, output=str(tmp_path / "two"))]) == 0
+    one, two = (read_metrics(folder / "metrics.jsonl") for folder in (tmp_path / "merger", tmp_path / "two"))
+    assert [line["budget"] for line in one] == [line["budget"] for line in two]
+    for name in ("loss", "answer", "distillation", "grad_norm"):
+        assert one[0][name] == pytest.approx(two[0][name], rel=1e-4)
+
+
+def test_a_loss_that_is_no_number_stops_with_step_and_checkpoint(config, tmp_path, monkeypatch, caplog):
+    real, calls = train_merger.losses, []
+
+    def broken(*given):
+        calls.append(None)
+        found = real(*given)
+        return {**found, "loss": found["loss"] * math.nan} if len(calls) == 4 else found
+
+    monkeypatch.setattr(train_merger, "losses", broken)
+    assert main(["--config", config()]) == 2
+    assert "the loss is nan at step 3; the last good checkpoint is" in caplog.text
+    assert torch.load(tmp_path / "merger" / CHECKPOINT, weights_only=True)["step"] == 2
+
+
+def test_another_training_is_not_gone_on_with(config, tmp_path, caplog):
+    assert main(["--config", config(steps=2)]) == 0
+    assert main(["--config", config(steps=2), "--set", "training_settings.seed=1"]) == 2
+    assert "is of another training: training_settings.seed is 0 there and 1 now" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            ["method_settings.merger_typ=simple"],
+            "the key method_settings.merger_typ is unknown; did you mean 'merger_type'",
+        ),
+        (["method_settings.merger_type=simpel"], "method_settings.merger_type='simpel': Input should be 'simple'"),
+        (["method_settings.layer=3"], "layer=3 contradicts merger_type=fixed_pooling"),
+        (
+            ["method_settings.merger_type=question_aware", "method_settings.use_question=false"],
+            "contradicts merger_type",
+        ),
+        (["method_settings.budgets=[600]"], "600 exceeds the 576 tokens"),
+        (["method_settings.num_heads=5"], "num_heads=5 must divide the width"),
+        (["backbone_settings.mllm_settings.vision_dim=1024"], "vision_dim=1024 but"),
+        (["backbone_settings.mllm_settings.hidden_dim=4096"], "hidden_dim=4096 but"),
+        (["training_settings.gradient_accumulation=3"], "gradient_accumulation=3 must divide batch_size=4"),
+        (["training_settings.answer_weight=0", "training_settings.distillation_weight=0"], "are all 0"),
+        (["training_settings.steps=many"], "training_settings.steps='many'"),
+        (["nothing.here=1"], "--set nothing.here=1 is not understood"),
+    ],
+)
+def test_bad_settings_are_one_clear_line(config, caplog, changes, message):
+    flags = [word for change in changes for word in ("--set", change)]
+    assert main(["--config", config(), *flags]) == 2
+    assert message in caplog.text
+
+
+def test_bad_records_are_named(config, data, tmp_path, caplog):
+    records = json.loads((data / "llava_shapes.json").read_text())
+    del records[1]["conversations"]
+    (tmp_path / "bad.json").write_text(json.dumps(records))
+    where = ["--set", f"data_settings.data_path={tmp_path / 'bad.json'}"]
+    assert main(["--config", config(), *where]) == 2
+    assert "bad.json record 2" in caplog.text and "has no conversations" in caplog.text
+    assert main(["--config", config(steps=1), *where, "--set", "data_settings.skip_bad_records=true"]) == 0
+    assert "1 of" in caplog.text
+
+
+def test_what_a_step_draws_depends_on_its_number_alone():
+    one_pass = [index for step in range(5) for index in drawn(20, 4, step, seed=0)]
+    assert sorted(one_pass) == list(range(20)) and one_pass != list(range(20))
+    assert drawn(20, 4, 7, 0) == drawn(20, 4, 7, 0) != drawn(20, 4, 7, 1)
+    assert len(drawn(3, 8, 0, 0)) == 8
+
+
+def test_the_rate_warms_up_and_goes_down():
+    rates = [schedule(step, 100, 10) for step in range(100)]
+    assert rates[0] == 0.1 and rates[9] == rates[10] == 1 and rates[-1] < 0.02
+    assert all(a >= b for a, b in zip(rates[10:], rates[11:]))
