@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
 
@@ -14,7 +15,7 @@ from .rows import REFERENCES, Row
 # Okabe and Ito's colours, which stay apart for every kind of colour vision; black is the reference lines'.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#6A3D9A")
 LINES = 10  # more than these cannot be told apart
-WIDTH = 100  # letters below the figure
+LETTERS = 12.5  # of a legend in an inch
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
@@ -83,6 +84,12 @@ def draw_curve(rows: Sequence[Row]) -> Figure:
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     if methods:
-        columns = max(1, min(len(methods), WIDTH // (max(map(len, methods)) + 8)))
-        figure.legend(loc="outside lower center", ncols=columns, frameon=False)
+        add_legend(figure, *axes.get_legend_handles_labels())
     return figure
+
+
+def add_legend(figure: Figure, handles: Sequence[Artist], labels: Sequence[str]) -> None:
+    """A legend below a figure, in as many columns as have room there."""
+    room = LETTERS * figure.get_figwidth() / (max(map(len, labels)) + 7)
+    columns = max(1, min(len(labels), int(room)))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ..curve import COLOURS, MARKERS
+from ..curve import COLOURS, MARKERS, add_legend
 from .sweep import Outcome, Sweep
 from .tables import half_score
 
@@ -51,8 +51,7 @@ def draw(panels: Sequence[Panel], title: str, x_label: str) -> Figure:
         axes.spines[["top", "right"]].set_visible(False)
     handles = [axes.get_legend_handles_labels() for axes in figure.axes]
     entries = {label: handle for found in handles for handle, label in zip(*found)}
-    columns = min(len(entries), 3 + 3 * len(panels))
-    figure.legend(entries.values(), entries, loc="outside lower center", ncols=columns, frameon=False)
+    add_legend(figure, list(entries.values()), list(entries))
     return figure
 
 
