@@ -110,12 +110,17 @@ def with_controls(plans: Sequence[Plan], pricing: Pricing | None) -> list[Plan]:
             for seed in SEEDS:
                 extra.append([make_stage("random", stage.site, stage.layer, stage.keep, seed=seed) for stage in plan])
         if pricing is not None:
-            count = max(1, round(pricing.visual(plan)))
-            square = max(1, round(math.sqrt(count))) ** 2
-            extra += [[make_stage(name, keep=square if name == "downsample" else count)] for name in SPATIAL_CONTROLS]
+            extra += spatial_controls(plan, pricing).values()
     for plan in extra:
         found.setdefault(plan_name(plan), plan)
     return list(found.values())
+
+
+def spatial_controls(plan: Plan, pricing: Pricing) -> dict[str, Plan]:
+    """Grid, pooling and a smaller picture with as many tokens as a plan has on the mean of the layers, by their names."""
+    count = max(1, round(pricing.visual(plan)))
+    square = max(1, round(math.sqrt(count))) ** 2
+    return {name: [make_stage(name, keep=square if name == "downsample" else count)] for name in SPATIAL_CONTROLS}
 
 
 def _is_control(plan: Plan) -> bool:

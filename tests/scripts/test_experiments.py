@@ -147,6 +147,18 @@ def test_cut_off(run, name, benchmark, stem, keys):
     assert is_drawn(f"{stem}_plot.png", panels=2 if benchmark == "mme" else 1)
 
 
+def test_all_controls_cost_the_same_on_the_mean(run):
+    flags = ["--kept-tokens", "16", "--start-layer", "4", "--end-layer", "4", "--all-controls"]
+    assert run("fastv_sparse_layer_experiment", "scienceqa", *flags) == 0
+    found = read("fastv_sparse_layer_results.json")
+    names = ["random", "random, seed 1", "random, seed 2", "grid", "pool", "downsample", "full", "blind"]
+    assert list(found["controls"]) == names
+    for name in names[:5]:
+        assert found["controls"][name]["visual_tokens"] == found["visual_tokens"] == [296]
+    assert found["controls"]["downsample"]["visual_tokens"] == [289]
+    assert kept("random@4-16_seed=2") == steps((4, 16)) and kept("grid-296") == [296] * 8
+
+
 def test_at_the_models_depth_the_cut_off_is_the_baseline(run):
     assert run("fastv_layer_cutoff_experiment", "scienceqa", "--start-layer", "8", "--no-controls") == 0
     found = read("fastv_layer_cutoff_results.json")

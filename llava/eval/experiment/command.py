@@ -52,6 +52,8 @@ def parser(
     if output_plot:
         add("output_plot", type=Path, default=Path(output_plot), help=f"figure to write (default: {output_plot})")
     add("no_controls", action="store_true", help="neither the random control nor the question without its picture")
+    more = "three random seeds instead of one, and grid, pool and downsample at the same mean cost"
+    add("all_controls", action="store_true", help=more)
     add("retry_failed", action="store_true", help="ask the questions again whose picture was unreadable")
     for name in lengths:
         add(name, type=int, help="documented; read from the prompt, and an error where the prompt says otherwise")

@@ -20,7 +20,7 @@ from llava.reduction import Stage, check_plan, make_stage, plan_name
 
 from ..flags import load_from_flags
 from ..measure import measure
-from ..plans import tokens_of_picture
+from ..plans import SEEDS, SPATIAL_CONTROLS, Pricing, spatial_controls, tokens_of_picture
 from ..report import collect, show, terminal
 from ..results import check_writable, summarise_cost
 from ..subject import LlavaSubject, Subject, prompt_ids
@@ -49,7 +49,7 @@ class Outcome:
 class Sweep:
     """What an experiment came to: the outcome of every curve at each layer, and that of ``full`` and, as a control, ``blind``.
 
-    Unless controls were switched off the last of ``curves`` is ``random``. ``layers`` is the model's depth.
+    Unless controls were switched off ``curves`` ends with ``random``, and with the other controls where all are asked for. ``layers`` is the model's depth.
     """
 
     layers: int
@@ -114,6 +114,8 @@ class Experiment:
             chance = {layer: control(plan, self.layers) for layer, plan in first.items()}
             if chance != dict(first):
                 grid["random"] = chance
+                if self.given.all_controls:
+                    grid |= self._more_controls(first)
             references["blind"] = [make_stage("blind")]
         plans = [*(plan for curve in grid.values() for plan in curve.values()), *references.values()]
         found = self._measure({plan_name(plan): plan for plan in plans})
@@ -122,6 +124,20 @@ class Experiment:
             {label: {at: found[plan_name(plan)] for at, plan in curve.items()} for label, curve in grid.items()},
             {label: found[plan_name(plan)] for label, plan in references.items()},
         )
+
+    def _more_controls(self, curve: Curve) -> dict[str, Curve]:
+        """The other seeds of the random control, and what acts before the language model at the same mean cost."""
+        found = {
+            f"random, seed {seed}": {layer: control(plan, self.layers, seed) for layer, plan in curve.items()}
+            for seed in SEEDS[1:]
+        }
+        tokens = self.span()[1]
+        if tokens is not None:
+            pricing = Pricing(self.config, tokens)
+            spatial = {layer: spatial_controls(plan, pricing) if plan else {} for layer, plan in curve.items()}
+            for name in SPATIAL_CONTROLS:
+                found[name] = {layer: plans.get(name, []) for layer, plans in spatial.items()}
+        return found
 
     def subject(self, device: torch.device | None = None) -> Subject:
         """What is asked: the model of the command line, loaded, on ``device`` where it names none.
@@ -221,16 +237,16 @@ def _uninstructed(task: Task, prompt: str) -> str:
     return prompt.strip()
 
 
-def control(plan: list[Stage], layers: int) -> list[Stage]:
-    """What a plan must beat: as many tokens at the same layers, placed alike, chosen at random.
+def control(plan: list[Stage], layers: int, seed: int = SEEDS[0]) -> list[Stage]:
+    """What a plan must beat: as many tokens at the same layers, placed alike, chosen at random from ``seed``.
 
     A plan that only takes the picture away, at layer K, is held against a random share K / ``layers`` of it from the
     beginning: as many visual tokens on the mean of the layers.
     """
     if [stage.name for stage in plan] == ["blind"]:
-        return [make_stage("random", keep=plan[0].layer / layers)]
+        return [make_stage("random", keep=plan[0].layer / layers, seed=seed)]
     return [
-        make_stage("random", stage.site, stage.layer, stage.keep, stage.place, stage.positions)
+        make_stage("random", stage.site, stage.layer, stage.keep, stage.place, stage.positions, seed=seed)
         if stage.reducer.wants_keep and stage.site != "pixels"
         else stage
         for stage in plan
