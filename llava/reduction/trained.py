@@ -19,16 +19,20 @@ from .mergers import MERGERS
 
 KINDS: dict[str, type[nn.Module]] = {**MERGERS, "cross_attention": CrossAttention}
 WEIGHTS, ABOUT = "merger.safetensors", "merger.json"
+# The plan of a module that does not say where it was trained, without its budget
+PLANS = {CrossAttention: "condensation@features,strategy=fps"}
 
 
 def save_trained(module: nn.Module, folder: str | Path, arguments: dict[str, Any], **about: Any) -> None:
-    """Write a module and the ``arguments`` that build it; ``about`` is what else a reader may want to know of it."""
+    """Write a module and the ``arguments`` that build it; ``about`` is what else a reader may want to know of it.
+
+    ``plan`` there is the stage that it was trained in, without budget and weights: what ``trained_plan`` completes.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    (kind,) = [name for name, known in KINDS.items() if type(module) is known]
     tensors = {name: tensor.detach().float().cpu().contiguous() for name, tensor in module.state_dict().items()}
     save_file(tensors, folder / WEIGHTS, {"format": "pt"})
-    content = {"merger_type": kind, "arguments": arguments, **about}
+    content = {"merger_type": kind_of(module), "arguments": arguments, **about}
     (folder / ABOUT).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -47,9 +51,21 @@ def load_trained(folder: str | Path, *wanted: type[nn.Module]) -> nn.Module:
     module = _read(folder.resolve(), *((folder / name).stat().st_mtime_ns for name in (ABOUT, WEIGHTS)))
     if wanted and not isinstance(module, wanted):
         names = ", ".join(name for name, kind in KINDS.items() if issubclass(kind, wanted))
-        (kind,) = [name for name, known in KINDS.items() if type(module) is known]
-        raise ValueError(f"weights={str(folder)!r} is a trained {kind}, where one of {names} belongs")
+        raise ValueError(f"weights={str(folder)!r} is a trained {kind_of(module)}, where one of {names} belongs")
     return module
+
+
+def kind_of(module: nn.Module) -> str:
+    """What the folder of a module calls it."""
+    return next(name for name, known in KINDS.items() if type(module) is known)
+
+
+def trained_plan(folder: str | Path, keep: int | float) -> str:
+    """A trained folder with a budget, as a plan is spelled. Raises what ``load_trained`` does."""
+    module = load_trained(folder)
+    about = json.loads((Path(folder) / ABOUT).read_text(encoding="utf-8"))
+    stage, _, options = about.get("plan", PLANS.get(type(module), "merger")).partition(",")
+    return ",".join(filter(None, (f"{stage}:{keep}", options, f"weights={folder}")))
 
 
 @lru_cache(maxsize=8)

@@ -11,11 +11,9 @@ flag is that of ``llava.eval.run``.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from llava.eval.plans import SEEDS, Pricing, matched, tokens_of_picture
 from llava.eval.run import main as evaluate
@@ -23,23 +21,13 @@ from llava.eval.run import parser as common
 from llava.model.builder import read_config
 from llava.model.checkpoint import find_folder
 from llava.reduction import plan_from
-from llava.reduction.mergers import MERGERS
-from llava.reduction.trained import ABOUT, load_trained
+from llava.reduction.trained import trained_plan
 from llava.utils import exit_code
 
 logger = logging.getLogger(__name__)
 
 RIVALS = ("pool:{0}", "grid:{0}", "condensation@features:{0},strategy=fps", "custom_selection@features:{0}")
 FASTV_LAYERS = (2, 1)  # the published one, and the first, where fewer tokens are possible
-
-
-def trained_plan(folder: str, keep: int) -> str:
-    """How a plan spells a trained folder."""
-    load_trained(folder)
-    kind = json.loads((Path(folder) / ABOUT).read_text(encoding="utf-8"))["merger_type"]
-    if kind in MERGERS:
-        return f"merger:{keep},weights={folder}"
-    return f"condensation@features:{keep},strategy=fps,weights={folder}"
 
 
 def plans(folders: Sequence[str], budgets: Sequence[int], pricing: Pricing) -> list[str]:

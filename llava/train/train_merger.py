@@ -44,7 +44,7 @@ from llava.reduction.mergers import MERGERS, make_merger
 from llava.reduction.methods.condensation import Condensation
 from llava.reduction.methods.custom_selection import CustomSelection
 from llava.reduction.methods.merger import TrainedMerger
-from llava.reduction.trained import save_trained
+from llava.reduction.trained import save_trained, trained_plan
 from llava.shapes.export import export
 from llava.utils import exit_code
 
@@ -74,6 +74,15 @@ class Trainee:
         kind = Condensation if method.merger_type == "condensation" else CustomSelection
         options = {"heads": method.num_heads} if kind is Condensation else {}
         return [Stage(kind(method.strategy, attention=self.module, **options), site, method.layer, budget)]
+
+    @property
+    def stage(self) -> str:
+        """Where the module stands, as a plan is spelled, without budget and weights."""
+        method = self.settings.method_settings
+        if method.merger_type in MERGERS:
+            return "merger"
+        where = "features" if method.layer is None else method.layer
+        return f"{method.merger_type}@{where},strategy={method.strategy}"
 
     def anneal(self, progress: float) -> None:
         """Lower the temperature of a module that has one."""
@@ -419,23 +428,14 @@ def train(settings: Settings) -> Path:
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         trainee.anneal(1.0)
-        about = {"model": mllm.model_path, "steps": training.steps, "budgets": settings.budgets}
+        about = {"plan": trainee.stage, "model": mllm.model_path, "steps": training.steps, "budgets": settings.budgets}
         save_trained(trainee.module, folder, trainee.arguments, **about)
         (folder / "settings.yaml").write_text(yaml.safe_dump(settings.model_dump(), sort_keys=False), encoding="utf-8")
         draw_loss(
             read_metrics(run.metrics), f"{settings.method_settings.merger_type} on {Path(mllm.model_path).name}"
         ).savefig(folder / "loss.png")
-        logger.info("wrote %s; a plan names it: %s", folder, spelled(settings, folder))
+        logger.info("wrote %s; a plan names it: %s", folder, trained_plan(folder, settings.budgets[0]))
     return folder
-
-
-def spelled(settings: Settings, folder: Path) -> str:
-    """The plan of the largest budget, as --reduction takes it."""
-    method, keep = settings.method_settings, settings.budgets[0]
-    if method.merger_type in MERGERS:
-        return f"merger:{keep},weights={folder}"
-    where = "features" if method.layer is None else method.layer
-    return f"{method.merger_type}@{where}:{keep},strategy={method.strategy},weights={folder}"
 
 
 def _draw(settings: Settings) -> None:

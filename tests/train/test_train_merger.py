@@ -12,6 +12,7 @@ import yaml
 from llava.eval.run import main as evaluate
 from llava.reduction import plan_from, reduced
 from llava.reduction.mergers import MERGERS
+from llava.reduction.trained import trained_plan
 from llava.shapes.export import export
 from llava.train import train_merger
 from llava.train.merger_settings import read_settings
@@ -165,6 +166,20 @@ def test_a_killed_run_ends_as_one_that_was_not(config, tmp_path, monkeypatch, ki
     assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
     again = read_metrics(tmp_path / "again/metrics.jsonl")
     assert again == lines
+    folder = tmp_path / "again"
+    spelled = {"simple": "merger:64", "condensation": "condensation@features:64,strategy=fps"}
+    assert (
+        trained_plan(folder, 64) == f"{spelled[kind]},weights={folder}"
+        and len(plan_from(trained_plan(folder, 64))) == 1
+    )
+
+
+def test_a_folder_says_at_which_stage_it_was_trained(config, tmp_path):
+    where = ["--set", "method_settings.layer=3", "--set", "method_settings.strategy=dpp"]
+    assert main(["--config", config("custom_selection", steps=1), *where]) == 0
+    folder = tmp_path / "merger"
+    assert trained_plan(folder, 16) == f"custom_selection@3:16,strategy=dpp,weights={folder}"
+    assert len(plan_from(trained_plan(folder, 16))) == 1
 
 
 def test_accumulated_gradients_are_those_of_the_whole_batch(config, tmp_path):
