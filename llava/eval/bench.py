@@ -31,6 +31,7 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
+from llava.constants import SHORT_ANSWER
 from llava.model.language_model.himap_configuration_llama import LlamaConfig
 from llava.model.language_model.reducible_llama import ReducibleLlamaForCausalLM
 from llava.reduction import Reducer, Stage, check_plan, plan_from, plan_name, reduced
@@ -155,7 +156,7 @@ def llava_workload(arguments: argparse.Namespace) -> Workload:
     tokenizer, model, image_processor, _ = load_from_flags(arguments)
     subject = LlavaSubject(tokenizer, model, image_processor, arguments.conv_mode or "vicuna_v1")
     image = render(make_scene(3, 1))
-    text = "What color is the star?\nAnswer the question using a single word or phrase."
+    text = f"What color is the star?\n{SHORT_ANSWER}"
     ids = torch.tensor([subject.prompt_ids(text, has_picture=True)], device=model.device)
 
     def prefill(picture):

@@ -19,14 +19,14 @@ from typing import Any
 
 from PIL import Image
 
-from llava.constants import DEFAULT_IMAGE_TOKEN
+from llava.constants import DEFAULT_IMAGE_TOKEN, LETTER_ANSWER
 from llava.reduction import Stage
 
 from .answers import ask, launch, questions_from
 from .answers import parser as shared_parser
 from .subject import Generation, LlavaSubject, Reply
 from .task import Line, read_records
-from .tasks.scienceqa import LETTER_ANSWER, turns
+from .tasks.scienceqa import turns
 
 LEAD_IN = " ###\nANSWER:"
 SAID = "\0"  # parts, in a text for ``Continued``, the question from what has been answered so far

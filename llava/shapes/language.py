@@ -29,8 +29,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from llava.constants import LETTER_ANSWER, SHORT_ANSWER
+
 from . import world
-from .questions import CATEGORIES, SHORT_ANSWER, SIDES, caption, conversation, multiple_choice, yes_no_fact
+from .questions import CATEGORIES, SIDES, caption, conversation, multiple_choice, yes_no_fact
 from .tower import SELECT_LAYER, pixels
 
 logger = logging.getLogger(__name__)
@@ -39,7 +41,6 @@ SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the user's questions."
 )
-LETTER_ANSWER = "Answer with the option's letter from the given choices directly."
 WIDTH, HEADS, INTERMEDIATE, LAYERS = 256, 4, 688, 12
 ALIKE = 0.8  # of what queries and keys start from; equal words then score about 5 before the softmax
 COPIED = 0.6  # of what values and outputs start from

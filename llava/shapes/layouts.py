@@ -13,11 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
+from llava.constants import SHORT_ANSWER
+
 from . import world
 from .questions import (
     CATEGORIES,
     NUMBER_WORDS,
-    SHORT_ANSWER,
     caption,
     conversation,
     multiple_choice,

@@ -14,7 +14,6 @@ import numpy as np
 
 from .world import COLOURS, DIGITS, LETTERS, SHAPES, SIZE, SUMMANDS, TEXTURES, Item, Scene
 
-SHORT_ANSWER = "Answer the question using a single word or phrase."
 NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 # Things everybody knows the colour of: the commonsense part of a question that needs the picture as well.
 COLOUR_OF = {

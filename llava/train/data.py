@@ -31,6 +31,8 @@ from llava.constants import (
     DEFAULT_IMAGE_TOKEN,
     IGNORE_INDEX,
     IMAGE_TOKEN_INDEX,
+    LETTER_ANSWER,
+    SHORT_ANSWER,
 )
 from llava.conversation import Conversation, SeparatorStyle, get_conversation
 from llava.mm_utils import Size, load_image, process_images, tokenizer_image_token
@@ -110,22 +112,30 @@ def images_of(record: dict[str, Any]) -> list[str]:
 
 
 def turns_apart(record: Any) -> list[Any]:
-    """A record's questions each with its answer as a record of its own, all with its images; a bad record as it is."""
+    """A record's questions each with its answer as a record of its own, all with its images; a bad record as it is.
+
+    LLaVA's data ask for short answers in the first question alone; every question gets that line here.
+    """
     try:
         turns, files = turns_of(record), images_of(record)
     except ValueError:
         return [record]
     images = "".join(f"{DEFAULT_IMAGE_TOKEN}\n" for _ in files)
+    form = next((f"\n{form}" for form in (SHORT_ANSWER, LETTER_ANSWER) if turns[0].rstrip().endswith(f"\n{form}")), "")
     return [
         {
             **record,
             "conversations": [
-                {"from": "human", "value": images + question.replace(DEFAULT_IMAGE_TOKEN, "").strip()},
+                {"from": "human", "value": images + _plain(question).removesuffix(form) + form},
                 {"from": "gpt", "value": answer},
             ],
         }
         for question, answer in zip(turns[::2], turns[1::2])
     ]
+
+
+def _plain(question: str) -> str:
+    return question.replace(DEFAULT_IMAGE_TOKEN, "").strip()
 
 
 def _segments(record: Any, template: Conversation, image_marks: bool) -> list[Segment]:

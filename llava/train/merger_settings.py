@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from llava.reduction import did_you_mean
 
@@ -92,6 +92,11 @@ class TrainingSettings(Group):
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
     save_every: Count = 100
     seed: int = 0
+
+    @field_validator("mixed_precision", mode="before")
+    @classmethod
+    def _said_no(cls, value: object) -> object:
+        return "no" if value is False else value  # YAML reads a bare `no` as false
 
     @model_validator(mode="after")
     def _fits(self) -> TrainingSettings:

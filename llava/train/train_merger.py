@@ -32,7 +32,7 @@ from rich.progress import Progress
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llava.constants import IGNORE_INDEX
+from llava.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from llava.eval.measure import progress_bar
 from llava.eval.report import terminal
 from llava.model.builder import load_pretrained_model, read_config
@@ -144,6 +144,9 @@ class Questions:
         self.collate = Collator(tokenizer.pad_token_id or 0)
         self.features: dict[tuple[str, ...], list[Tensor]] = {}
         self.answers: dict[int, tuple[Tensor, Tensor]] = {}
+        self.records: dict[tuple[str, ...], list[int]] = {}
+        for index in range(len(self.dataset)):
+            self.records.setdefault(self.dataset.pictures(index), []).append(index)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -169,15 +172,53 @@ class Questions:
     @torch.no_grad()
     def teacher(self, indices: Sequence[int], batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Logits and last hidden states of the full model at every answer token of a batch."""
-        if all(index in self.answers for index in indices):
-            found = zip(*(self.answers[index] for index in indices))
-            return tuple(torch.cat([part.to(self.model.device, torch.float32) for part in parts]) for parts in found)
-        with reduced(self.model, ""):
-            hidden, logits, _, counts = answer_states(self.model, batch)
-        if self.settings.data_settings.cache:
-            for index, own_logits, own_hidden in zip(indices, logits.split(counts), hidden.split(counts)):
+        if not self.settings.data_settings.cache:
+            with reduced(self.model, ""):
+                hidden, logits, *_ = answer_states(self.model, batch)
+            return logits.float(), hidden.float()
+        for index in indices:
+            if index not in self.answers:
+                self._answer(self.records[self.dataset.pictures(index)])
+        found = zip(*(self.answers[index] for index in indices))
+        return tuple(torch.cat([part.to(self.model.device, torch.float32) for part in parts]) for parts in found)
+
+    def _answer(self, indices: Sequence[int]) -> None:
+        """Keep what the full model says to all questions about a picture, which it reads once for a batch of them."""
+        size = self.settings.training_settings.batch_size
+        for start in range(0, len(indices), size):
+            part = indices[start : start + size]
+            batch = self.batch(part)
+            with reduced(self.model, ""):
+                hidden, logits, _, counts = shared_states(self.model, batch)
+            for index, own_logits, own_hidden in zip(part, logits.split(counts), hidden.split(counts)):
                 self.answers[index] = own_logits.half().cpu(), own_hidden.half().cpu()
-        return logits.float(), hidden.float()
+
+
+def shared_states(model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor, list[int]]:
+    """``answer_states`` of the full model for questions about the same pictures.
+
+    What all have in common is run once and its keys and values are shared: R rows of P common and Q own positions cost P + R Q
+    instead of R (P + Q). Where a picture is not in the common part every row is run by itself.
+    """
+    ids, labels = batch["input_ids"], batch["labels"]
+    follows = F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)  # a position that says an answer is a row's own
+    common = int(((ids == ids[:1]) & (follows == IGNORE_INDEX)).all(0).cumprod(0).sum())
+    if (ids[:, common:] == IMAGE_TOKEN_INDEX).any():
+        return answer_states(model, batch)
+    pictures = int((ids[0] == IMAGE_TOKEN_INDEX).sum())
+    start = model.splice(ids[:1, :common], raw_vision_features=batch["raw_vision_features"][:pictures])
+    decoder = model.get_model()
+    cache = decoder(inputs_embeds=start.inputs_embeds, use_cache=True).past_key_values
+    cache.batch_repeat_interleave(len(ids))
+    mask = batch["attention_mask"][:, common:]
+    seen = mask.new_ones(len(ids), start.inputs_embeds.shape[1])
+    rest = decoder(
+        inputs_embeds=decoder.embed_tokens(ids[:, common:]),
+        attention_mask=torch.cat([seen, mask], dim=1),
+        past_key_values=cache,
+        use_cache=True,
+    )
+    return at_answers(model, rest.last_hidden_state, follows[:, common:])
 
 
 def answer_states(model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor, list[int]]:
@@ -200,8 +241,13 @@ def answer_states(model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, Tens
     targets = F.pad(spliced.labels[:, 1:], (0, 1), value=IGNORE_INDEX)
     if found.trace:
         targets = found.ledger.labels(targets)
+    return at_answers(model, found.last_hidden_state, targets)
+
+
+def at_answers(model: nn.Module, states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor, list[int]]:
+    """What ``answer_states`` returns, from the states (B, S, D) of every position and what comes after each (B, S)."""
     learned = targets != IGNORE_INDEX
-    hidden = found.last_hidden_state[learned]
+    hidden = states[learned]
     return hidden, model.lm_head(hidden), targets[learned], learned.sum(1).tolist()
 
 
@@ -271,9 +317,10 @@ class Run:
         self.optimiser.zero_grad()
         for (part, batch), count in zip(batches, counts):
             needed = training.distillation_weight or training.feature_weight
-            teacher = self.questions.teacher(part, batch) if needed else None
-            with accelerator.autocast(), reduced(self.questions.model, self.trainee.plan(budget)):
-                hidden, logits, targets, _ = answer_states(self.questions.model, batch)
+            with accelerator.autocast():
+                teacher = self.questions.teacher(part, batch) if needed else None
+                with reduced(self.questions.model, self.trainee.plan(budget)):
+                    hidden, logits, targets, _ = answer_states(self.questions.model, batch)
             found = losses(self.settings, (hidden, logits, targets), teacher)
             self._check(found["loss"])
             self.scaler.scale(found["loss"] * count / total).backward()

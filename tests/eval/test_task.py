@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from llava.constants import SHORT_ANSWER
 from llava.eval.statistics import bootstrap
 from llava.eval.task import (
-    SHORT_ANSWER,
     Example,
     Task,
     get_task,

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from llava.constants import SHORT_ANSWER
 from llava.eval.subject import Generation, LlavaSubject
 from llava.model.builder import load_pretrained_model
 from llava.reduction import plan_from
-from llava.shapes.questions import SHORT_ANSWER, yes_no_pair
+from llava.shapes.questions import yes_no_pair
 from llava.shapes.world import make_scene, render
 
 CHECKPOINT = Path(__file__).parents[2] / "playground" / "checkpoints" / "llava-shapes-v1"

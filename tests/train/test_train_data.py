@@ -11,11 +11,11 @@ from conftest import PARITY15
 from PIL import Image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from llava.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
+from llava.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX, LETTER_ANSWER, SHORT_ANSWER
 from llava.conversation import conv_templates, get_conversation
 from llava.mm_utils import tokenizer_image_token
 from llava.model.tokenizer import load_tokenizer
-from llava.train.data import Collator, ConversationDataset, encode_record, read_records
+from llava.train.data import Collator, ConversationDataset, encode_record, read_records, turns_apart
 
 SIDE = 28
 
@@ -280,3 +280,15 @@ def test_stacks_of_crops_stay_a_list():
     crops = [torch.zeros(3, 3, 4, 4), torch.zeros(5, 3, 4, 4)]
     assert Collator(0)([item | {"images": crops}])["images"] is not crops
     assert [len(image) for image in Collator(0)([item | {"images": crops}])["images"]] == [3, 5]
+
+
+@pytest.mark.parametrize("form", [SHORT_ANSWER, LETTER_ANSWER])
+def test_questions_apart_all_ask_for_the_form_that_the_first_asks_for(form):
+    split = turns_apart(
+        record(f"<image>\nIs it red?\n{form}", "Yes", "And\nblue?", "No", f"What?\n{form}", "A", image="a.png")
+    )
+    asked = [part["conversations"][0]["value"] for part in split]
+    assert asked == [f"<image>\n{question}\n{form}" for question in ("Is it red?", "And\nblue?", "What?")]
+    assert [part["conversations"][1]["value"] for part in split] == ["Yes", "No", "A"]
+    plain = turns_apart(record("<image>\nIs it red?", "Yes", "And blue?", "No", image="a.png"))
+    assert [part["conversations"][0]["value"] for part in plain] == ["<image>\nIs it red?", "<image>\nAnd blue?"]

@@ -26,6 +26,7 @@ from llava.train.train_merger import (
     main,
     read_metrics,
     schedule,
+    shared_states,
 )
 from tests.conftest import PARITY15
 
@@ -103,20 +104,30 @@ def test_the_answers_are_the_same_tokens_under_every_plan(config, llava15):
 
 
 def test_a_teacher_with_every_token_costs_nothing_to_follow(config, llava15):
-    """Against itself the distillation is zero; remembered answers are those computed."""
+    """Against itself the distillation is zero, and remembered answers are those computed, in any order."""
     settings = read_settings(config())
     questions = Questions(settings, llava15.model, llava15.tokenizer, llava15.image_processor)
-    batch = questions.batch([0, 1])
-    first = questions.teacher([0, 1], batch)
-    assert set(questions.answers) == {0, 1}
+    asked = [0, 7, 1]
+    teacher = questions.teacher(asked, questions.batch(asked))
+    assert set(questions.answers) == {*range(12)}  # all questions about the two pictures
     with torch.no_grad():
-        hidden, logits, targets, _ = answer_states(llava15.model, batch)
-    found = losses(settings, (hidden, logits, targets), first)
-    assert float(found["distillation"]) == pytest.approx(0, abs=1e-6) and float(found["feature"]) == pytest.approx(
-        0, abs=1e-6
-    )
-    again = questions.teacher([1, 0], questions.batch([1, 0]))
-    assert torch.allclose(again[0].sum(), first[0].sum(), rtol=1e-2)
+        hidden, logits, targets, _ = answer_states(llava15.model, questions.batch(asked))
+    found = losses(settings, (hidden, logits, targets), teacher)
+    assert float(found["distillation"]) == pytest.approx(0, abs=1e-6)
+    assert float(found["feature"]) == pytest.approx(0, abs=1e-6)
+    again = questions.teacher(asked[::-1], questions.batch(asked[::-1]))
+    assert torch.allclose(again[0].sum(), teacher[0].sum(), rtol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("rows", [range(6), [2], [0, 1]], ids=["a picture's", "one alone", "other words in front"])
+def test_what_questions_about_a_picture_have_in_common_is_run_once(config, llava15, rows):
+    questions = Questions(read_settings(config()), llava15.model, llava15.tokenizer, llava15.image_processor)
+    batch = questions.batch(rows)
+    if rows == [0, 1]:
+        batch["input_ids"][1, 2] += 1
+    for one, other in zip(shared_states(llava15.model, batch), answer_states(llava15.model, batch)):
+        assert one == other if isinstance(one, list) else torch.allclose(one.float(), other.float(), atol=1e-4)
 
 
 def test_the_loss_falls_and_the_merger_answers_from_its_folder(config, tmp_path, data):
@@ -238,6 +249,11 @@ def test_bad_settings_are_one_clear_line(config, caplog, changes, message):
     flags = [word for change in changes for word in ("--set", change)]
     assert main(["--config", config(), *flags]) == 2
     assert message in caplog.text
+
+
+def test_the_bare_no_of_yaml_is_no_mixed_precision(config):
+    changed = read_settings(config(), ["training_settings.mixed_precision=no"])
+    assert changed == read_settings(config()) and changed.training_settings.mixed_precision == "no"
 
 
 def test_bad_records_are_named(config, data, tmp_path, caplog):

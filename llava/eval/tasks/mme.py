@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 
+from llava.constants import SHORT_ANSWER
 from llava.reduction import did_you_mean
 
-from ..task import SHORT_ANSWER, Example, Line, Task, by_picture, read_records
+from ..task import Example, Line, Task, by_picture, read_records
 
 PERCEPTION = ("existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR")
 COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")

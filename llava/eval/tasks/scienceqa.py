@@ -11,13 +11,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from llava.constants import DEFAULT_IMAGE_TOKEN
+from llava.constants import DEFAULT_IMAGE_TOKEN, LETTER_ANSWER
 
 from ..task import Example, Line, Task, read_records
 
 OPTIONS = ("A", "B", "C", "D", "E")
 FAILED = "FAILED"
-LETTER_ANSWER = "Answer with the option's letter from the given choices directly."  # LLaVA's --single-pred-prompt
 _SENTENCE = re.compile(r"The answer is ([A-Z]).")  # the last dot stands for any character, as in LLaVA's own
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from llava.eval.tasks.scienceqa import FAILED, LETTER_ANSWER, ScienceQA, is_strictly, parse_answer
+from llava.constants import LETTER_ANSWER
+from llava.eval.tasks.scienceqa import FAILED, ScienceQA, is_strictly, parse_answer
 from llava.shapes.export import export
 from tests.eval.tasks.lines import answered
 
