@@ -8,6 +8,7 @@ HERE = Path(__file__).parent
 EVAL = ["matplotlib>=3.8", "scipy>=1.11", "jinja2>=3.1"]
 TRAIN = [*EVAL, "peft>=0.15", "pydantic>=2"]
 CAPTION = ["pycocoevalcap>=1.2"]  # CIDEr; of what comes with it only that part is used, which needs no Java
+QUANTIZE = ["bitsandbytes>=0.46"]  # the first that also computes on CPUs
 
 setup(
     name="llava-condense",
@@ -36,7 +37,17 @@ setup(
         "caption": CAPTION,
         "train": TRAIN,
         "lora": ["peft>=0.15"],
-        "quantize": ["bitsandbytes>=0.45"],
-        "dev": [*EVAL, *TRAIN, *CAPTION, "pytest>=8", "ruff>=0.8", "nbclient>=0.10", "ipykernel>=6", "selenium>=4.11"],
+        "quantize": QUANTIZE,
+        "dev": [
+            *EVAL,
+            *TRAIN,
+            *CAPTION,
+            *QUANTIZE,
+            "pytest>=8",
+            "ruff>=0.8",
+            "nbclient>=0.10",
+            "ipykernel>=6",
+            "selenium>=4.11",
+        ],
     },
 )

@@ -9,6 +9,8 @@ import copy
 import json
 import os
 import shutil
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,18 @@ from llava.model.builder import load_pretrained_model
 
 PARITY15 = Path(__file__).parent / "data" / "parity_llava15"
 PARITY16 = Path(__file__).parents[2] / "shared" / "parity" / "llava16-anyres"
+
+
+def in_processes(count: int, *words: str) -> None:
+    """Run ``python -m ...`` on the CPU in so many processes, as ``accelerate launch`` does."""
+    launch = [
+        "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(count), "--num_machines", "1",
+        "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
+    ]  # fmt: skip
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *(launch if count > 1 else []), "-m", *words]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 @dataclass

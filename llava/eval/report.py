@@ -27,7 +27,7 @@ from .curve import draw_curve
 from .page import write_page
 from .results import check_writable, write_json
 from .rows import REFERENCES, Row, boards, collect
-from .table import columns, notes
+from .table import columns, markdown, notes
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ def write(rows: Sequence[Row], output: str | Path, unfinished: Sequence[Path] = 
         draw_curve(board).savefig(file)
         curves.append(file)
     pictures = [f"![score against visual tokens]({file.name})" for file in curves]
-    text = "\n\n".join([markdown(rows), *notes(rows, unfinished), *pictures]) + "\n"
+    text = "\n\n".join([markdown(columns(rows)), *notes(rows, unfinished), *pictures]) + "\n"
     (output / "report.md").write_text(text, encoding="utf-8")
     plain = [_flat(row.plain()) for row in rows]
     with open(output / "report.csv", "w", newline="", encoding="utf-8") as file:
@@ -84,15 +84,6 @@ def write(rows: Sequence[Row], output: str | Path, unfinished: Sequence[Path] = 
     write_json(output / "report.json", [row.plain() for row in rows])
     page = [write_page(rows, unfinished, output / "report.html")] if html else []
     return [*curves, *(output / f"report.{kind}" for kind in ("md", "csv", "json")), *page]
-
-
-def markdown(rows: Sequence[Row]) -> str:
-    """The table with all its columns."""
-    shown = columns(rows)
-    head = [column.head for column in shown]
-    rule = ["---" if column.words else "---:" for column in shown]
-    lines = [[str(column.cells[number]) for column in shown] for number in range(len(rows))]
-    return "\n".join("| " + " | ".join(line) + " |" for line in (head, rule, *lines))
 
 
 def _flat(nested: dict, prefix: str = "") -> dict:

@@ -54,6 +54,14 @@ def columns(rows: Sequence[Row]) -> list[Column]:
     return [*_names(rows), *_scores(rows), *_costs(rows), *_comparisons(rows)]
 
 
+def markdown(shown: Sequence[Column]) -> str:
+    """The columns as a table of Markdown."""
+    head = [column.head for column in shown]
+    rule = ["---" if column.words else "---:" for column in shown]
+    lines = zip(*([str(cell) for cell in column.cells] for column in shown), strict=True)
+    return "\n".join("| " + " | ".join(line) + " |" for line in (head, rule, *lines))
+
+
 def _names(rows: Sequence[Row]) -> list[Column]:
     found = []
     for head, name in (("task", lambda row: row.task), ("model", lambda row: row.model)):

@@ -101,6 +101,8 @@ def load_pretrained_model(
     _set_knobs(config, knobs)
     tokenizer = load_tokenizer(folder if base is None else base)
     model = loader(folder, base, config, load)
+    if load_4bit:
+        _leave_odd_shapes_unpacked(model)
 
     if config.mm_vision_tower:
         model.initialize_vision_tokenizer(config, tokenizer)
@@ -167,6 +169,16 @@ def _quantization(load_8bit: bool, load_4bit: bool, dtype: torch.dtype) -> BitsA
         bnb_4bit_quant_type="nf4",
         llm_int8_skip_modules=whole,
     )
+
+
+def _leave_odd_shapes_unpacked(model: LlavaLlamaForCausalLM) -> None:
+    """On CPUs with AVX512-BF16 bitsandbytes packs 4 bit weights anew when first used, in blocks of 32 rows and of as many
+    columns as share a scale; a shape that these do not divide raises there, and is computed as on any other CPU here.
+    """
+    for module in model.modules():
+        if getattr(module, "support_avx512bf16_for_cpu", False):
+            block = module.weight.quant_state.blocksize
+            module.support_avx512bf16_for_cpu = not (module.out_features % 32 or module.in_features % block)
 
 
 # ------------------------------------------------------------------------------------------------------------- config

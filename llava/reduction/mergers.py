@@ -9,8 +9,9 @@ All are called alike, ``merger(vision_features (B, N, d_vision), question_embedd
 ``importance_logits`` (B, N), None where nothing is scored
 ====================  =============================================================================================
 
-Untrained, each equals something sensible without parameters, so that training starts where it does not hurt. Shapes: B
-pictures, N tokens of a tower's feature width d_vision, T words of the language model's embedding width d_text, M merged.
+Untrained, all three are ``custom_selection@features``: the M tokens that are farthest from one another, each mixed with what is
+like it by cosine attention, so that training starts where it does not hurt. Shapes: B pictures, N tokens of a tower's feature width d_vision, T words of
+the language model's embedding width d_text, M merged.
 """
 
 from __future__ import annotations
@@ -23,12 +24,15 @@ import torch
 from torch import Tensor, nn
 
 from . import select
-from .aggregate import IdentityLinear, gather, head_attention, mean_cells, normalise
+from .aggregate import IdentityLinear, cosine_attention, gather, head_attention, normalise
+from .score import similarity
 
 Merged = dict[str, Tensor | None]
 
 PATCHES = 24 * 24  # of CLIP ViT-L/14 at 336 pixels, the tower of document 003
 ANNEALED = 0.1  # the temperature that training ends with, from 1
+NOISE = 0.3  # of the Gumbel noise at the beginning; with 1 the hundreds of far tokens drown the few near ones
+SOFTNESS = 0.1  # the temperature of the mixtures that training starts with, as that of ``custom_selection``
 
 
 class Merger(nn.Module):
@@ -96,18 +100,20 @@ class Merger(nn.Module):
 
 
 class LearnableTokenMerger(Merger):
-    """V1: a learned score takes M tokens, and every token joins those of them it is like.
+    """V1: a learned score takes M tokens, and each is mixed with those it is like, in learned shares.
 
-    Scores l = scorer(x) choose the M highest; token n is shared among the chosen c by softmax_m(q(x_n) k(c_m) / (sqrt(d)
-    tau)), and merged_m = sum_n w_mn x_n / sum_n w_mn. In training l is disturbed by Gumbel noise that fades with the
-    temperature tau, and the choice is straight-through: backward, a chosen token stands in its place with the weight
-    sigmoid((l - l_(M+1)) / tau) and the picture's mean with the rest, so that the score learns what each choice is worth.
-    ``anneal`` lowers tau from 1 to 0.1; then there is no noise left, and training and evaluation compute the same.
+    Scores l = scorer(x) - ln(1 + r), r = 0, 1, ... the order of farthest-point sampling, choose the M highest, and
+    merged_m = sum_n w_mn x_n with w_m = softmax_n(cos(q(c_m), k(x_n)) / t + share(x_n)), mean over the heads. In training l is
+    disturbed by Gumbel noise that fades with the temperature tau, and the choice is straight-through: backward, a chosen
+    token stands in its place with the weight sigmoid((l - l_(M+1)) / tau) and the picture's mean with the rest, so that the
+    score learns what each choice is worth. ``anneal`` lowers tau from 1 to 0.1; then there is no noise left, and training and
+    evaluation compute the same.
 
     Document 003, "Gumbel top-k"; Jang et al. 2017 (arXiv:1611.01144). Differs from the original: weights are
     normalised by the mass (there a merged token is about N / M tokens long), the scorer gets a gradient (there none), tau is
-    in the state dict, heads are used, order is raster. Untrained: M tokens spread evenly over the picture, each the mean of
-    what is like it. Cost: N d^2 / 2 + 2 N d^2 + 2 M N d multiply-adds.
+    in the state dict, heads are used, order is raster, t is learned from 0.1 on (there 1, which makes every merged token
+    nearly the mean of all), and scores begin at farthest points (there at random). Cost: N^2 d + N d^2 / 2 + 2 N d^2 +
+    2 M N d multiply-adds.
     """
 
     def __init__(
@@ -120,6 +126,8 @@ class LearnableTokenMerger(Merger):
     def _build(self, width: int, use_gumbel: bool) -> None:
         self.use_gumbel = use_gumbel
         self.scorer = nn.Sequential(nn.Linear(width, max(1, width // 2)), nn.GELU(), _zero(max(1, width // 2), 1))
+        self.share = _zero(width, 1, bias=False)
+        self.log_sharpness = nn.Parameter(torch.full((self.num_heads, 1, 1), -math.log(SOFTNESS)))
         self.register_buffer("temperature", torch.tensor(1.0))
 
     def anneal(self, progress: float) -> None:
@@ -142,12 +150,13 @@ class LearnableTokenMerger(Merger):
         tokens = vision_features.shape[1]
         count = self.budget(tokens, keep)
         seen = self.compared(vision_features, question_embeddings, question_mask)
-        logits = self.scorer(seen)[..., 0] + spread(tokens).to(seen)  # (B, N)
+        logits = self.scorer(seen)[..., 0].float() + rank_preference(
+            farthest(vision_features, min(tokens, 2 * count)), tokens
+        )
         order = select.topk(self._disturbed(logits), tokens)
         chosen = order[:, :count].sort(dim=1).values
-        queries, keys = self.q_proj(seen), self.k_proj(gather(seen, chosen))
-        weight = self._shares(queries, keys)  # (B, N, M)
-        weight = (weight / weight.sum(1, keepdim=True).clamp(min=torch.finfo(weight.dtype).tiny)).transpose(1, 2)
+        queries, keys = self.q_proj(gather(seen, chosen)), self.k_proj(seen)
+        weight = self._weights(queries, keys, self.share(seen)[..., 0])
         merged = weight.to(vision_features.dtype) @ vision_features
         if self.training and count < tokens:
             merged = self._straight_through(merged, vision_features, logits, order, chosen)
@@ -161,21 +170,25 @@ class LearnableTokenMerger(Merger):
     def flops(self, tokens: int, kept: int) -> float:
         width = self.q_proj.in_features
         scorer = sum(layer.weight.numel() for layer in self.scorer if isinstance(layer, nn.Linear))
-        projected = tokens * (scorer + width**2) + kept * width**2
-        return 2.0 * (projected + kept * tokens * (width + self.d_vision))
+        projected = tokens * (scorer + width + width**2) + kept * width**2
+        ranked = tokens**2 * self.d_vision + 2 * kept * tokens
+        return 2.0 * (ranked + projected + kept * tokens * (width + self.d_vision))
 
     def _disturbed(self, logits: Tensor) -> Tensor:
         """Scores with Gumbel noise while training; it is gone when the temperature has reached its end."""
-        noise = (float(self.temperature) - ANNEALED) / (1 - ANNEALED) if self.training and self.use_gumbel else 0.0
-        if noise <= 1e-6:
+        left = (float(self.temperature) - ANNEALED) / (1 - ANNEALED) if self.training and self.use_gumbel else 0.0
+        if left <= 1e-6:
             return logits.detach()
-        return (logits - noise * torch.empty_like(logits).exponential_().log()).detach()
+        return (logits - NOISE * left * torch.empty_like(logits).exponential_().log()).detach()
 
-    def _shares(self, queries: Tensor, keys: Tensor) -> Tensor:
-        """How every token (B, N, width) is shared among the chosen (B, M, width), mean over the heads: (B, N, M)."""
-        queries, keys = (states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for states in (queries, keys))
-        near = queries.float() @ keys.float().transpose(-1, -2) / math.sqrt(queries.shape[-1])
-        return (near / self.temperature).softmax(-1).mean(1)
+    def _weights(self, queries: Tensor, keys: Tensor, share: Tensor) -> Tensor:
+        """How much of every token (B, N, width) is in the chosen (B, M, width), mean over the heads: (B, M, N)."""
+        queries, keys = (
+            nn.functional.normalize(states.float().unflatten(-1, (self.num_heads, -1)).transpose(1, 2), dim=-1)
+            for states in (queries, keys)
+        )
+        near = (queries @ keys.transpose(-1, -2)).float() * self.log_sharpness.exp()
+        return (near + share.float()[:, None, None]).softmax(-1).mean(1)
 
     def _straight_through(
         self, merged: Tensor, vision: Tensor, logits: Tensor, order: Tensor, chosen: Tensor
@@ -195,8 +208,8 @@ class LearnableTokenMergerV2(LearnableTokenMerger):
 
     h = P x + W_o attention(P x, question, question), W_o zero at the start. Differs from the original: what is merged are the
     tower's own features, where there a random projection back to d_vision stood in their place, without a residual.
-    Untrained: as V1, but alike is what a random rotation to ``d_internal`` leaves alike. Cost: 3 N d_vision d_internal +
-    2 N T d_internal + 2 M N d_internal + M N d_vision multiply-adds.
+    Untrained: as V1, but alike is what a random rotation to ``d_internal`` leaves alike. Cost: N^2 d_vision +
+    3 N d_vision d_internal + 2 N T d_internal + 2 M N d_internal + M N d_vision multiply-adds.
     """
 
     def __init__(
@@ -225,18 +238,19 @@ class LearnableTokenMergerV2(LearnableTokenMerger):
 
 
 class LearnableTokenMergerV3(Merger):
-    """V3, ``fixed_pooling``: learned queries pool all tokens by cross-attention; nothing is drawn, nothing chosen.
+    """V3, ``fixed_pooling``: learned queries pool all tokens by cross-attention; nothing is drawn, nothing is scored.
 
-    merged = pool(X) + W_o F(a), a = attention(queries + Q(question), P X + p, P X + p), F a residual two-layer network, p the
-    encoding of a patch's place. pool(X) is the mean of each of M equal cells and W_o begins at zero, so the untrained merger
-    is average pooling. ``pool_queries`` (M, d_internal), one a cell, is a parameter from the beginning on; asked for
-    another number of tokens (``keep``) the queries are laid out over the patches and averaged over the new cells, so one
-    trained merger serves many budgets.
+    Query m stands at the token c_m that farthest-point sampling takes as its m-th: merged_m = s_m + |s_m| W_o F(a_m), s_m =
+    softmax(cos(c_m, X) / 0.1) X, a = attention(q + Q(question), h, h), q_m = h(c_m) + pool_queries_m, h = P x + p with p the
+    encoding of a patch's place, F a residual two-layer network, |s| the root mean square. W_o begins at zero.
+    ``pool_queries`` (M, d_internal) is a parameter from the beginning on. Fewer tokens (``keep``) are the first queries,
+    more share the last, so one trained merger serves many budgets.
 
     Document 003, "fixed pooling"; queries as in Perceiver (arXiv:2103.03206), nesting as in M3 (arXiv:2405.17430).
-    Differs from the original: there the queries are a buffer made at the first call, which no optimiser sees, dropout makes
-    training differ from evaluation, and the question is one mean; here the queries attend to its words. Cost: 2 N d_vision d_internal + 2 M N d_internal +
-    M (8 d_internal^2 + d_internal d_vision) multiply-adds.
+    Differs from the original: there the queries are a buffer made at the first call, which no optimiser sees, know nothing
+    of the picture, and replace its tokens; dropout makes training differ from evaluation; and the question is one mean,
+    where here the queries attend to its words. Cost: N^2 d_vision + 2 N d_vision d_internal +
+    2 M N (d_internal + d_vision) + M (8 d_internal^2 + d_internal d_vision) multiply-adds.
     """
 
     def __init__(
@@ -250,15 +264,9 @@ class LearnableTokenMergerV3(Merger):
         num_tokens: int = PATCHES,
     ):
         super().__init__(d_vision, d_text if use_question else None, num_heads, d_internal, merge_ratio)
-        self.num_tokens = num_tokens
-        height, width = grid_of(num_tokens)
-        count = self.budget(num_tokens)
-        places = places_of(height, width)
         self.vision_proj = nn.Linear(d_vision, d_internal)
-        self.place_proj = nn.Linear(places.shape[1], d_internal, bias=False)
-        with torch.no_grad():
-            start = mean_cells(self.place_proj(places)[None], height, width, count)[0]
-        self.pool_queries = nn.Parameter(start + 0.02 * torch.randn(count, d_internal))
+        self.place_proj = nn.Linear(places_of(1, 1).shape[1], d_internal, bias=False)
+        self.pool_queries = nn.Parameter(0.02 * torch.randn(self.budget(num_tokens), d_internal))
         self.query_modulator = Question(d_text, d_internal, num_heads) if use_question else None
         self.query_norm, self.token_norm, self.norm = (nn.LayerNorm(d_internal) for _ in range(3))
         self.q_proj, self.k_proj, self.v_proj = (nn.Linear(d_internal, d_internal) for _ in range(3))
@@ -276,40 +284,32 @@ class LearnableTokenMergerV3(Merger):
     ) -> Merged:
         """Merge; ``question_mask`` (B, T) says which words are real, ``keep`` overrules ``merge_ratio``."""
         self.check(vision_features, question_embeddings)
-        batch, tokens, _ = vision_features.shape
-        height, width = grid_of(tokens)
-        count = self.budget(tokens, keep)
-        places = places_of(height, width).to(vision_features)
+        tokens = vision_features.shape[1]
+        chosen, turn = farthest(vision_features, self.budget(tokens, keep)).sort(dim=1)
+        start = cosine_attention(vision_features, chosen, SOFTNESS)
+        places = places_of(*grid_of(tokens)).to(vision_features)
         seen = self.token_norm(self.vision_proj(normalise(vision_features)) + self.place_proj(places))  # (B, N, d)
-        queries = self._queries(height, width, count).expand(batch, -1, -1)
+        queries = gather(seen, chosen) + self.pool_queries[turn.clamp(max=len(self.pool_queries) - 1)]
         if self.query_modulator is not None:
             queries = queries + self.query_modulator(queries, question_embeddings, question_mask)
         asked, keys = self.q_proj(self.query_norm(queries)), self.k_proj(seen)
         pooled = queries + head_attention(asked, keys, self.v_proj(seen), self.num_heads)
         pooled = self.norm(pooled + self.feed_forward(self.norm(pooled)))
-        merged = mean_cells(vision_features, height, width, count) + self.output_proj(pooled)
+        size = start.float().square().mean(-1, keepdim=True).sqrt().to(start)
         return {
-            "merged_features": merged,
-            "merge_indices": select.grid(height, width, count).to(seen.device).expand(batch, -1),
+            "merged_features": start + size * self.output_proj(pooled),
+            "merge_indices": chosen,
             "merge_weights": self._weights(asked, keys),
             "importance_logits": None,
         }
 
     def flops(self, tokens: int, kept: int) -> float:
         width = self.q_proj.in_features
+        ranked = tokens**2 * self.d_vision + kept * tokens
         on_tokens = tokens * width * (self.d_vision + self.place_proj.in_features + 2 * width)
         on_merged = kept * width * (self.d_vision + (7 if self.query_modulator is not None else 5) * width)
-        return 2.0 * (on_tokens + on_merged + 2 * kept * tokens * width) + tokens * self.d_vision
-
-    def _queries(self, height: int, width: int, count: int) -> Tensor:
-        """The queries of ``count`` cells: (1, count, d)."""
-        own = self.pool_queries
-        if count == len(own) and height * width == self.num_tokens:
-            return own[None]
-        cells = torch.empty(height, width, dtype=torch.long)
-        for number, (rows, columns) in enumerate(select.bands(height, width, len(own))):
-            cells[rows.start : rows.stop, columns.start : columns.stop] = number
-        return mean_cells(own[cells.flatten().to(own.device)][None], height, width, count)
+        mixed = 2 * kept * tokens * (width + self.d_vision)
+        return 2.0 * (ranked + on_tokens + on_merged + mixed)
 
     def _weights(self, asked: Tensor, keys: Tensor) -> Tensor:
         asked, keys = (states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for states in (asked, keys))
@@ -370,23 +370,29 @@ def places_of(height: int, width: int, octaves: int = 4) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], -1).flatten(1)
 
 
-@lru_cache(maxsize=8)
-def spread(tokens: int) -> Tensor:
-    """A slight preference (N,), 0 down to -0.1, for tokens in the order in which they fill the picture evenly."""
-    height, width = grid_of(tokens)
-    rows, columns = torch.meshgrid(_centres(height), _centres(width), indexing="ij")
-    places = torch.stack([rows, columns], -1).flatten(0, 1)[None]
-    order = select.fps(-torch.cdist(places, places), tokens)[0]
-    return -0.1 * order.argsort() / max(1, tokens - 1)
+def farthest(tokens: Tensor, count: int) -> Tensor:
+    """The tokens (B, count) that are farthest from one another under cosine similarity, in the order of the choice.
+
+    In full precision also under autocast: rounded similarities tie, and training would not choose what evaluation does.
+    """
+    with torch.no_grad(), torch.autocast(tokens.device.type, enabled=False):
+        return select.fps(similarity(tokens), count)
+
+
+def rank_preference(order: Tensor, tokens: int) -> Tensor:
+    """-ln(1 + r) for the tokens of an ``order`` (B, R), r their place in it, and -ln(1 + R) for all others: (B, tokens)."""
+    ranks = torch.full((len(order), tokens), order.shape[1], device=order.device)
+    places = torch.arange(order.shape[1], device=order.device).expand_as(order)
+    return -torch.log1p(ranks.scatter(1, order, places).float())
 
 
 def _centres(count: int) -> Tensor:
     return (torch.arange(count) + 0.5) / count
 
 
-def _zero(width: int, out: int) -> nn.Linear:
+def _zero(width: int, out: int, bias: bool = True) -> nn.Linear:
     """A linear map that begins at zero."""
-    layer = nn.Linear(width, out)
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
+    layer = nn.Linear(width, out, bias)
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
     return layer

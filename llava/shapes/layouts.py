@@ -142,8 +142,11 @@ def _scienceqa(folder: Path, images: int, seed: int) -> Iterator[None]:
 def _llava(folder: Path, images: int, seed: int) -> Iterator[None]:
     records = []
     for number, (scene, rng) in zip(range(1, images + 1), _pictures(3, seed)):
-        pair = yes_no_pair(str(rng.choice(CATEGORIES)), scene, rng) or ()
-        told = conversation(scene, rng, 4) + list(zip(pair, ("Yes", "No")))
+        told = conversation(scene, rng, 2)
+        pairs = (yes_no_pair(str(category), scene, rng) for category in rng.permutation(CATEGORIES))
+        for pair in islice(filter(None, pairs), 3):
+            told += zip(pair, ("Yes", "No"))
+        told = [told[place] for place in rng.permutation(len(told))]  # or a No would follow every Yes
         turns = []
         for turn, (question, answer) in enumerate(told):
             value = f"<image>\n{question}\n{SHORT_ANSWER}" if turn == 0 else question

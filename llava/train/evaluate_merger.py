@@ -15,9 +15,10 @@ import logging
 import sys
 from collections.abc import Sequence
 
+from llava.eval import run as evaluation
+from llava.eval.measure import STOPPED
 from llava.eval.plans import SEEDS, Pricing, matched, tokens_of_picture
-from llava.eval.run import main as evaluate
-from llava.eval.run import parser as common
+from llava.eval.report import terminal
 from llava.model.builder import read_config
 from llava.model.checkpoint import find_folder
 from llava.reduction import plan_from
@@ -54,7 +55,7 @@ def fastv(keep: int, pricing: Pricing) -> list[str]:
 
 def parser() -> argparse.ArgumentParser:
     """The flags of ``llava.eval.run``, the folders and the budgets."""
-    flags = common()
+    flags = evaluation.parser()
     flags.prog = "python -m llava.train.evaluate_merger"
     flags.description = "Compare trained mergers with training-free methods at the same numbers of tokens."
     flags.add_argument(
@@ -66,10 +67,8 @@ def parser() -> argparse.ArgumentParser:
     return flags
 
 
-def run(arguments: Sequence[str]) -> int:
+def run(given: argparse.Namespace) -> None:
     """Spell the plans and hand them to ``llava.eval.run``."""
-    flags = parser()
-    given = flags.parse_args(arguments)
     try:
         budgets = [int(part) for part in given.budgets.split(",")]
     except ValueError:
@@ -84,31 +83,14 @@ def run(arguments: Sequence[str]) -> int:
     if not all(1 <= keep <= tokens for keep in budgets):
         raise ValueError(f"--budgets {given.budgets} must lie between 1 and the {tokens} tokens of a picture")
     specs = plans(given.weights, budgets, Pricing(config, tokens))
-    return evaluate(
-        [
-            *_without(arguments, "--weights", "--budgets"),
-            "--no-controls",
-            *(w for s in specs for w in ("--reduction", s)),
-        ]
-    )
-
-
-def _without(arguments: Sequence[str], *names: str) -> list[str]:
-    """A command line without some flags that each take a value."""
-    kept, words = [], iter(arguments)
-    for word in words:
-        if word in names:
-            next(words, None)
-        elif word.partition("=")[0] not in names:
-            kept.append(word)
-    return kept
+    own = {"reduction": [*specs, *(given.reduction or [])], "no_controls": True}
+    evaluation.run(argparse.Namespace(**{**vars(given), **own}), terminal())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns what ``llava.eval.run`` does, 2 for bad input."""
-    words = sys.argv[1:] if arguments is None else list(arguments)
-    outcome: list[int] = []
-    return exit_code(lambda: outcome.append(run(words))) or outcome[0]
+    """The command line; returns 0, 2 for bad input, 130 when stopped by Ctrl-C."""
+    given = parser().parse_args(arguments)
+    return exit_code(lambda: run(given), stopped=STOPPED)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,6 +16,15 @@ Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Weight = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
+
+
+class Loader(yaml.SafeLoader):
+    """YAML in which 5e-4 is a number, as in YAML 1.2, without a point before the e."""
+
+
+Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
 
 
 class Group(BaseModel):
@@ -134,7 +144,7 @@ def read_settings(file: str | Path, changes: Sequence[str] = ()) -> Settings:
     if not file.is_file():
         raise FileNotFoundError(f"--config {file} is not there; configs/vision_token_pruning.yaml is one")
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = yaml.load(file.read_text(encoding="utf-8"), Loader)
         for change in changes:
             _change(content, change)
     except yaml.YAMLError as error:
@@ -152,7 +162,7 @@ def _change(content: object, change: str) -> None:
         content = content.get(group) if isinstance(content, dict) else None
     if not equals or not isinstance(content, dict):
         raise ValueError(f"--set {change} is not understood; write a key and its value, training_settings.steps=100")
-    content[last] = yaml.safe_load(value)
+    content[last] = yaml.load(value, Loader)
 
 
 def _said(error: ValidationError) -> Iterable[str]:

@@ -284,6 +284,13 @@ class Run:
         self.scaler = torch.amp.GradScaler(accelerator.device.type, enabled=training.mixed_precision == "fp16")
         self.metrics = self.folder / "metrics.jsonl"
 
+    def autocast(self) -> torch.autocast:
+        """The number format of the forward pass; parameters and losses stay in float32."""
+        dtype = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[
+            self.settings.training_settings.mixed_precision
+        ]
+        return torch.autocast(self.accelerator.device.type, dtype, enabled=dtype is not torch.float32)
+
     def work(self, progress: Progress) -> None:
         """All steps that are left."""
         training = self.settings.training_settings
@@ -317,7 +324,7 @@ class Run:
         self.optimiser.zero_grad()
         for (part, batch), count in zip(batches, counts):
             needed = training.distillation_weight or training.feature_weight
-            with accelerator.autocast():
+            with self.autocast():
                 teacher = self.questions.teacher(part, batch) if needed else None
                 with reduced(self.questions.model, self.trainee.plan(budget)):
                     hidden, logits, targets, _ = answer_states(self.questions.model, batch)
@@ -350,7 +357,7 @@ class Run:
             last = self.folder / CHECKPOINT
             kept = f"the last good checkpoint is {last}" if last.is_file() else "no checkpoint was written yet"
             raise FloatingPointError(
-                f"the loss is {float(loss)} at step {self.step}; {kept}. Lower training_settings.learning_rate "
+                f"the loss is {float(loss.detach())} at step {self.step}; {kept}. Lower training_settings.learning_rate "
                 f"({self.settings.training_settings.learning_rate}) and give the command again"
             )
 
@@ -447,7 +454,7 @@ def draw_loss(lines: Sequence[dict], title: str) -> Figure:
 def train(settings: Settings) -> Path:
     """Train as the settings say, and return the folder that a plan can name."""
     training, mllm = settings.training_settings, settings.backbone_settings.mllm_settings
-    accelerator = Accelerator(mixed_precision=training.mixed_precision)
+    accelerator = Accelerator()
     folder = Path(training.output)
     with accelerator.main_process_first():
         folder.mkdir(parents=True, exist_ok=True)

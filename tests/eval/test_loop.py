@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +13,7 @@ from llava.eval.subject import Generation
 from llava.eval.task import Example
 from llava.reduction import plan_from
 from llava.shapes.export import export
-from tests.conftest import PARITY15
+from tests.conftest import PARITY15, in_processes
 from tests.eval.stubs import StubSubject
 
 DENSE = [[]]
@@ -98,17 +95,12 @@ def test_parts_of_several_processes_become_one_file_in_the_benchmarks_order(tmp_
 def test_two_processes_give_what_one_gives(tmp_path):
     data = export("mme", tmp_path / "MME", images=1)
     flags = [
-        "-m", "llava.eval.run", "--model-path", str(PARITY15 / "checkpoint"), "--conv-mode", "vicuna_v1", "--device", "cpu",
+        "llava.eval.run", "--model-path", str(PARITY15 / "checkpoint"), "--conv-mode", "vicuna_v1", "--device", "cpu",
         "--data", str(data), "--batch-size", "2", "--no-controls", "--reduction", "fastv@2:16", "--results",
     ]  # fmt: skip
-    several = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
-               "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]  # fmt: skip
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     texts = {}
-    for name, launch in (("one", []), ("two", several)):
-        command = [sys.executable, *launch, *flags, str(tmp_path / name)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr[-2000:]
+    for name, count in (("one", 1), ("two", 2)):
+        in_processes(count, *flags, str(tmp_path / name))
         lines = (tmp_path / name / "fastv@2-16/predictions.jsonl").read_text().splitlines()
         texts[name] = [(line["key"], line["text"], line["kept"]) for line in map(json.loads, lines)]
         assert not list((tmp_path / name).rglob("predictions.1.jsonl"))

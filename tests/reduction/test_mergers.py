@@ -8,14 +8,15 @@ import pytest
 import torch
 
 from llava.reduction import Evidence, plan_from
-from llava.reduction.aggregate import CrossAttention, mean_cells
+from llava.reduction.aggregate import CrossAttention
 from llava.reduction.mergers import (
     ANNEALED,
     LearnableTokenMerger,
     LearnableTokenMergerV1,
     LearnableTokenMergerV3,
+    farthest,
     make_merger,
-    spread,
+    rank_preference,
 )
 from llava.reduction.methods.merger import TrainedMerger
 from llava.reduction.trained import load_trained, save_trained
@@ -59,33 +60,42 @@ def test_the_names_of_the_document():
         make_merger("fixed")
 
 
-def test_the_untrained_v3_is_average_pooling_at_any_number():
+@pytest.mark.parametrize("kind", ["simple", "fixed_pooling"])
+def test_untrained_it_is_custom_selection_at_any_number(kind):
     vision, question = world()
-    merger = build("fixed_pooling")
-    for keep in (1, 4, 16, 30, 64):
-        found = merger(vision, question, keep=keep)
-        torch.testing.assert_close(found["merged_features"], mean_cells(vision, 8, 8, keep))
-        assert found["merged_features"].shape == (2, keep, D) and found["merge_indices"].shape == (2, keep)
+    merger = build(kind, num_heads=1).eval()
+    for keep in (1, 4, 16, 30, 63):
+        found = call(merger, vision, question, keep=keep)
+        (stage,) = plan_from(f"custom_selection@features:{keep}")
+        kept = stage.reducer.select(vision, Evidence(torch.zeros(2)), keep).sort(dim=1).values
+        assert torch.equal(found["merge_indices"], kept)
+        torch.testing.assert_close(found["merged_features"], stage.reducer.aggregate(vision, kept, None))
+        (bare,) = plan_from(f"merger:{keep}")
+        assert torch.equal(bare.reducer.select(vision, evidence := Evidence(torch.zeros(2)), keep), kept)
+        torch.testing.assert_close(bare.reducer.aggregate(vision, kept, evidence), found["merged_features"])
 
 
-@pytest.mark.parametrize("kind", KINDS[:2])
-def test_the_untrained_v1_and_v2_stand_evenly_and_mix_what_is_alike(kind):
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_say_how_much_of_every_token_is_in_a_merged_one(kind):
     vision, question = world()
-    found = call(build(kind).eval(), vision, question)
-    rows, columns = found["merge_indices"] // 8, found["merge_indices"] % 8
-    for half in (rows < 4, rows >= 4, columns < 4, columns >= 4):
-        assert (half.sum(1) >= 6).all() and (half.sum(1) <= 10).all()
-    torch.testing.assert_close(found["merged_features"], found["merge_weights"] @ vision)
-    own = found["merge_weights"].gather(2, found["merge_indices"][..., None])[..., 0]
-    assert (own >= 0.9 * found["merge_weights"].amax(-1)).float().mean() > 0.9  # itself is what each is most like
+    found = call(moved(build(kind)).eval(), vision, question)
+    weights = found["merge_weights"]
+    assert weights.shape == (2, 16, N) and (weights >= 0).all()
+    torch.testing.assert_close(weights.sum(-1), torch.ones(2, 16))
+    if kind != "fixed_pooling":
+        torch.testing.assert_close(found["merged_features"], weights @ vision)
 
 
-def test_spread_takes_far_tokens_first():
-    order = spread(64).argsort(descending=True)
-    first = torch.stack([order[:4] // 8, order[:4] % 8], 1).float()
-    distances = torch.cdist(first, first) + 100 * torch.eye(4)
-    assert distances.min() >= 4
-    assert spread(7).argsort(descending=True)[0] == 3 and spread(1).tolist() == [0]
+def test_early_ranks_are_preferred_and_late_ones_alike():
+    preference = rank_preference(torch.tensor([[3, 0, 2]]), 6)
+    torch.testing.assert_close(preference, -torch.tensor([[2.0, 4, 3, 1, 4, 4]]).log())
+
+
+def test_the_farthest_are_the_same_under_autocast():
+    vision, _ = world()
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = farthest(vision, 40)
+    assert torch.equal(rounded, farthest(vision, 40)) and len(set(rounded[0].tolist())) == 40
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -48,16 +48,15 @@ def test_every_budget_has_the_trained_their_rivals_and_fastv_at_the_same_cost(fo
 
 def test_it_hands_the_plans_to_the_harness(folders, monkeypatch, tmp_path):
     seen = []
-    monkeypatch.setattr(evaluate_merger, "evaluate", lambda words: seen.append(words) or 0)
+    monkeypatch.setattr(evaluate_merger.evaluation, "run", lambda given, console: seen.append(given))
     model = ["--model-path", str(PARITY15 / "checkpoint"), "--data", str(tmp_path)]
-    assert main([*model, "--weights", folders[0], f"--weights={folders[1]}", "--budgets", "64"]) == 0
-    (words,) = seen
-    assert words[:4] == model and words[4] == "--no-controls" and "--weights" not in words and "--budgets" not in words
-    specs = words[6::2]
-    assert (
-        f"merger:64,weights={folders[0]}" in specs
-        and f"condensation@features:64,strategy=fps,weights={folders[1]}" in specs
-    )
+    words = ["--weights", folders[0], f"--weights={folders[1]}", "--budgets", "64", "--reduction", "dpp@2:8"]
+    assert main([*model, *words, "--batch-size", "3"]) == 0
+    (given,) = seen
+    assert given.no_controls and given.batch_size == 3 and given.data == tmp_path
+    assert f"merger:64,weights={folders[0]}" in given.reduction
+    assert f"condensation@features:64,strategy=fps,weights={folders[1]}" in given.reduction
+    assert given.reduction[-1] == "dpp@2:8"
 
 
 @pytest.mark.parametrize(

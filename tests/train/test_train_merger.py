@@ -28,7 +28,7 @@ from llava.train.train_merger import (
     schedule,
     shared_states,
 )
-from tests.conftest import PARITY15
+from tests.conftest import PARITY15, in_processes
 
 TYPES = [*MERGERS, "condensation", "custom_selection"]
 
@@ -107,16 +107,16 @@ def test_a_teacher_with_every_token_costs_nothing_to_follow(config, llava15):
     """Against itself the distillation is zero, and remembered answers are those computed, in any order."""
     settings = read_settings(config())
     questions = Questions(settings, llava15.model, llava15.tokenizer, llava15.image_processor)
-    asked = [0, 7, 1]
+    asked = [0, 9, 1]
     teacher = questions.teacher(asked, questions.batch(asked))
-    assert set(questions.answers) == {*range(12)}  # all questions about the two pictures
+    assert set(questions.answers) == {*range(16)}  # all questions about the two pictures
     with torch.no_grad():
         hidden, logits, targets, _ = answer_states(llava15.model, questions.batch(asked))
     found = losses(settings, (hidden, logits, targets), teacher)
     assert float(found["distillation"]) == pytest.approx(0, abs=1e-6)
     assert float(found["feature"]) == pytest.approx(0, abs=1e-6)
     again = questions.teacher(asked[::-1], questions.batch(asked[::-1]))
-    assert torch.allclose(again[0].sum(), teacher[0].sum(), rtol=1e-5)
+    assert torch.allclose(again[0].sum(0), teacher[0].sum(0), atol=1e-4)
 
 
 @torch.no_grad()
@@ -202,6 +202,29 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(config, tmp_path):
         assert one[0][name] == pytest.approx(two[0][name], rel=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["fixed_pooling", "condensation"])
+def test_two_processes_learn_what_one_learns(config, tmp_path, kind):
+    found = {}
+    for name, count in (("one", 1), ("two", 2)):
+        file = config(kind, f"{name}.yaml", output=str(tmp_path / name), steps=2)
+        in_processes(count, "llava.train.train_merger", "--config", file)
+        found[name] = (weights(tmp_path / name), read_metrics(tmp_path / name / "metrics.jsonl"))
+    assert all(torch.allclose(found["two"][0][name], tensor, atol=1e-5) for name, tensor in found["one"][0].items())
+    assert [line["loss"] for line in found["two"][1]] == pytest.approx(
+        [line["loss"] for line in found["one"][1]], rel=1e-4
+    )
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_mixed_precision_takes_the_steps_of_full_precision(config, tmp_path, precision):
+    losses = {}
+    for name in ("no", precision):
+        assert main(["--config", config(output=str(tmp_path / name), steps=2, mixed_precision=name)]) == 0
+        losses[name] = [line["loss"] for line in read_metrics(tmp_path / name / "metrics.jsonl")]
+    assert losses[precision] == pytest.approx(losses["no"], rel=0.02) and losses[precision] != losses["no"]
+    assert all(tensor.dtype is torch.float32 for tensor in weights(tmp_path / precision).values())
+
+
 def test_a_loss_that_is_no_number_stops_with_step_and_checkpoint(config, tmp_path, monkeypatch, caplog):
     real, calls = train_merger.losses, []
 
@@ -249,6 +272,15 @@ def test_bad_settings_are_one_clear_line(config, caplog, changes, message):
     flags = [word for change in changes for word in ("--set", change)]
     assert main(["--config", config(), *flags]) == 2
     assert message in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("written", "value"), [("5e-4", 5e-4), ("1E-3", 1e-3), ("2.5e+0", 2.5), ("3", 3.0), (".5", 0.5)]
+)
+def test_numbers_are_read_as_they_are_usually_written(config, written, value):
+    assert (
+        read_settings(config(), [f"training_settings.learning_rate={written}"]).training_settings.learning_rate == value
+    )
 
 
 def test_the_bare_no_of_yaml_is_no_mixed_precision(config):

@@ -2,10 +2,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .. import select
-from ..aggregate import mean_cells
+from ..aggregate import cosine_attention
 from ..evidence import Evidence, Need
-from ..mergers import LearnableTokenMerger, LearnableTokenMergerV3, Merger, grid_of
+from ..mergers import SOFTNESS, LearnableTokenMerger, LearnableTokenMergerV3, Merger, farthest
 from ..registry import register
 from ..stage import Reducer
 from ..trained import fitted, load_trained
@@ -18,7 +17,7 @@ class TrainedMerger(Reducer):
     Paper: none, proposed for this project   Site: features   Needs: the question, where trained with one   Training: needed
 
     ``weights``: a folder written by ``llava.train.train_merger``, with a V1, V2 or V3 of ``llava.reduction.mergers``; without
-    it the untrained V3, which is average pooling. tokens (G, N, D) -> kept (G, k), merged (G, k, D). Raises ValueError where
+    it the untrained V3, which is ``custom_selection@features``. tokens (G, N, D) -> kept (G, k), merged (G, k, D). Raises ValueError where
     the widths of module and model differ.
     Cost: see the three versions; V3 of d_internal d is about 2 N D d + 2 k N d + k (8 d^2 + d D) multiply-adds.
     Differs from the authors' code: see ``llava.reduction.mergers``.
@@ -38,10 +37,10 @@ class TrainedMerger(Reducer):
             self.needs = frozenset({Need.QUESTION})
 
     def select(self, tokens: Tensor, evidence: Evidence, k: int) -> Tensor:
-        height, width = grid_of(tokens.shape[1])
         if self.module is None:
-            evidence.notes["merged"] = mean_cells(tokens, height, width, k)
-            return select.grid(height, width, k).to(tokens.device).expand(len(tokens), -1)
+            kept = farthest(tokens, k).sort(dim=1).values
+            evidence.notes["merged"] = cosine_attention(tokens, kept, SOFTNESS)
+            return kept
         question, mask = evidence.question if self.module.needs_question else (None, None)
         found = fitted(self.module, tokens)(tokens, question, mask, keep=k)
         evidence.notes["merged"] = found["merged_features"]
@@ -51,4 +50,6 @@ class TrainedMerger(Reducer):
         return evidence.notes.pop("merged")
 
     def flops(self, rows: int, tokens: int, kept: int, width: int) -> float:
-        return tokens * width if self.module is None else self.module.flops(tokens, kept)
+        if self.module is None:
+            return 2.0 * (tokens**2 * width + 2 * kept * tokens * width)
+        return self.module.flops(tokens, kept)
