@@ -4,8 +4,8 @@
         --model-path playground/checkpoints/llava-shapes-v1 --task mme --data playground/data/eval/MME-shapes
 
 For every budget M: each trained folder, and at the same site average pooling, a grid, random tokens (three seeds), condensation by
-farthest points and cosine attention; and FastV with as many tokens on the mean of the layers, where it can have so few. Every other
-flag is that of ``llava.eval.run``.
+farthest points and cosine attention; and FastV and cosine attention inside the decoder with as many tokens on the mean of the layers,
+where they can have so few. Every other flag is that of ``llava.eval.run``; plans of ``--reduction`` come on top.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from llava.utils import exit_code
 logger = logging.getLogger(__name__)
 
 RIVALS = ("pool:{0}", "grid:{0}", "condensation@features:{0},strategy=fps", "custom_selection@features:{0}")
-FASTV_LAYERS = (2, 1)  # the published one, and the first, where fewer tokens are possible
+INSIDE = ("fastv", "custom_selection")
+LAYERS = (2, 1)  # the published one, and the first, where fewer tokens are possible
 
 
 def plans(folders: Sequence[str], budgets: Sequence[int], pricing: Pricing) -> list[str]:
@@ -38,18 +39,18 @@ def plans(folders: Sequence[str], budgets: Sequence[int], pricing: Pricing) -> l
         found += [trained_plan(folder, keep) for folder in folders]
         found += [rival.format(keep) for rival in RIVALS]
         found += [f"random@features:{keep},seed={seed}" if seed else f"random@features:{keep}" for seed in SEEDS]
-        found += fastv(keep, pricing)
+        found += [plan for method in INSIDE for plan in inside(method, keep, pricing)]
     return list(dict.fromkeys(found))
 
 
-def fastv(keep: int, pricing: Pricing) -> list[str]:
-    """FastV with ``keep`` tokens on the mean of the layers; none where its first layers alone have more."""
-    for layer in FASTV_LAYERS:
+def inside(method: str, keep: int, pricing: Pricing) -> list[str]:
+    """A method of the decoder with ``keep`` tokens on the mean of the layers; none where its first layers alone have more."""
+    for layer in LAYERS:
         try:
-            return ["+".join(map(str, matched(plan_from(f"fastv@{layer}", keep=1.0), pricing, "tokens", keep)))]
+            return ["+".join(map(str, matched(plan_from(f"{method}@{layer}", keep=1.0), pricing, "tokens", keep)))]
         except ValueError:
             continue
-    logger.info("fastv cannot have %d tokens on the mean of the layers and is left out there", keep)
+    logger.info("%s cannot have %d tokens on the mean of the layers and is left out there", method, keep)
     return []
 
 

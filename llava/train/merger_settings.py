@@ -85,7 +85,10 @@ class DataSettings(Group):
 
 
 class TrainingSettings(Group):
-    """How it is trained. ``batch_size`` is that of all processes together, ``warmup`` and ``save_every`` are steps."""
+    """How it is trained. ``batch_size`` is that of all processes together, ``warmup`` and ``save_every`` are steps.
+
+    ``feature_layer``: after how many decoder layers the words behind the pictures are compared, None is after all.
+    """
 
     output: str
     steps: Count
@@ -98,6 +101,7 @@ class TrainingSettings(Group):
     distillation_weight: Weight = 1.0
     distillation_temperature: Positive = 2.0
     feature_weight: Weight = 0.0
+    feature_layer: Count | None = None
     max_grad_norm: Positive = 1.0
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
     save_every: Count = 100

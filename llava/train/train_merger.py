@@ -30,9 +30,8 @@ from accelerate import Accelerator
 from matplotlib.figure import Figure
 from rich.progress import Progress
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from llava.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
+from llava.constants import IGNORE_INDEX
 from llava.eval.measure import progress_bar
 from llava.eval.report import terminal
 from llava.model.builder import load_pretrained_model, read_config
@@ -49,6 +48,7 @@ from llava.shapes.export import export
 from llava.utils import exit_code
 
 from .data import Collator, ConversationDataset
+from .distillation import Reading, losses, read, read_together
 from .merger_settings import Settings, read_settings
 
 logger = logging.getLogger(__name__)
@@ -74,6 +74,12 @@ class Trainee:
         kind = Condensation if method.merger_type == "condensation" else CustomSelection
         options = {"heads": method.num_heads} if kind is Condensation else {}
         return [Stage(kind(method.strategy, attention=self.module, **options), site, method.layer, budget)]
+
+    @property
+    def reads_no_question(self) -> bool:
+        """Whether what the decoder gets of a picture is the same for every question about it."""
+        method = self.settings.method_settings
+        return method.layer is None and not getattr(self.module, "needs_question", False)
 
     @property
     def stage(self) -> str:
@@ -117,6 +123,20 @@ def build(settings: Settings, vision_dim: int, hidden_dim: int, tokens: int) -> 
     return Trainee(make_merger(method.merger_type, **arguments), arguments, settings)
 
 
+def matched_layer(settings: Settings, layers: int) -> int | None:
+    """After how many decoder layers words are matched; None where they are not."""
+    training = settings.training_settings
+    if not training.feature_weight:
+        return None
+    layer, own = training.feature_layer or layers, settings.method_settings.layer or 0
+    if not own < layer <= layers:
+        raise ValueError(
+            f"training_settings.feature_layer={layer} must lie between {own + 1} and {layers}: words are matched behind the "
+            "reduction, in one of the model's layers"
+        )
+    return layer
+
+
 class Questions:
     """What a merger is trained on: prompts with answers, features of their pictures, and what the full model says.
 
@@ -126,6 +146,7 @@ class Questions:
     def __init__(self, settings: Settings, model: nn.Module, tokenizer: Any, image_processor: Any):
         data = settings.data_settings
         self.model, self.settings = model, settings
+        self.layer = matched_layer(settings, model.config.num_hidden_layers)
         tower = model.get_vision_tower()
         self.dataset = ConversationDataset(
             data.data_path,
@@ -143,7 +164,7 @@ class Questions:
         )
         self.collate = Collator(tokenizer.pad_token_id or 0)
         self.features: dict[tuple[str, ...], list[Tensor]] = {}
-        self.answers: dict[int, tuple[Tensor, Tensor]] = {}
+        self.readings: dict[int, Reading] = {}
         self.records: dict[tuple[str, ...], list[int]] = {}
         for index in range(len(self.dataset)):
             self.records.setdefault(self.dataset.pictures(index), []).append(index)
@@ -170,104 +191,29 @@ class Questions:
         return {"input_ids": ids, "labels": labels, "images": [], "raw": self.features[key]}
 
     @torch.no_grad()
-    def teacher(self, indices: Sequence[int], batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """Logits and last hidden states of the full model at every answer token of a batch."""
+    def teacher(self, indices: Sequence[int], batch: dict[str, Any]) -> Reading:
+        """How the full model reads a batch."""
         if not self.settings.data_settings.cache:
             with reduced(self.model, ""):
-                hidden, logits, *_ = answer_states(self.model, batch)
-            return logits.float(), hidden.float()
+                return read(self.model, batch, self.layer)
         for index in indices:
-            if index not in self.answers:
-                self._answer(self.records[self.dataset.pictures(index)])
-        found = zip(*(self.answers[index] for index in indices))
-        return tuple(torch.cat([part.to(self.model.device, torch.float32) for part in parts]) for parts in found)
+            if index not in self.readings:
+                self._read(self.records[self.dataset.pictures(index)])
+        return Reading.of([self.readings[index] for index in indices], self.model.device)
 
-    def _answer(self, indices: Sequence[int]) -> None:
-        """Keep what the full model says to all questions about a picture, which it reads once for a batch of them."""
+    def student(self, indices: Sequence[int], batch: dict[str, Any], together: bool) -> Reading:
+        """How the model reads a batch under the plan in force; ``together``: a picture once for all of its questions."""
+        if not together:
+            return read(self.model, batch, self.layer)
+        return read_together(self.model, batch, [self.dataset.pictures(index) for index in indices], self.layer)
+
+    def _read(self, indices: Sequence[int]) -> None:
+        """Keep how the full model reads all questions about a picture."""
         size = self.settings.training_settings.batch_size
-        for start in range(0, len(indices), size):
-            part = indices[start : start + size]
-            batch = self.batch(part)
+        for part in (indices[start : start + size] for start in range(0, len(indices), size)):
             with reduced(self.model, ""):
-                hidden, logits, _, counts = shared_states(self.model, batch)
-            for index, own_logits, own_hidden in zip(part, logits.split(counts), hidden.split(counts)):
-                self.answers[index] = own_logits.half().cpu(), own_hidden.half().cpu()
-
-
-def shared_states(model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor, list[int]]:
-    """``answer_states`` of the full model for questions about the same pictures.
-
-    What all have in common is run once and its keys and values are shared: R rows of P common and Q own positions cost P + R Q
-    instead of R (P + Q). Where a picture is not in the common part every row is run by itself.
-    """
-    ids, labels = batch["input_ids"], batch["labels"]
-    follows = F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)  # a position that says an answer is a row's own
-    common = int(((ids == ids[:1]) & (follows == IGNORE_INDEX)).all(0).cumprod(0).sum())
-    if (ids[:, common:] == IMAGE_TOKEN_INDEX).any():
-        return answer_states(model, batch)
-    pictures = int((ids[0] == IMAGE_TOKEN_INDEX).sum())
-    start = model.splice(ids[:1, :common], raw_vision_features=batch["raw_vision_features"][:pictures])
-    decoder = model.get_model()
-    cache = decoder(inputs_embeds=start.inputs_embeds, use_cache=True).past_key_values
-    cache.batch_repeat_interleave(len(ids))
-    mask = batch["attention_mask"][:, common:]
-    seen = mask.new_ones(len(ids), start.inputs_embeds.shape[1])
-    rest = decoder(
-        inputs_embeds=decoder.embed_tokens(ids[:, common:]),
-        attention_mask=torch.cat([seen, mask], dim=1),
-        past_key_values=cache,
-        use_cache=True,
-    )
-    return at_answers(model, rest.last_hidden_state, follows[:, common:])
-
-
-def answer_states(model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor, list[int]]:
-    """What a model makes of every answer token under the plan in force, rows one after another.
-
-    Returns hidden states (A, D) and logits (A, V) that predict it, the tokens (A,), and how many each row has. Answers are
-    never reduced, so A and the order are the same under every plan.
-    """
-    spliced = model.splice(
-        batch["input_ids"], batch["attention_mask"], batch["labels"], raw_vision_features=batch["raw_vision_features"]
-    )
-    found = model.get_model()(
-        inputs_embeds=spliced.inputs_embeds,
-        attention_mask=spliced.attention_mask,
-        position_ids=spliced.position_ids,
-        visual=spliced.visual,
-        sample_seed=spliced.sample_seed,
-        use_cache=False,
-    )
-    targets = F.pad(spliced.labels[:, 1:], (0, 1), value=IGNORE_INDEX)
-    if found.trace:
-        targets = found.ledger.labels(targets)
-    return at_answers(model, found.last_hidden_state, targets)
-
-
-def at_answers(model: nn.Module, states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor, list[int]]:
-    """What ``answer_states`` returns, from the states (B, S, D) of every position and what comes after each (B, S)."""
-    learned = targets != IGNORE_INDEX
-    hidden = states[learned]
-    return hidden, model.lm_head(hidden), targets[learned], learned.sum(1).tolist()
-
-
-def losses(
-    settings: Settings, student: tuple[Tensor, Tensor, Tensor], teacher: tuple[Tensor, Tensor] | None
-) -> dict[str, Tensor]:
-    """The weighted loss and its parts, each a mean over the answers' tokens."""
-    training = settings.training_settings
-    hidden, logits, targets = student
-    found = {"answer": F.cross_entropy(logits.float(), targets)}
-    total = training.answer_weight * found["answer"]
-    if teacher is not None:
-        warmth = training.distillation_temperature
-        log_student, log_teacher = ((states.float() / warmth).log_softmax(-1) for states in (logits, teacher[0]))
-        found["distillation"] = warmth**2 * F.kl_div(log_student, log_teacher, log_target=True, reduction="batchmean")
-        found["feature"] = F.mse_loss(hidden.float(), teacher[1])
-        total = (
-            total + training.distillation_weight * found["distillation"] + training.feature_weight * found["feature"]
-        )
-    return {"loss": total, **found}
+                found = self.student(part, self.batch(part), together=True)
+            self.readings.update(zip(part, found.rows()))
 
 
 class Run:
@@ -283,6 +229,9 @@ class Run:
         )
         self.scaler = torch.amp.GradScaler(accelerator.device.type, enabled=training.mixed_precision == "fp16")
         self.metrics = self.folder / "metrics.jsonl"
+        pictures = list(questions.records.values())
+        apart = [[index] for index in range(len(questions))]
+        self.examples = pictures if trainee.reads_no_question else apart
 
     def autocast(self) -> torch.autocast:
         """The number format of the forward pass; parameters and losses stay in float32."""
@@ -314,9 +263,9 @@ class Run:
             group["lr"] = rate
         self.trainee.anneal(self.step / training.steps)
         budget = random.Random(f"{training.seed} budget {self.step}").choice(self.settings.budgets)
-        indices = drawn(len(self.questions), training.batch_size, self.step, training.seed)
+        indices = drawn(self.examples, training.batch_size, self.step, training.seed)
         torch.manual_seed(hash((training.seed, self.step, accelerator.process_index)) % 2**31)
-        mine = indices[accelerator.process_index :: accelerator.num_processes]
+        mine = split(indices, accelerator.num_processes)[accelerator.process_index]
         batches = [(part, self.questions.batch(part)) for part in split(mine, training.gradient_accumulation)]
         counts = [int((batch["labels"][:, 1:] != IGNORE_INDEX).sum()) for _, batch in batches]
         total = int(accelerator.reduce(torch.tensor(sum(counts), device=accelerator.device), reduction="sum"))
@@ -327,8 +276,8 @@ class Run:
             with self.autocast():
                 teacher = self.questions.teacher(part, batch) if needed else None
                 with reduced(self.questions.model, self.trainee.plan(budget)):
-                    hidden, logits, targets, _ = answer_states(self.questions.model, batch)
-            found = losses(self.settings, (hidden, logits, targets), teacher)
+                    student = self.questions.student(part, batch, self.trainee.reads_no_question)
+            found = losses(training, student, teacher)
             self._check(found["loss"])
             self.scaler.scale(found["loss"] * count / total).backward()
             for name, value in found.items():
@@ -405,15 +354,19 @@ def schedule(step: int, steps: int, warmup: int) -> float:
     return 0.01 + 0.99 * (1 + math.cos(math.pi * done)) / 2
 
 
-def drawn(count: int, size: int, step: int, seed: int) -> list[int]:
-    """Which of ``count`` examples a step learns from: every pass goes over all of them in an order of its own."""
+def drawn(examples: Sequence[Sequence[int]], size: int, step: int, seed: int) -> list[int]:
+    """Which ``size`` examples a step learns from: every pass goes over all of them in an order of its own.
+
+    ``examples`` in groups that stay together, such as the questions about a picture.
+    """
+    count = sum(map(len, examples))
     wanted = range(step * size, (step + 1) * size)
     orders: dict[int, list[int]] = {}
     for place in wanted:
         if place // count not in orders:
-            order = list(range(count))
-            random.Random(f"{seed} pass {place // count}").shuffle(order)
-            orders[place // count] = order
+            shuffled = list(examples)
+            random.Random(f"{seed} pass {place // count}").shuffle(shuffled)
+            orders[place // count] = [index for group in shuffled for index in group]
     return [orders[place // count][place % count] for place in wanted]
 
 
@@ -455,6 +408,11 @@ def train(settings: Settings) -> Path:
     """Train as the settings say, and return the folder that a plan can name."""
     training, mllm = settings.training_settings, settings.backbone_settings.mllm_settings
     accelerator = Accelerator()
+    if training.batch_size % (accelerator.num_processes * training.gradient_accumulation):
+        raise ValueError(
+            f"training_settings.batch_size={training.batch_size} must be a multiple of {accelerator.num_processes} processes x "
+            f"gradient_accumulation={training.gradient_accumulation}"
+        )
     folder = Path(training.output)
     with accelerator.main_process_first():
         folder.mkdir(parents=True, exist_ok=True)

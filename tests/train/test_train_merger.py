@@ -9,25 +9,16 @@ import pytest
 import torch
 import yaml
 
+from llava.constants import IMAGE_TOKEN_INDEX
 from llava.eval.run import main as evaluate
 from llava.reduction import plan_from, reduced
 from llava.reduction.mergers import MERGERS
 from llava.reduction.trained import trained_plan
 from llava.shapes.export import export
 from llava.train import train_merger
+from llava.train.distillation import losses, read, read_together
 from llava.train.merger_settings import read_settings
-from llava.train.train_merger import (
-    CHECKPOINT,
-    Questions,
-    answer_states,
-    build,
-    drawn,
-    losses,
-    main,
-    read_metrics,
-    schedule,
-    shared_states,
-)
+from llava.train.train_merger import CHECKPOINT, Questions, build, drawn, main, read_metrics, schedule
 from tests.conftest import PARITY15, in_processes
 
 TYPES = [*MERGERS, "condensation", "custom_selection"]
@@ -62,9 +53,11 @@ def weights(folder) -> dict:
     return {name: tensor for name, tensor in state["module"].items()}
 
 
-@pytest.mark.parametrize("kind", TYPES)
-def test_every_parameter_of_the_merger_gets_a_gradient_and_nothing_else_does(config, llava15, kind):
-    settings = read_settings(config(kind))
+@pytest.mark.parametrize(
+    ("kind", "together"), [*((kind, False) for kind in TYPES), ("simple", True), ("condensation", True)]
+)
+def test_every_parameter_of_the_merger_gets_a_gradient_and_nothing_else_does(config, llava15, kind, together):
+    settings = read_settings(config(kind, feature_weight=1.0))
     model = llava15.model
     asked = [(name, parameter.requires_grad) for name, parameter in model.named_parameters()]
     model.requires_grad_(False)
@@ -75,12 +68,12 @@ def test_every_parameter_of_the_merger_gets_a_gradient_and_nothing_else_does(con
                 parameter.add_(0.1 * torch.randn_like(parameter))
         trainee.module.train()
         questions = Questions(settings, model, llava15.tokenizer, llava15.image_processor)
-        batch = questions.batch([0, 1, 7])
-        teacher = questions.teacher([0, 1, 7], batch)
+        batch = questions.batch([0, 1, 9])
+        teacher = questions.teacher([0, 1, 9], batch)
         with reduced(model, trainee.plan(16)):
-            hidden, logits, targets, counts = answer_states(model, batch)
-        assert len(hidden) == len(logits) == len(targets) == len(teacher[0]) == sum(counts)
-        losses(settings, (hidden, logits, targets), teacher)["loss"].backward()
+            student = questions.student([0, 1, 9], batch, together)
+        assert student.counts == teacher.counts and torch.equal(student.answers, teacher.answers)
+        losses(settings.training_settings, student, teacher)["loss"].backward()
         silent = [name for name, one in trainee.module.named_parameters() if one.grad is None or not one.grad.any()]
         assert silent == [] and all(parameter.grad is None for parameter in model.parameters())
     finally:
@@ -93,41 +86,51 @@ def test_the_answers_are_the_same_tokens_under_every_plan(config, llava15):
     questions = Questions(settings, llava15.model, llava15.tokenizer, llava15.image_processor)
     batch = questions.batch([0, 5, 9])
     with torch.no_grad():
-        _, logits, full, counts = answer_states(llava15.model, batch)
+        full = read(llava15.model, batch, layer=4)
         for plan in ("merger:16", "fastv@2:16", "blind"):
             with reduced(llava15.model, plan):
-                _, reduced_logits, targets, again = answer_states(llava15.model, batch)
-            assert torch.equal(targets, full) and again == counts
-            assert not torch.allclose(reduced_logits, logits, atol=1e-4)
-    words = llava15.tokenizer.decode(full[: counts[0]])
-    assert words.startswith(questions.dataset.records[0]["conversations"][1]["value"])
+                found = read(llava15.model, batch, layer=4)
+            assert torch.equal(found.answers, full.answers) and not torch.allclose(found.logits, full.logits, atol=1e-4)
+            assert found.counts == (full.counts if plan != "blind" else [(count, 0) for count, _ in full.counts])
+    answers, words = full.counts[0]
+    record = questions.dataset.records[0]["conversations"]
+    assert llava15.tokenizer.decode(full.answers[:answers]).startswith(record[1]["value"])
+    ids = batch["input_ids"][0]
+    assert words == int(batch["attention_mask"][0].sum()) - 1 - (ids == IMAGE_TOKEN_INDEX).nonzero().item()
 
 
 def test_a_teacher_with_every_token_costs_nothing_to_follow(config, llava15):
-    """Against itself the distillation is zero, and remembered answers are those computed, in any order."""
-    settings = read_settings(config())
+    """Against itself the distillation is zero, and what is remembered is what is computed, in any order."""
+    settings = read_settings(config(feature_weight=1.0))
     questions = Questions(settings, llava15.model, llava15.tokenizer, llava15.image_processor)
     asked = [0, 9, 1]
     teacher = questions.teacher(asked, questions.batch(asked))
-    assert set(questions.answers) == {*range(16)}  # all questions about the two pictures
+    assert set(questions.readings) == {*range(16)}  # all questions about the two pictures
     with torch.no_grad():
-        hidden, logits, targets, _ = answer_states(llava15.model, questions.batch(asked))
-    found = losses(settings, (hidden, logits, targets), teacher)
+        student = read(llava15.model, questions.batch(asked), questions.layer)
+    found = losses(settings.training_settings, student, teacher)
     assert float(found["distillation"]) == pytest.approx(0, abs=1e-6)
     assert float(found["feature"]) == pytest.approx(0, abs=1e-6)
     again = questions.teacher(asked[::-1], questions.batch(asked[::-1]))
-    assert torch.allclose(again[0].sum(0), teacher[0].sum(0), atol=1e-4)
+    assert torch.allclose(again.logits.sum(0), teacher.logits.sum(0), atol=1e-4)
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("rows", [range(6), [2], [0, 1]], ids=["a picture's", "one alone", "other words in front"])
-def test_what_questions_about_a_picture_have_in_common_is_run_once(config, llava15, rows):
+@pytest.mark.parametrize("plan", ["", "merger:16", "grid:64"])
+@pytest.mark.parametrize(
+    "rows", [range(8), [2], [0, 9, 1, 20, 17], [0, 1]], ids=["one picture", "one row", "mixed", "other words"]
+)
+def test_a_picture_is_read_once_for_all_of_its_questions(config, llava15, rows, plan):
     questions = Questions(read_settings(config()), llava15.model, llava15.tokenizer, llava15.image_processor)
     batch = questions.batch(rows)
     if rows == [0, 1]:
         batch["input_ids"][1, 2] += 1
-    for one, other in zip(shared_states(llava15.model, batch), answer_states(llava15.model, batch)):
-        assert one == other if isinstance(one, list) else torch.allclose(one.float(), other.float(), atol=1e-4)
+    pictures = [questions.dataset.pictures(index) for index in rows]
+    with reduced(llava15.model, plan):
+        together, apart = read_together(llava15.model, batch, pictures, 3), read(llava15.model, batch, 3)
+    assert together.counts == apart.counts and torch.equal(together.answers, apart.answers)
+    torch.testing.assert_close(together.logits, apart.logits, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(together.words, apart.words, atol=1e-4, rtol=1e-4)
 
 
 def test_the_loss_falls_and_the_merger_answers_from_its_folder(config, tmp_path, data):
@@ -300,10 +303,25 @@ def test_bad_records_are_named(config, data, tmp_path, caplog):
 
 
 def test_what_a_step_draws_depends_on_its_number_alone():
-    one_pass = [index for step in range(5) for index in drawn(20, 4, step, seed=0)]
+    alone = [[index] for index in range(20)]
+    one_pass = [index for step in range(5) for index in drawn(alone, 4, step, seed=0)]
     assert sorted(one_pass) == list(range(20)) and one_pass != list(range(20))
-    assert drawn(20, 4, 7, 0) == drawn(20, 4, 7, 0) != drawn(20, 4, 7, 1)
-    assert len(drawn(3, 8, 0, 0)) == 8
+    assert drawn(alone, 4, 7, 0) == drawn(alone, 4, 7, 0) != drawn(alone, 4, 7, 1)
+    assert len(drawn(alone[:3], 8, 0, 0)) == 8
+
+
+def test_questions_about_a_picture_stay_together():
+    groups = [[0, 1, 2], [3, 4], [5, 6, 7]]
+    found = [index for step in range(2) for index in drawn(groups, 4, step, seed=1)]
+    assert sorted(found) == list(range(8)) and all(str(group)[1:-1] in str(found) for group in groups)
+
+
+def test_words_are_matched_behind_the_reduction(config, caplog):
+    where = ["--set", "method_settings.layer=3", "--set", "training_settings.feature_weight=1"]
+    for layer in (3, 9):
+        asked = ["--set", f"training_settings.feature_layer={layer}"]
+        assert main(["--config", config("custom_selection"), *where, *asked]) == 2
+        assert f"feature_layer={layer} must lie between 4 and 8" in caplog.text
 
 
 def test_the_rate_warms_up_and_goes_down():

@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# The learnable mergers on the embedded model: V1, V2, V3 and condensation's cross-attention are trained, each about half an
+# hour on one core, then compared with what needs no training at 288, 144, 64 and 16 tokens. Resumes where it was stopped.
+#
+#   bash scripts/mergers.sh [--limit 64]      further flags go to llava.train.evaluate_merger
+# shellcheck disable=SC1091
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh" train
+
+model=playground/checkpoints/llava-shapes-v1
+data=playground/data/eval/MME-shapes
+results=playground/results/mergers
+
+train() { # folder, merger type, learning rate
+    [[ -f playground/checkpoints/$1/merger.json ]] && return
+    python -m llava.train.train_merger --config configs/vision_token_pruning.yaml \
+        --set "method_settings.merger_type=$2" --set "training_settings.learning_rate=$3" \
+        --set "training_settings.output=playground/checkpoints/$1"
+}
+
+train merger-shapes-v1 simple 5e-4
+train merger-shapes-v2 question_aware 5e-4
+train merger-shapes-v3 fixed_pooling 3e-4
+train merger-shapes-condensation condensation 5e-4
+
+python -m llava.shapes.export --format mme --output "$data"
+python -m llava.train.evaluate_merger --model-path "$model" --task mme --data "$data" --results "$results" \
+    --budgets 288,144,64,16 --weights playground/checkpoints/merger-shapes-v1 --weights playground/checkpoints/merger-shapes-v2 \
+    --weights playground/checkpoints/merger-shapes-v3 --weights playground/checkpoints/merger-shapes-condensation "$@"
+
+echo
+echo "Results are in $results: report.md, curve.png, and a folder for every plan."
