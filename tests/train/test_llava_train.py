@@ -218,6 +218,22 @@ def test_a_lora_with_marks_around_images(data, tmp_path):
     loads_the_same(tmp_path, CHECKPOINT, trainer, close=1e-4)
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_lora_over_quantised_weights(data, tmp_path, bits):
+    """It learns, and the saved LoRA belongs to the whole weights, over which it is loaded."""
+    pytest.importorskip("peft")
+    pytest.importorskip("bitsandbytes")
+    trainer = run(data, tmp_path, *SHORT, "--lora_enable", True, "--bits", bits, rate=2e-2)
+    assert losses(trainer)[-1] < losses(trainer)[0] - 0.05
+    kinds = {type(module).__name__ for module in trainer.model.modules()}
+    assert {4: "Linear4bit", 8: "Linear8bitLt"}[bits] in kinds
+    assert all("lora_" in name or "mm_projector" in name for name in weights_of(trainer))
+    _, model, *_ = load_pretrained_model(tmp_path, CHECKPOINT, device="cpu")
+    name = "model.layers.0.self_attn.q_proj.weight"
+    merged, before = model.state_dict()[name], load_file(CHECKPOINT / "model.safetensors")[name].float()
+    assert merged.dtype is torch.float32 and 0 < (merged - before).abs().max() < 1
+
+
 def test_a_frozen_backbone(data, tmp_path):
     trainer = run(data, tmp_path, *SHORT, "--freeze_backbone", True, steps=1)
     assert {name.rsplit(".", 2)[0] for name in weights_of(trainer)} == {
