@@ -10,17 +10,18 @@ model=playground/checkpoints/llava-shapes-v1
 data=playground/data/eval/MME-shapes
 results=playground/results/mergers
 
-train() { # folder, merger type, learning rate
+train() { # folder, merger type, steps, further flags
     [[ -f playground/checkpoints/$1/merger.json ]] && return
     python -m llava.train.train_merger --config configs/vision_token_pruning.yaml \
-        --set "method_settings.merger_type=$2" --set "training_settings.learning_rate=$3" \
-        --set "training_settings.output=playground/checkpoints/$1"
+        --set "method_settings.merger_type=$2" --set "training_settings.steps=$3" \
+        --set "training_settings.output=playground/checkpoints/$1" "${@:4}"
 }
 
-train merger-shapes-v1 simple 5e-4
-train merger-shapes-v2 question_aware 5e-4
-train merger-shapes-v3 fixed_pooling 3e-4
-train merger-shapes-condensation condensation 5e-4
+train merger-shapes-v1 simple 400
+# Every question is a prompt of its own, so a batch has fewer.
+train merger-shapes-v2 question_aware 300 --set training_settings.batch_size=16
+train merger-shapes-v3 fixed_pooling 800
+train merger-shapes-condensation condensation 400
 
 python -m llava.shapes.export --format mme --output "$data"
 python -m llava.train.evaluate_merger --model-path "$model" --task mme --data "$data" --results "$results" \

@@ -34,14 +34,17 @@ class Group(BaseModel):
 
 
 class MethodSettings(Group):
-    """What is trained. ``budgets``: numbers of tokens of which each step draws one; None is ``merge_ratio`` alone."""
+    """What is trained. ``budgets``: numbers of tokens of which each step draws one; None is ``merge_ratio`` alone.
+
+    ``use_question``: whether V3 reads the question; None is no. V2 always does, V1 never.
+    """
 
     merger_type: Literal["simple", "question_aware", "fixed_pooling", "condensation", "custom_selection"]
     merge_ratio: Count | Share = 0.5
     budgets: list[Count] | None = Field(default=None, min_length=1)
     d_internal: Count = 512
     num_heads: Count = 8
-    use_question: bool = True
+    use_question: bool | None = None
     strategy: Literal["fps", "connectivity", "tome", "dpp"] = "fps"
     layer: Count | None = None
 
@@ -51,7 +54,7 @@ class MethodSettings(Group):
             raise ValueError(
                 f"layer={self.layer} contradicts merger_type={self.merger_type}: it stands before the projector"
             )
-        if self.merger_type == "question_aware" and not self.use_question:
+        if self.merger_type == "question_aware" and self.use_question is False:
             raise ValueError("use_question=false contradicts merger_type=question_aware; V1 (simple) reads no question")
         return self
 

@@ -118,7 +118,7 @@ def build(settings: Settings, vision_dim: int, hidden_dim: int, tokens: int) -> 
     arguments = {
         "simple": {"d_model": vision_dim, **common},
         "question_aware": {**inside, **common},
-        "fixed_pooling": {**inside, **common, "use_question": method.use_question, "num_tokens": tokens},
+        "fixed_pooling": {**inside, **common, "use_question": bool(method.use_question), "num_tokens": tokens},
     }[method.merger_type]
     return Trainee(make_merger(method.merger_type, **arguments), arguments, settings)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -54,10 +55,12 @@ def weights(folder) -> dict:
 
 
 @pytest.mark.parametrize(
-    ("kind", "together"), [*((kind, False) for kind in TYPES), ("simple", True), ("condensation", True)]
+    ("kind", "together"),
+    [*((kind, False) for kind in TYPES), *((kind, True) for kind in TYPES if kind != "question_aware")],
 )
 def test_every_parameter_of_the_merger_gets_a_gradient_and_nothing_else_does(config, llava15, kind, together):
-    settings = read_settings(config(kind, feature_weight=1.0))
+    changes = ["method_settings.use_question=true"] if kind == "fixed_pooling" and not together else []
+    settings = read_settings(config(kind, feature_weight=1.0), changes)
     model = llava15.model
     asked = [(name, parameter.requires_grad) for name, parameter in model.named_parameters()]
     model.requires_grad_(False)
@@ -284,6 +287,12 @@ def test_numbers_are_read_as_they_are_usually_written(config, written, value):
     assert (
         read_settings(config(), [f"training_settings.learning_rate={written}"]).training_settings.learning_rate == value
     )
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_the_shipped_configuration_trains_every_kind(kind):
+    file = Path(__file__).parents[2] / "configs/vision_token_pruning.yaml"
+    assert read_settings(file, [f"method_settings.merger_type={kind}"]).method_settings.merger_type == kind
 
 
 def test_the_bare_no_of_yaml_is_no_mixed_precision(config):
