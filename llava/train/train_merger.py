@@ -175,8 +175,9 @@ class Questions:
     def batch(self, indices: Sequence[int]) -> dict[str, Any]:
         """Spliced lazily: ids, labels, mask and the pictures' raw features."""
         items = [self._item(index) for index in indices]
-        raw = [feature for item in items for feature in item.pop("raw")]
-        return {**self.collate(items), "raw_vision_features": raw}
+        device = self.model.device
+        raw = [feature.to(device) for item in items for feature in item.pop("raw")]
+        return {name: part.to(device) for name, part in self.collate(items).items()} | {"raw_vision_features": raw}
 
     def _item(self, index: int) -> dict[str, Any]:
         key = self.dataset.pictures(index)
@@ -186,7 +187,7 @@ class Questions:
                 found = self.model.encode_raw(item["images"])
             if not self.settings.data_settings.cache:
                 return {"input_ids": item["input_ids"], "labels": item["labels"], "images": [], "raw": found}
-            self.features[key] = [feature.half() for feature in found]
+            self.features[key] = [feature.half().cpu() for feature in found]
         ids, labels = self.dataset.encoded(index)
         return {"input_ids": ids, "labels": labels, "images": [], "raw": self.features[key]}
 
