@@ -39,7 +39,8 @@ class TrainedMerger(Reducer):
     def select(self, tokens: Tensor, evidence: Evidence, k: int) -> Tensor:
         if self.module is None:
             kept = farthest(tokens, k).sort(dim=1).values
-            evidence.notes["merged"] = cosine_attention(tokens, kept, SOFTNESS)
+            whole = k == tokens.shape[1]
+            evidence.notes["merged"] = tokens if whole else cosine_attention(tokens, kept, SOFTNESS)
             return kept
         question, mask = evidence.question if self.module.needs_question else (None, None)
         found = fitted(self.module, tokens)(tokens, question, mask, keep=k)
