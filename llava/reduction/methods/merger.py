@@ -2,12 +2,14 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..aggregate import cosine_attention
 from ..evidence import Evidence, Need
-from ..mergers import SOFTNESS, LearnableTokenMerger, LearnableTokenMergerV3, Merger, farthest
+from ..mergers import LearnableTokenMerger, LearnableTokenMergerV3, Merger
 from ..registry import register
 from ..stage import Reducer
 from ..trained import fitted, load_trained
+from .custom_selection import CustomSelection
+
+UNTRAINED = CustomSelection()
 
 
 @register("merger")
@@ -38,9 +40,8 @@ class TrainedMerger(Reducer):
 
     def select(self, tokens: Tensor, evidence: Evidence, k: int) -> Tensor:
         if self.module is None:
-            kept = farthest(tokens, k).sort(dim=1).values
-            whole = k == tokens.shape[1]
-            evidence.notes["merged"] = tokens if whole else cosine_attention(tokens, kept, SOFTNESS)
+            kept = UNTRAINED.select(tokens, evidence, k).sort(dim=1).values
+            evidence.notes["merged"] = UNTRAINED.aggregate(tokens, kept, evidence)
             return kept
         question, mask = evidence.question if self.module.needs_question else (None, None)
         found = fitted(self.module, tokens)(tokens, question, mask, keep=k)
@@ -52,5 +53,5 @@ class TrainedMerger(Reducer):
 
     def flops(self, rows: int, tokens: int, kept: int, width: int) -> float:
         if self.module is None:
-            return 2.0 * (tokens**2 * width + 2 * kept * tokens * width)
+            return UNTRAINED.flops(rows, tokens, kept, width)
         return self.module.flops(tokens, kept)
