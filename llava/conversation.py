@@ -308,17 +308,25 @@ _MODE_BY_NAME = (
 )
 
 
-def conversation_mode(model_name: str) -> str:
-    """The template's name that belongs to a model's name, as LLaVA's command lines choose it; "llava_v0" if none fits."""
+def conversation_mode(model_name: str, config: Any = None, conv_mode: str | None = None) -> str:
+    """The name of the prompt template a model is asked with.
+
+    Where several say so, the first decides: `conv_mode`, a caller's own choice; the field `conv_mode` of the checkpoint's
+    config (an object or a dict), the template the model was trained with; the model's name, as LLaVA's command lines read
+    it ("llava_v0" if no part of it is known). Raises ValueError with the nearest names for an unknown template.
+    """
+    field = config.get("conv_mode") if isinstance(config, dict) else getattr(config, "conv_mode", None)
     name = model_name.lower()
-    return next((mode for part, mode in _MODE_BY_NAME if part in name), "llava_v0")
+    mode = conv_mode or field or next((mode for part, mode in _MODE_BY_NAME if part in name), "llava_v0")
+    get_conversation(mode)
+    return mode
 
 
 def get_conversation(name: str) -> Conversation:
     """A fresh dialogue of the named template. Raises ValueError with the nearest names for an unknown one."""
-    if name not in conv_templates:
+    if not isinstance(name, str) or name not in conv_templates:
         raise ValueError(
-            f"conversation template {name!r} is unknown{did_you_mean(name, conv_templates)}; "
+            f"conversation template {name!r} is unknown{did_you_mean(str(name), conv_templates)}; "
             f"there are {', '.join(conv_templates)}"
         )
     return conv_templates[name].copy()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from PIL import Image
 
@@ -130,3 +132,20 @@ def test_stop_string():
     assert get_conversation("v1").stop_string == "</s>"
     assert get_conversation("v0").stop_string == "###"
     assert get_conversation("plain").sep_style is SeparatorStyle.PLAIN
+
+
+@pytest.mark.parametrize("config", [{"conv_mode": "vicuna_v1"}, SimpleNamespace(conv_mode="vicuna_v1")])
+def test_the_template_belongs_to_the_checkpoint(config):
+    """A caller's wish, then the config, then the name."""
+    assert conversation_mode("llava-v1.6-mistral-7b", config) == "vicuna_v1"
+    assert conversation_mode("llava-v1.6-mistral-7b", config, "plain") == "plain"
+    assert conversation_mode("llava-v1.6-mistral-7b", {"conv_mode": None}) == "mistral_instruct"
+    assert conversation_mode("llava-v1.6-mistral-7b", SimpleNamespace(), None) == "mistral_instruct"
+
+
+@pytest.mark.parametrize("mode", ["vicuna1", 5, ["v1"]])
+def test_an_unknown_template_is_refused_wherever_it_is_named(mode):
+    with pytest.raises(ValueError, match="is unknown"):
+        conversation_mode("llava", {"conv_mode": mode})
+    with pytest.raises(ValueError, match="is unknown"):
+        conversation_mode("llava", {"conv_mode": "v1"}, mode)

@@ -77,7 +77,8 @@ def export(tower, projector, model, tokenizer_file: Path, folder: Path) -> None:
     )
     config = model.config.to_dict()
     config |= {
-        "architectures": ["LlavaLlamaForCausalLM"], "model_type": "llava", "dtype": "float16",
+        "architectures": ["LlavaLlamaForCausalLM"], "model_type": "llava_llama", "dtype": "float16",
+        "conv_mode": "vicuna_v1",
         "image_aspect_ratio": "pad", "mm_hidden_size": tower.config.hidden_size, "mm_projector_type": "mlp2x_gelu",
         "mm_use_im_patch_token": False, "mm_use_im_start_end": False, "mm_vision_select_feature": "patch",
         "mm_vision_select_layer": SELECT_LAYER, "mm_vision_tower": TOWER_FOLDER, "use_mm_proj": True,

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from llava.model import checkpoint
-from llava.model.checkpoint import find_folder, load_tensors, weight_names
+from llava.model.checkpoint import find_folder, fingerprint, load_tensors, weight_names
 
 TENSORS = {"a.weight": torch.arange(4.0), "b": torch.zeros(2)}
 
@@ -61,3 +61,30 @@ def test_the_hub_gives_one_format_only(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "snapshot_download", snapshot_download)
     assert find_folder("someone/model", "model") == tmp_path
     assert "s1.safetensors" in asked[-1] and not any("p1.bin" in patterns for patterns in asked)
+
+
+def test_a_fingerprint_sees_every_byte(tmp_path):
+    """Also those in the middle of a large file, and a change that leaves size and both ends as they were."""
+    weights = bytearray(3 * 2**20)
+    (tmp_path / "model.safetensors").write_bytes(weights)
+    (tmp_path / "notes.md").write_text("not part of the model")
+    first = fingerprint(tmp_path)
+    assert fingerprint(tmp_path) == first
+    (tmp_path / "notes.md").write_text("changed")
+    assert fingerprint(tmp_path) == first
+    weights[len(weights) // 2] = 1
+    (tmp_path / "model.safetensors").write_bytes(weights)
+    second = fingerprint(tmp_path)
+    assert second != first
+    (tmp_path / "config.json").write_text("{}")
+    assert fingerprint(tmp_path) not in (first, second)
+
+
+def test_a_fingerprint_belongs_to_names_and_contents_not_to_a_place(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name / "tower").mkdir(parents=True)
+        (tmp_path / name / "tower" / "config.json").write_text("{}")
+    assert fingerprint(tmp_path / "a") == fingerprint(tmp_path / "b")
+    (tmp_path / "b" / "tower").rename(tmp_path / "b" / "lower")
+    assert fingerprint(tmp_path / "a") != fingerprint(tmp_path / "b")
+    assert fingerprint("someone/model") == "someone/model"
