@@ -19,7 +19,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["llava", "llava.*"]),
-    package_data={"llava.eval.page": ["*.html", "*.css", "*.js"]},
+    package_data={"llava.eval.report.page": ["*.html", "*.css", "*.js"]},
     install_requires=[
         "torch>=2.6",
         "transformers>=5.14,<6",

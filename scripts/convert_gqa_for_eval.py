@@ -10,8 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from llava.eval.results import write_json
-from llava.eval.task import read_jsonl
+from llava.eval.results.folder import write_json
+from llava.eval.tasks.base import read_jsonl
 from llava.utils import exit_code
 
 

@@ -13,9 +13,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from llava.eval.results import write_json
-from llava.eval.task import read_jsonl
-from llava.eval.vqa_accuracy import normalise
+from llava.eval.results.folder import write_json
+from llava.eval.tasks.base import read_jsonl
+from llava.eval.tasks.vqa_accuracy import normalise
 from llava.utils import exit_code
 
 logger = logging.getLogger(__name__)

@@ -15,8 +15,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from llava.eval.experiment import Experiment, add_plan_flags, answer_table, compare, launch, one_plan, save
-from llava.eval.experiment import parser as common
+from llava.experiments import Experiment, add_plan_flags, answer_table, compare, launch, one_plan, save
+from llava.experiments import parser as common
 from llava.model.language_model.knobs import SPANS
 
 KNOBS = {

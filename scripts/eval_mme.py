@@ -11,7 +11,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from llava.eval.experiment import infer, inference_parser, launch, score_table
+from llava.experiments import infer, inference_parser, launch, score_table
 
 
 def parser() -> argparse.ArgumentParser:

@@ -11,7 +11,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from llava.eval.experiment import answer_table, infer, inference_parser, launch
+from llava.experiments import answer_table, infer, inference_parser, launch
 
 
 def parser() -> argparse.ArgumentParser:

@@ -13,7 +13,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from llava.eval.experiment import (
+from llava.experiments import (
     Experiment,
     accuracy_panel,
     accuracy_table,
@@ -24,7 +24,7 @@ from llava.eval.experiment import (
     launch,
     save,
 )
-from llava.eval.experiment import parser as common
+from llava.experiments import parser as common
 from llava.reduction import make_stage
 
 

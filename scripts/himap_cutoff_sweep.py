@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from llava.eval.experiment import (
+from llava.experiments import (
     Experiment,
     accuracy_panel,
     accuracy_table,
@@ -28,7 +28,7 @@ from llava.eval.experiment import (
     one_plan,
     save,
 )
-from llava.eval.experiment import parser as common
+from llava.experiments import parser as common
 from llava.mm_utils import get_model_name_from_path
 from llava.model.language_model.himap_configuration_llama import METHOD_FLAGS
 from llava.reduction import Stage

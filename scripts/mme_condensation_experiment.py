@@ -14,7 +14,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from llava.eval.experiment import (
+from llava.experiments import (
     Experiment,
     Panel,
     Sweep,
@@ -29,7 +29,7 @@ from llava.eval.experiment import (
     tables,
     total_panel,
 )
-from llava.eval.experiment import parser as common
+from llava.experiments import parser as common
 from llava.reduction import make_stage
 
 METHODS = ("hard_pruning", "condensation_fps", "condensation_connectivity")

@@ -13,7 +13,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from llava.eval.experiment import (
+from llava.experiments import (
     Experiment,
     add_layer_flags,
     cut,
@@ -25,7 +25,7 @@ from llava.eval.experiment import (
     save,
     total_panel,
 )
-from llava.eval.experiment import parser as common
+from llava.experiments import parser as common
 
 
 def parser() -> argparse.ArgumentParser:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from llava.eval.experiment import (
+from llava.experiments import (
     Experiment,
     add_layer_flags,
     draw,
@@ -27,7 +27,7 @@ from llava.eval.experiment import (
     tables,
     total_panel,
 )
-from llava.eval.experiment import parser as common
+from llava.experiments import parser as common
 from llava.reduction import Evidence, Stage, did_you_mean
 from llava.reduction.centres import STRATEGIES, Centres
 from llava.reduction.score import similarity

@@ -15,7 +15,8 @@ ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "llava").rglob("*.py"))
 METHOD_FILES = sorted(path for path in (ROOT / "llava/reduction/methods").glob("*.py") if path.name != "__init__.py")
 # who may import whom: a layer knows those before it
-LAYERS = ["reduction", "model", "eval", "analysis", "train", "serve"]
+LAYERS = ["reduction", "model", "cli", "eval", "experiments", "analysis", "train", "serve"]
+DOORS = {"llava/eval/precision.py"}  # a known command whose code lies in a higher layer
 
 
 def imports(path: Path) -> set[str]:
@@ -49,7 +50,7 @@ def test_there_is_something_to_check():
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_layers_import_downwards_only(path):
     parts = path.relative_to(ROOT).parts
-    if parts[1] not in LAYERS:
+    if parts[1] not in LAYERS or str(path.relative_to(ROOT)) in DOORS:
         return
     above = LAYERS[LAYERS.index(parts[1]) + 1 :]
     for name in imports(path):

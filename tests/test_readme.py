@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 import shlex
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from llava.reduction import method_table
+from tests.entries import entry
 
 ROOT = Path(__file__).parents[1]
 READMES = [ROOT / "README.md", ROOT / "README_zh.md"]
@@ -36,7 +36,7 @@ def test_commands_parse(readme):
     lines = re.findall(r"^(?:accelerate launch .*-m|python -m) (llava\.\S+.*)$", text, flags=re.M)
     for line in lines:
         name, *words = shlex.split(line.split("#")[0])
-        importlib.import_module(name).parser().parse_args(words)
+        entry(name).parser().parse_args(words)
     assert len(lines) >= 10
 
 

@@ -13,13 +13,13 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.progress import track
 
+from llava.cli.flags import load_from_flags
 from llava.conversation import get_conversation
-from llava.eval.experiment import add_question_flags, open_task, spelled
-from llava.eval.flags import load_from_flags
-from llava.eval.loop import answers
-from llava.eval.results import check_writable, write_json
-from llava.eval.subject import Generation, LlavaSubject
-from llava.eval.task import Example, Line, Task, list_tasks
+from llava.eval.ask.loop import answers
+from llava.eval.ask.subject import Generation, LlavaSubject
+from llava.eval.results.folder import check_writable, write_json
+from llava.eval.tasks.base import Example, Line, Task, list_tasks
+from llava.experiments import add_question_flags, open_task, spelled
 from llava.mm_utils import get_model_name_from_path
 from llava.model.builder import read_config
 from llava.model.checkpoint import find_folder

@@ -33,11 +33,11 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llava.eval.experiment import Panel, draw
-from llava.eval.report import terminal
-from llava.eval.statistics import bootstrap
-from llava.eval.subject import Generation, LlavaSubject, Reply
-from llava.eval.task import Example
+from llava.cli.console import terminal
+from llava.eval.ask.subject import Generation, LlavaSubject, Reply
+from llava.eval.tasks.base import Example
+from llava.eval.tasks.statistics import bootstrap
+from llava.experiments import Panel, draw
 from llava.model.language_model.reducible_llama import ReducibleLlamaModel
 from llava.reduction import Ledger, Stage
 

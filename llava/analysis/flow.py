@@ -23,8 +23,8 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from llava.eval.curve import COLOURS
-from llava.eval.task import Line
+from llava.eval.report.curve import COLOURS
+from llava.eval.tasks.base import Line
 
 from .command import Session, add_plan_flag, by_category, common_parser, launch
 from .figures import draw_layers, draw_table

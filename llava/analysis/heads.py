@@ -20,8 +20,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy.stats import entropy
 
-from llava.eval.curve import COLOURS
-from llava.eval.results import write_json
+from llava.eval.report.curve import COLOURS
+from llava.eval.results.folder import write_json
 
 from .command import Session, add_plan_flag, by_category, common_parser, launch, rounded
 from .figures import draw_table

@@ -30,8 +30,8 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from llava.eval.task import Example
-from llava.eval.visualize import seen
+from llava.eval.report.visualize import seen
+from llava.eval.tasks.base import Example
 from llava.mm_utils import load_image
 from llava.reduction.score import mean_heads, text_weighted
 

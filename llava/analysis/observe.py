@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from llava.eval.subject import Generation, LlavaSubject, Reply
+from llava.eval.ask.subject import Generation, LlavaSubject, Reply
 from llava.model.language_model.reducible_llama import ReducibleLlamaModel
 from llava.reduction import Ledger, Stage, attention_rows
 from llava.reduction.evidence import layer_keys

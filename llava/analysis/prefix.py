@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llava.eval.subject import Generation, LlavaSubject, Reply
+from llava.eval.ask.subject import Generation, LlavaSubject, Reply
 from llava.reduction import Stage
 
 from .observe import Around

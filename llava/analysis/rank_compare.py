@@ -20,10 +20,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from llava.eval.experiment import Panel, draw
-from llava.eval.report import terminal
-from llava.eval.results import write_json
-from llava.eval.statistics import bootstrap, verdict
+from llava.cli.console import terminal
+from llava.eval.results.folder import write_json
+from llava.eval.tasks.statistics import bootstrap, verdict
+from llava.experiments import Panel, draw
 
 from .command import launch, rounded
 

@@ -26,11 +26,11 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from llava.eval.experiment import Experiment, Outcome, Panel, Sweep, draw, launch, save
-from llava.eval.experiment import parser as common
-from llava.eval.experiment.tables import cost_table
-from llava.eval.subject import Generation, Reply
-from llava.eval.task import list_tasks
+from llava.eval.ask.subject import Generation, Reply
+from llava.eval.tasks.base import list_tasks
+from llava.experiments import Experiment, Outcome, Panel, Sweep, draw, launch, save
+from llava.experiments import parser as common
+from llava.experiments.tables import cost_table
 from llava.reduction import Stage, make_stage
 from llava.reduction.cost import decoder_flops
 

@@ -33,9 +33,9 @@ from torch.nn import functional as F
 
 from llava.constants import DEFAULT_IMAGE_TOKEN
 from llava.conversation import get_conversation
-from llava.eval.results import check_writable
-from llava.eval.subject import Generation
-from llava.eval.task import Example
+from llava.eval.ask.subject import Generation
+from llava.eval.results.folder import check_writable
+from llava.eval.tasks.base import Example
 from llava.mm_utils import tokenizer_image_token
 from llava.model.language_model.reducible_llama import ReducibleLlamaModel
 from llava.reduction import Ledger, Stage, reduced

@@ -1,72 +1,10 @@
-"""An answers file on MME as the fourteen text files that the benchmark's calculation reads.
+"""``python -m llava.eval.convert_answer_to_mme``; the code is in ``llava/eval/scoring/convert_answer_to_mme.py``."""
 
-    python -m llava.eval.convert_answer_to_mme --experiment llava-v1.5-7b --data playground/data/eval/MME
-
-reads ``answers/llava-v1.5-7b.jsonl`` of that folder and writes ``eval_tool/answers/llava-v1.5-7b/{subtask}.txt``, a line a
-question: file of the truth, question, truth, answer, parted by tabs. ``python -m llava.eval.calculation`` scores them.
-"""
-
-from __future__ import annotations
-
-import argparse
-import logging
 import sys
-from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
 
-from llava.utils import exit_code
+from .scoring.convert_answer_to_mme import main, parser
 
-from .eval_answers import lines_of
-from .task import Line, by_picture
-from .tasks.mme import INSTRUCTIONS, SUBTASKS, Mme
-
-logger = logging.getLogger(__name__)
-
-
-def rows(task: Mme, lines: Sequence[Line]) -> dict[str, list[str]]:
-    """The text lines of every subtask, the two of a picture after each other.
-
-    Line breaks and tabs of an answer become blanks: they would be read as further lines and fields.
-    """
-    found: dict[str, list[str]] = {}
-    for picture, pair in by_picture(lines).items():
-        file = f"{PurePosixPath(picture).stem}.txt"
-        for line in pair:
-            question = f"{task.bare(line['prompt'])} {INSTRUCTIONS[1]}"
-            said = " ".join(line["text"].split())
-            found.setdefault(line["category"], []).append("\t".join((file, question, line["label"], said)))
-    return found
-
-
-def parser() -> argparse.ArgumentParser:
-    """LLaVA's flag, and the folder that its script had to be run in."""
-    flags = argparse.ArgumentParser(
-        prog="python -m llava.eval.convert_answer_to_mme", description="Make MME's text files of an answers file."
-    )
-    flags.add_argument("--experiment", required=True, help="answers/EXPERIMENT.jsonl in the folder of the benchmark")
-    flags.add_argument("--data", type=Path, default=Path("playground/data/eval/MME"), help="default: %(default)s")
-    return flags
-
-
-def run(arguments: argparse.Namespace) -> Path:
-    """Convert the answers of an experiment; returns the folder of the text files."""
-    task = Mme(arguments.data)
-    lines = lines_of(task, arguments.data / "answers" / f"{arguments.experiment}.jsonl")
-    folder = arguments.data / "eval_tool" / "answers" / arguments.experiment
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in SUBTASKS:  # what is there may be of more subtasks, and would be scored along
-        (folder / f"{name}.txt").unlink(missing_ok=True)
-    for category, texts in rows(task, lines).items():
-        (folder / f"{category}.txt").write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
-    logger.info("%d answers in %s", len(lines), folder)
-    return folder
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns 0, or 2 for bad input."""
-    given = parser().parse_args(arguments)
-    return exit_code(lambda: run(given))
-
+__all__ = ["main", "parser"]
 
 if __name__ == "__main__":
     sys.exit(main())

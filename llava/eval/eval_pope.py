@@ -15,7 +15,7 @@ from pathlib import Path
 
 from llava.utils import exit_code
 
-from .eval_answers import lines_of
+from .scoring.eval_answers import lines_of
 from .tasks.pope import Pope
 
 

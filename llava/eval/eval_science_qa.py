@@ -18,8 +18,8 @@ from pathlib import Path
 from llava.constants import DEFAULT_IMAGE_TOKEN
 from llava.utils import exit_code
 
-from .results import write_json
-from .task import Line, numbered_jsonl, read_json
+from .results.folder import write_json
+from .tasks.base import Line, numbered_jsonl, read_json
 from .tasks.scienceqa import FAILED, OPTIONS, is_strictly, parse_answer
 
 logger = logging.getLogger(__name__)

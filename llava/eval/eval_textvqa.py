@@ -14,9 +14,9 @@ from pathlib import Path
 
 from llava.utils import exit_code
 
-from .task import numbered_jsonl
+from .tasks.base import numbered_jsonl
 from .tasks.textvqa import question_of, read_truth
-from .vqa_accuracy import soft_accuracy
+from .tasks.vqa_accuracy import soft_accuracy
 
 logger = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from .answers import launch
-from .answers import parser as shared_parser
 from .model_vqa_loader import run
+from .scoring.answers_file import launch
+from .scoring.answers_file import parser as shared_parser
 
 
 def parser() -> argparse.ArgumentParser:

@@ -16,9 +16,9 @@ from collections.abc import Sequence
 
 from llava.mm_utils import get_model_name_from_path
 
-from .answers import ask, launch, questions_from
-from .answers import parser as shared_parser
-from .task import numbered_jsonl
+from .scoring.answers_file import ask, launch, questions_from
+from .scoring.answers_file import parser as shared_parser
+from .tasks.base import numbered_jsonl
 
 logger = logging.getLogger(__name__)
 

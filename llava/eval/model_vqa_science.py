@@ -22,10 +22,10 @@ from PIL import Image
 from llava.constants import DEFAULT_IMAGE_TOKEN, LETTER_ANSWER
 from llava.reduction import Stage
 
-from .answers import ask, launch, questions_from
-from .answers import parser as shared_parser
-from .subject import Generation, LlavaSubject, Reply
-from .task import Line, read_records
+from .ask.subject import Generation, LlavaSubject, Reply
+from .scoring.answers_file import ask, launch, questions_from
+from .scoring.answers_file import parser as shared_parser
+from .tasks.base import Line, read_records
 from .tasks.scienceqa import turns
 
 LEAD_IN = " ###\nANSWER:"

@@ -24,6 +24,8 @@ from statistics import median
 import torch
 from rich.console import Console
 
+from llava.cli.console import STOPPED, terminal
+from llava.cli.flags import add_model_flags, add_reduction_flags, load_from_flags
 from llava.conversation import conversation_mode, get_conversation
 from llava.mm_utils import get_model_name_from_path
 from llava.model.builder import read_config
@@ -32,13 +34,12 @@ from llava.model.tokenizer import load_tokenizer
 from llava.reduction import Stage
 from llava.utils import exit_code
 
-from . import samples
-from .flags import add_model_flags, add_reduction_flags, load_from_flags
-from .measure import STOPPED, measure
-from .plans import Pricing, matched, parse_match, plans_from, tokens_of_picture, with_controls
-from .report import collect, show, terminal, write
-from .subject import LlavaSubject, Subject, prompt_ids
-from .task import Task, get_task, list_tasks
+from .ask.controls import Pricing, matched, parse_match, plans_from, tokens_of_picture, with_controls
+from .ask.measure import measure
+from .ask.subject import LlavaSubject, Subject, prompt_ids
+from .report.command import collect, show, write
+from .results import samples
+from .tasks.base import Task, get_task, list_tasks
 
 
 def compared_plans(arguments: argparse.Namespace, task: Task, folder: Path) -> list[list[Stage]]:

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from PIL import Image
 
+from llava.cli.flags import add_model_flags, add_reduction_flags, load_from_flags
 from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN, DEFAULT_IMAGE_TOKEN, IMAGE_PLACEHOLDER
 from llava.conversation import conversation_mode, get_conversation
-from llava.eval.flags import add_model_flags, add_reduction_flags, load_from_flags
 from llava.mm_utils import get_model_name_from_path, load_image, process_images, tokenizer_image_token
 
 logger = logging.getLogger(__name__)

@@ -13,8 +13,8 @@ import torch
 from rich.console import Console
 from transformers import StoppingCriteriaList, TextStreamer
 
+from llava.cli.flags import add_model_flags, add_reduction_flags, load_from_flags
 from llava.conversation import Conversation, get_conversation
-from llava.eval.flags import add_model_flags, add_reduction_flags, load_from_flags
 from llava.eval.run_llava import chosen_mode, load_images, with_images
 from llava.mm_utils import KeywordsStoppingCriteria, process_images, tokenizer_image_token
 

@@ -15,10 +15,9 @@ import logging
 import sys
 from collections.abc import Sequence
 
+from llava.cli.console import STOPPED, terminal
 from llava.eval import run as evaluation
-from llava.eval.measure import STOPPED
-from llava.eval.plans import SEEDS, Pricing, matched, tokens_of_picture
-from llava.eval.report import terminal
+from llava.eval.ask.controls import SEEDS, Pricing, matched, tokens_of_picture
 from llava.model.builder import read_config
 from llava.model.checkpoint import find_folder
 from llava.reduction import plan_from

@@ -34,9 +34,9 @@ from transformers import HfArgumentParser, PreTrainedTokenizerBase, set_seed
 from transformers import TrainingArguments as TrainerArguments
 from transformers.trainer_utils import IntervalStrategy
 
+from llava.cli.flags import add_reduction_flags, reduction_kwargs
 from llava.constants import IMAGE_TOKEN_INDEX
 from llava.conversation import SeparatorStyle, get_conversation
-from llava.eval.flags import add_reduction_flags, reduction_kwargs
 from llava.mm_utils import Size, process_images
 from llava.model.builder import PROJECTION, UNTRAINED, load_pretrained_model
 from llava.model.checkpoint import find_folder, read_json

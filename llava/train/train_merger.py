@@ -31,9 +31,8 @@ from matplotlib.figure import Figure
 from rich.progress import Progress
 from torch import Tensor, nn
 
+from llava.cli.console import progress_bar, terminal
 from llava.constants import IGNORE_INDEX
-from llava.eval.measure import progress_bar
-from llava.eval.report import terminal
 from llava.model.builder import load_pretrained_model, read_config
 from llava.model.checkpoint import find_folder
 from llava.model.language_model.himap_configuration_llama import REDUCTION_KNOBS

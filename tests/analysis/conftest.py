@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from llava.eval.subject import LlavaSubject
+from llava.eval.ask.subject import LlavaSubject
 from llava.shapes.export import export
 from tests.conftest import PARITY15
 
@@ -55,7 +55,7 @@ def analyse(questions, tmp_path, monkeypatch, llava15):
     def load(flags):
         return llava15.tokenizer, llava15.model, llava15.image_processor, None
 
-    for module in ("llava.analysis.command", "llava.eval.experiment.sweep"):
+    for module in ("llava.analysis.command", "llava.experiments.sweep"):
         monkeypatch.setattr(f"{module}.load_from_flags", load)
     monkeypatch.chdir(tmp_path)
 

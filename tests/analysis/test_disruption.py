@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from llava.analysis.disruption import Disturbed, Isolation, blocked, isolated, jaccard, reference_scores
-from llava.eval.subject import Generation
+from llava.eval.ask.subject import Generation
 from llava.reduction import Ledger
 from tests.conftest import PARITY15
 from tests.tiny import LAYERS, generate, prompt, tiny_model

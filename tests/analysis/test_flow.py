@@ -11,7 +11,7 @@ from PIL import Image
 from llava.analysis.flow import SHARES, named, shares
 from llava.analysis.heads import head_statistics, measure
 from llava.analysis.observe import GROUPS, Observer
-from llava.eval.subject import Generation
+from llava.eval.ask.subject import Generation
 from llava.reduction import plan_from
 from tests.conftest import PARITY15
 

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from llava.analysis.prefix import SharedPrefix
-from llava.eval.subject import Generation, LlavaSubject
+from llava.eval.ask.subject import Generation, LlavaSubject
 from llava.reduction import plan_from
 from tests.conftest import PARITY15
 

@@ -13,8 +13,8 @@ from PIL import Image
 
 from llava.analysis.rank_compare import compare, main, read
 from llava.analysis.rank_sweep import Ranked
-from llava.eval.results import read_predictions
-from llava.eval.subject import Generation
+from llava.eval.ask.subject import Generation
+from llava.eval.results.folder import read_predictions
 from llava.reduction import plan_from
 from tests.conftest import PARITY15
 

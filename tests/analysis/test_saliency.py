@@ -14,7 +14,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from llava.analysis.observe import GROUPS, token_groups
 from llava.analysis.saliency import Asked, Salience, props, saliency, target_id
-from llava.eval.subject import Generation
+from llava.eval.ask.subject import Generation
 from llava.reduction import plan_from, reduced
 from tests.conftest import PARITY15
 from tests.tiny import LAYERS, prompt, tiny_model

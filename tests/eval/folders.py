@@ -8,9 +8,9 @@ from zlib import crc32
 
 from PIL import Image
 
-from llava.eval.plans import method_label
-from llava.eval.results import Run, summarise_cost, write_json
-from llava.eval.samples import FILE, FORMAT, store, to_mask
+from llava.eval.ask.controls import method_label
+from llava.eval.results.folder import Run, summarise_cost, write_json
+from llava.eval.results.samples import FILE, FORMAT, store, to_mask
 from llava.eval.tasks.mme import Mme
 from llava.reduction import plan_from, plan_name
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from llava.eval.subject import Generation, Reply
+from llava.eval.ask.subject import Generation, Reply
 
 
 class StubSubject:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from llava.eval import answers as module
 from llava.eval import model_vqa, model_vqa_loader
-from llava.eval.answers import chunk
+from llava.eval.scoring import answers_file as module
+from llava.eval.scoring.answers_file import chunk
 from llava.shapes.export import export
 from tests.conftest import PARITY15
 from tests.eval.stubs import StubSubject

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from llava.constants import LETTER_ANSWER
-from llava.eval import answers as module
 from llava.eval import eval_science_qa, model_vqa_science
-from llava.eval.eval_answers import lines_of
+from llava.eval.ask.subject import Generation
 from llava.eval.model_vqa_science import LEAD_IN, SAID, Continued, Reasoning
-from llava.eval.subject import Generation
+from llava.eval.scoring import answers_file as module
+from llava.eval.scoring.eval_answers import lines_of
 from llava.eval.tasks.scienceqa import ScienceQA
 from llava.shapes.export import export
 from tests.conftest import PARITY15

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from llava.eval.loop import Features
-from llava.eval.measure import evaluate
-from llava.eval.plans import method_label
-from llava.eval.results import Run, read_predictions
+from llava.eval.ask.controls import method_label
+from llava.eval.ask.loop import Features
+from llava.eval.ask.measure import evaluate
+from llava.eval.ask.subject import Generation, LlavaSubject
+from llava.eval.results.folder import Run, read_predictions
+from llava.eval.results.samples import read as read_samples
 from llava.eval.run import main
-from llava.eval.samples import read as read_samples
-from llava.eval.subject import Generation, LlavaSubject
 from llava.eval.tasks.mme import Mme
 from llava.mm_utils import load_image
 from llava.reduction import plan_from

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llava.eval.plans import plans_from
+from llava.eval.ask.controls import plans_from
 from llava.eval.run import parser
 from llava.model.language_model.himap_configuration_llama import LlamaConfig
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from llava.eval.results import read_predictions
-from llava.eval.subject import Generation, LlavaSubject
+from llava.eval.ask.subject import Generation, LlavaSubject
+from llava.eval.results.folder import read_predictions
 from llava.reduction import Evidence
 from llava.shapes.export import export
 from tests.conftest import PARITY15
@@ -71,7 +71,7 @@ def run(data, tmp_path, monkeypatch, llava15):
         return script(name).main([*common, *flags])
 
     started.loads = 0
-    monkeypatch.setattr("llava.eval.experiment.sweep.load_from_flags", load)
+    monkeypatch.setattr("llava.experiments.sweep.load_from_flags", load)
     return started
 
 

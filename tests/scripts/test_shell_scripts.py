@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 import subprocess
 from pathlib import Path
 
 import pytest
+
+from tests.entries import entry
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 SHELL = sorted(SCRIPTS.rglob("*.sh"))
@@ -35,10 +36,10 @@ def test_shell_script_parses_and_stops_at_the_first_error(script):
     ("module", "flags"), [pytest.param(*call, id=call[0]) for script in SHELL for call in calls(script) if call[1]]
 )
 def test_flags_exist(module, flags):
-    known = importlib.import_module(module).parser()._option_string_actions
+    known = entry(module).parser()._option_string_actions
     assert not [flag for flag in flags if flag not in known]
 
 
-@pytest.mark.parametrize(("name", "module"), [("eval", "run"), ("bench", "bench"), ("report", "report")])
+@pytest.mark.parametrize(("name", "module"), [("eval", "run"), ("bench", "bench.plans"), ("report", "report.command")])
 def test_thin_scripts_call_their_module(name, module):
     assert f"from llava.eval.{module} import main" in (SCRIPTS / f"{name}.py").read_text()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from llava.constants import SHORT_ANSWER
-from llava.eval.subject import Generation, LlavaSubject
+from llava.eval.ask.subject import Generation, LlavaSubject
 from llava.model.builder import load_pretrained_model
 from llava.reduction import plan_from
 from llava.shapes.questions import yes_no_pair

@@ -1,1 +1,1 @@
-"""One file a benchmark; ``llava.eval.task.get_task`` finds them by name."""
+"""One file a benchmark, and what they share: ``base``, ``statistics``, ``vqa_accuracy``; ``base.get_task`` finds them by name."""

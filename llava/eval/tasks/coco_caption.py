@@ -13,7 +13,7 @@ from pathlib import Path
 
 from llava.utils import installed
 
-from ..task import Example, Line, Task, by_picture, read_records
+from .base import Example, Line, Task, by_picture, read_records
 
 _CLITIC = re.compile(r"(n't|'(?:s|re|ve|ll|d|m))(?!\w)")
 _WORD = re.compile(r"'(?:s|re|ve|ll|d|m)\b|\w+(?:[-']\w+)*")

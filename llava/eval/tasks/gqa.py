@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ..task import Example, Line, Task, read_json, subtask_scores
+from .base import Example, Line, Task, read_json, subtask_scores
 
 
 class Gqa(Task):

@@ -13,7 +13,7 @@ from pathlib import Path
 from llava.constants import SHORT_ANSWER
 from llava.reduction import did_you_mean
 
-from ..task import Example, Line, Task, by_picture, read_records
+from .base import Example, Line, Task, by_picture, read_records
 
 PERCEPTION = ("existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR")
 COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")

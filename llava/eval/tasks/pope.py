@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from ..task import Example, Line, Task, by_picture, numbered_jsonl
+from .base import Example, Line, Task, by_picture, numbered_jsonl
 
 CATEGORIES = ("random", "popular", "adversarial")
 

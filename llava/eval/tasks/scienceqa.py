@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 
 from llava.constants import DEFAULT_IMAGE_TOKEN, LETTER_ANSWER
 
-from ..task import Example, Line, Task, read_records
+from .base import Example, Line, Task, read_records
 
 OPTIONS = ("A", "B", "C", "D", "E")
 FAILED = "FAILED"

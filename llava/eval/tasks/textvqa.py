@@ -12,8 +12,8 @@ from pathlib import Path
 
 from llava.constants import DEFAULT_IMAGE_TOKEN
 
-from ..task import Example, read_records
-from ..vqa_accuracy import VqaTask, most_common, ten_answers
+from .base import Example, read_records
+from .vqa_accuracy import VqaTask, most_common, ten_answers
 
 HINT = "Reference OCR token:"
 _INLINE = re.compile(r"OCR tokens: .*?Question: (.*?) Short answer:", re.DOTALL)

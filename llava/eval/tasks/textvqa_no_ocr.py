@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..task import Example
+from .base import Example
 from .textvqa import HINT, TextVqa
 
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..task import Example, read_records
-from ..vqa_accuracy import VqaTask, most_common, ten_answers
+from .base import Example, read_records
+from .vqa_accuracy import VqaTask, most_common, ten_answers
 
 PREFIX = "llava_vqav2_mscoco_"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from llava.eval.task import Example, Line, Task
+from llava.eval.tasks.base import Example, Line, Task
 
 
 def answered(task: Task, reply: Callable[[Example], str]) -> list[Line]:

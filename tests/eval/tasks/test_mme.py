@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llava.eval.task import get_task
+from llava.eval.tasks.base import get_task
 from llava.eval.tasks.mme import SUBTASKS, Mme, calculate, parse_answer, score_pairs
 from llava.shapes.export import export
 from tests.eval.tasks.lines import answered

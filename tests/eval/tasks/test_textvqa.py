@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llava.eval.task import get_task
+from llava.eval.tasks.base import get_task
 from llava.eval.tasks.textvqa import TextVqa, question_of
 from llava.eval.tasks.textvqa_no_ocr import TextVqaNoOcr
 from llava.shapes.export import export

@@ -1,0 +1,1 @@
+"""What every command line shares: flags, console and progress bar."""

@@ -1,0 +1,1 @@
+"""A question becomes a line: the model under evaluation, the inference loop, measurements and control plans."""

@@ -1,0 +1,197 @@
+"""Models x plans x a task, into folders that a report can be made of: what every evaluation of this package goes through.
+
+``measure`` does what a command line asks for; ``evaluate`` is its core, with a subject and open folders in hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from rich.console import Console
+from rich.progress import Progress
+
+from llava.cli.console import progress_bar
+from llava.mm_utils import get_model_name_from_path
+from llava.reduction import Stage, plan_name
+
+from ..results import samples
+from ..results.folder import Run, model_fingerprint, summarise_cost
+from ..tasks.base import Example, Line, Task
+from .controls import method_label
+from .loop import Answer, answers
+from .subject import Generation, LlavaSubject, Subject
+
+logger = logging.getLogger(__name__)
+
+
+def measure(
+    arguments: argparse.Namespace,
+    task: Task,
+    plans: Sequence[list[Stage]],
+    results: Path,
+    folder: Path,
+    load: Callable[[torch.device | None], Subject],
+    console: Console,
+    more: dict | None = None,
+) -> list[tuple[Run, dict]]:
+    """Answer a task under every plan, each in its folder of ``results``, and return the closed runs with their metrics.
+
+    What a stopped command has answered is not asked again. ``folder`` is where the model lies; ``load`` loads it, on the
+    device that this process has been given (None: as the command line says), and is called only when something is left to
+    ask. ``more`` is what else decides the answers, for the runs' configuration. Started by ``accelerate launch``, every
+    process but the first has an empty list. Raises ValueError and OSError as ``Run`` does.
+    """
+    if arguments.batch_size < 1:
+        raise ValueError(f"batch_size={arguments.batch_size} must be at least 1")
+    processes = PartialState(cpu=str(arguments.device or "").startswith("cpu") or not torch.cuda.is_available())
+    logger.setLevel(logging.INFO if processes.is_main_process else logging.ERROR)
+    pictures = getattr(arguments, "samples", 0)
+    with ExitStack() as stack:
+        with processes.main_process_first():
+            runs = []
+            for plan in plans:
+                settings = {**configuration(arguments, task, plan, folder), **(more or {})}
+                run = Run(results / plan_name(plan), settings, processes.process_index)
+                runs.append((plan, stack.enter_context(run)))
+            if arguments.retry_failed and processes.is_main_process:
+                logger.info("%d failed questions are asked again", sum(run.retry_failed() for _, run in runs))
+        done, total = sum(len(run.done) for _, run in runs), len(runs) * len(task.examples)
+        if done:
+            logger.info("%d of %d answers are there already", done, total)
+        unseen = samples.lacking(runs) if pictures and processes.is_main_process else []
+        subject = None
+        if done < total or unseen:
+            subject = load(processes.device if processes.num_processes > 1 and not arguments.device else None)
+        shared = not getattr(arguments, "encode_each", False)
+        with progress_bar(console, processes.is_main_process) as progress:
+            metrics = evaluate(subject, task, runs, arguments.batch_size, progress, processes, shared)
+        if isinstance(subject, LlavaSubject) and unseen:
+            samples.record(subject, task, unseen, pictures, arguments.batch_size)
+    failed = sum(figures["failed"] for figures in metrics)
+    if failed:
+        logger.warning(
+            "%d questions failed; their lines in predictions.jsonl say why, --retry-failed asks them again", failed
+        )
+    return [(run, figures) for (_, run), figures in zip(runs, metrics)]
+
+
+def evaluate(
+    subject: Subject | None,
+    task: Task,
+    runs: Sequence[tuple[list[Stage], Run]],
+    batch_size: int = 8,
+    progress: Progress | None = None,
+    processes: PartialState | None = None,
+    shared_features: bool = True,
+) -> list[dict]:
+    """Answer what the runs still lack, line by line, and return each run's metrics, in order.
+
+    ``runs`` pairs a plan with its open folder. A picture that cannot be read fails its questions, with the reason in their
+    lines, and nothing else. With several ``processes`` each answers its share of the batches into its own part of the
+    folders; the first gathers them, and the others return nothing. Raises what the model raises; the answers until then
+    are kept. ``subject`` may be None when every answer is there already.
+    """
+    progress = progress or Progress(disable=True)
+    processes = processes or PartialState()
+    share = (processes.process_index, processes.num_processes)
+    total, done = len(task.examples) * len(runs), sum(len(run.done) for _, run in runs)
+    bar = progress.add_task(task.name, total=total, completed=done)
+    found = (
+        []
+        if done == total
+        else answers(
+            subject,
+            [plan for plan, _ in runs],
+            task.examples,
+            prompt=task.prompt,
+            wanted=lambda number, example: example.key not in runs[number][1].done,
+            batch_size=batch_size,
+            generation=Generation(max_new_tokens=task.max_new_tokens),
+            share=share,
+            shared_features=shared_features,
+        )
+    )
+    for answer in found:
+        run = runs[answer.number][1]
+        run.append(_line(task, answer))
+        progress.update(bar, description=f"{task.name}  {run.folder.name}", advance=share[1])
+    processes.wait_for_everyone()
+    if not processes.is_main_process:
+        return []
+    order = {example.key: place for place, example in enumerate(task.examples)}
+    metrics = []
+    for plan, run in runs:
+        lines = run.gather(order)
+        figures = {"plan": run.folder.name, "method": method_label(plan), **task.metrics(lines)}
+        run.finish(figures, summarise_cost(lines))
+        metrics.append(figures)
+    return metrics
+
+
+def _line(task: Task, answer: Answer) -> Line:
+    """An answer as a line of ``predictions.jsonl``."""
+    reply, example = answer.reply, answer.example
+    about = _about(task, example, answer.prompt)
+    if reply is None:
+        return {**about, "text": "", **task.score(example, ""), "correct": False, "error": answer.error}
+    line = {
+        **about,
+        "text": reply.text,
+        **task.score(example, reply.text),
+        "kept": reply.kept,
+        "cost": reply.cost,
+        "seconds": round(answer.seconds, 6),
+        "tower_seconds": round(answer.tower_seconds, 6),
+    }
+    return line if reply.prefill_seconds is None else {**line, "prefill_seconds": round(reply.prefill_seconds, 6)}
+
+
+def _about(task: Task, example: Example, prompt: str) -> dict:
+    image = example.image
+    if image is not None and image.is_relative_to(task.data):
+        image = image.relative_to(task.data)
+    return {
+        "key": example.key,
+        "question_id": example.question_id,
+        "picture": example.picture,
+        "image": None if image is None else str(image),
+        "category": example.category,
+        "prompt": prompt,
+    }
+
+
+def configuration(arguments: argparse.Namespace, task: Task, plan: list[Stage], folder: Path) -> dict:
+    """Everything that decides the answers of a run, as plain values; ``folder`` is where the model lies."""
+    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    trained = [stage.reducer.weights for stage in plan if getattr(stage.reducer, "weights", None)]
+    return {
+        "task": {
+            "name": task.name,
+            "data": str(arguments.data),
+            "questions": len(task.examples),
+            "limit": arguments.limit,
+            "fingerprint": task.fingerprint(),
+        },
+        "model": {
+            "name": get_model_name_from_path(arguments.model_path),
+            "path": str(arguments.model_path),
+            "base": arguments.model_base,
+            "fingerprint": model_fingerprint(folder),
+            "device": str(device),
+            "dtype": arguments.dtype or ("float16" if str(device).startswith("cuda") else "float32"),
+            "attn_implementation": arguments.attn_implementation,
+            "bits": 8 if arguments.load_8bit else 4 if arguments.load_4bit else None,
+        },
+        "plan": {"name": plan_name(plan), "method": method_label(plan), "stages": [str(stage) for stage in plan]}
+        | ({"weights": list(map(model_fingerprint, trained))} if trained else {}),
+        "conv_mode": arguments.conv_mode,
+        "max_new_tokens": task.max_new_tokens,
+        "decoding": "greedy",
+        "batch_size": arguments.batch_size,
+    }

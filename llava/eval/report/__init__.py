@@ -1,0 +1,1 @@
+"""Results folders to tables, figures and a page; ``command.py`` is the command line."""

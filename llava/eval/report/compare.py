@@ -1,0 +1,173 @@
+"""Two runs over the same questions, compared: answers read back from ``predictions.jsonl``, and what sets runs apart.
+
+Runs are compared only where they were asked the same questions, in the same words, of the same checkpoint; else the
+comparison is left out and the reason is said.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..results.folder import read_predictions
+from ..tasks.base import Line, by_picture, get_task, list_tasks
+from ..tasks.statistics import mcnemar, percentiles, resampled, total, verdict
+
+FIELDS = ("key", "picture", "category", "prompt", "label", "correct")
+# What two runs must agree on besides the questions, and how to call it
+SETTINGS = {
+    "model.fingerprint": "another checkpoint",
+    "model.base": "another base model",
+    "model.dtype": "another number format",
+    "model.bits": "other weights' bits",
+    "conv_mode": "another prompt template",
+    "max_new_tokens": "another length of answers",
+    "decoding": "another way of decoding",
+}
+Worth = tuple[Sequence[float], Sequence[float], Sequence[str]]  # of every picture, as `statistics.bootstrap` takes it
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How a run differs from another one: paired differences with 95 % intervals, and exact McNemar p.
+
+    ``score`` is None where the task's score is no sum over pictures, so that it cannot be resampled; the verdict then goes by
+    accuracy. ``p_holm`` is p corrected for all comparisons of the table. With several seeds p is the largest of theirs.
+    """
+
+    other: str
+    score: float | None
+    score_interval: list[float] | None
+    accuracy: float
+    accuracy_interval: list[float]
+    verdict: str
+    p: float
+    p_holm: float | None = None
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a comparison needs of a run, or of the several seeds of one plan.
+
+    ``asked`` stands for all questions, their words and true answers; ``correct`` (seeds, questions) in order of the key;
+    ``accuracy`` and ``score`` are each picture's part, one a seed, ``score`` empty where the task's score is no sum of
+    them; ``categories`` the accuracy of each category in per cent.
+    """
+
+    asked: str
+    settings: tuple
+    correct: np.ndarray
+    accuracy: list[Worth]
+    score: list[Worth]
+    categories: dict[str, float]
+
+    @classmethod
+    def read(cls, file: Path, task: str, score: float, config: dict) -> Answers:
+        """From a run's ``predictions.jsonl``; ``score`` is what the run's metrics say, ``config`` its configuration.
+
+        Raises ValueError naming file and line for a line without what a comparison needs.
+        """
+        lines = read_predictions(file)
+        for number, line in enumerate(lines, start=1):
+            missing = [name for name in FIELDS if name not in line]
+            if missing:
+                raise ValueError(f"{file}:{number} lacks {', '.join(missing)}; remove the folder and run it anew")
+        if not lines:
+            raise ValueError(f"{file} holds no answer although the run has its metrics; run it anew")
+        lines.sort(key=lambda line: line["key"])  # a run that was resumed or shared out has another order
+        asked = "\n".join(f"{line['key']}\t{line['picture']}\t{line['prompt']}\t{line['label']}" for line in lines)
+        pictures = by_picture(lines).values()
+        right = [sum(line["correct"] for line in group) for group in pictures]
+        return cls(
+            asked=hashlib.sha256(asked.encode()).hexdigest(),
+            settings=tuple(_setting(config, name) for name in SETTINGS),
+            correct=np.array([[line["correct"] for line in lines]], dtype=bool),
+            accuracy=[(right, [len(group) for group in pictures], [""] * len(right))],
+            score=_score_worth(file, task, lines, score),
+            categories=_categories(lines),
+        )
+
+    @classmethod
+    def merged(cls, runs: Sequence[Answers]) -> Answers:
+        """One for several seeds of a plan, which were asked the same."""
+        first = runs[0]
+        return cls(
+            first.asked,
+            first.settings,
+            np.concatenate([run.correct for run in runs]),
+            [worth for run in runs for worth in run.accuracy],
+            [worth for run in runs for worth in run.score] if all(run.score for run in runs) else [],
+            {name: float(np.mean([run.categories[name] for run in runs])) for name in first.categories},
+        )
+
+    @property
+    def questions(self) -> int:
+        return self.correct.shape[1]
+
+
+def obstacle(first: Answers, second: Answers) -> str | None:
+    """Why ``first`` cannot be compared with ``second``, in words that follow "which was given"; None where it can."""
+    if first.asked != second.asked:
+        counts = "" if first.questions == second.questions else f" ({second.questions}, not {first.questions})"
+        return f"other questions{counts}"
+    pairs = zip(SETTINGS.values(), first.settings, second.settings)
+    return next((words for words, mine, other in pairs if mine != other), None)
+
+
+def difference(first: Answers, second: Answers, other: str) -> Difference:
+    """What ``first`` has more than ``second``, which is called ``other``."""
+    accuracy, accuracy_interval = _paired(first.accuracy, second.accuracy)
+    score, score_interval = _paired(first.score, second.score) if first.score and second.score else (None, None)
+    return Difference(
+        other=other,
+        score=score,
+        score_interval=score_interval,
+        accuracy=accuracy,
+        accuracy_interval=accuracy_interval,
+        verdict=verdict(score_interval or accuracy_interval),
+        p=max(mcnemar(mine, its) for mine in first.correct for its in second.correct),
+    )
+
+
+def interval(seeds: Sequence[Worth]) -> list[float]:
+    """95 % bootstrap interval of the mean over the seeds."""
+    return percentiles(_resampled(seeds))
+
+
+def _paired(first: Sequence[Worth], second: Sequence[Worth]) -> tuple[float, list[float]]:
+    """Difference of two means over the same pictures, and its interval."""
+    apart = np.mean([total(*worth) for worth in first]) - np.mean([total(*worth) for worth in second])
+    return float(apart), percentiles(_resampled(first) - _resampled(second))
+
+
+def _resampled(seeds: Sequence[Worth]) -> np.ndarray:
+    return np.mean([resampled(*worth) for worth in seeds], axis=0)
+
+
+def _score_worth(file: Path, task: str, lines: list[Line], score: float) -> list[Worth]:
+    """Each picture's part of the task's score; none where the parts do not add up to it."""
+    if task not in list_tasks():
+        return []
+    try:
+        worth = get_task(task).worth(lines)
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"{file}: {error}; remove the folder and run it anew") from None
+    return [worth] if np.isclose(total(*worth), score, rtol=1e-6, atol=1e-6) else []
+
+
+def _categories(lines: list[Line]) -> dict[str, float]:
+    groups: dict[str, list[bool]] = {}
+    for line in lines:
+        groups.setdefault(line["category"], []).append(line["correct"])
+    return {name: 100 * float(np.mean(right)) for name, right in groups.items()}
+
+
+def _setting(config: dict, dotted: str) -> object:
+    found: object = config
+    for name in dotted.split("."):
+        found = found.get(name) if isinstance(found, dict) else None
+    return found

@@ -1,0 +1,177 @@
+"""Which patches a plan kept, drawn on the picture: one panel a plan, or one a stage where a plan has several.
+
+    python -m llava.eval.visualize --model-path playground/checkpoints/llava-shapes-v1 --image picture.png \
+        --question "What color is the star?" --reduction fastv@2:64 --reduction pool:64 --output kept.png
+
+Instead of a picture and a question, ``--task mme --data DIR --example existence/0001.png#1`` takes those of a benchmark.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+import sys
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+
+from llava.cli.flags import add_model_flags, load_from_flags
+from llava.conversation import conversation_mode
+from llava.mm_utils import get_model_name_from_path, load_image
+from llava.reduction import Stage, check_plan, plan_from, plan_name
+from llava.utils import exit_code
+
+from ..ask.subject import Generation, LlavaSubject
+from ..results.samples import left_after, merges, seen
+from ..tasks.base import get_task, list_tasks
+
+logger = logging.getLogger(__name__)
+
+COLUMNS = 4
+DIMMED = 0.25  # how much of a dropped patch still shines through
+DARK = 0.15  # and the grey it fades to
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One drawing: a title, and which of the picture's patches (raster order) are kept; None draws the picture as it is.
+
+    ``merged`` patches are the centres of cells that were averaged, so nothing of the picture is dropped. ``side``: how many
+    patches along each edge.
+    """
+
+    title: str
+    kept: np.ndarray | None = None
+    merged: bool = False
+    side: int = 24
+
+
+def panels(subject: LlavaSubject, image: Image.Image, question: str, plans: Sequence[list[Stage]]) -> list[Panel]:
+    """Ask a question under every plan and record what was kept; the first panel is the picture with the full answer.
+
+    Raises ValueError for a picture that the model sees in several crops, whose tokens are no single grid.
+    """
+    found = []
+    for plan in [[], *plans]:
+        (feature,) = subject.encode([image], plan)
+        if feature.features.dim() != 2:
+            raise ValueError(
+                f"the picture of size {image.size} is seen in several crops; give one that is, or a model with "
+                "image_aspect_ratio 'pad'"
+            )
+        (reply,) = subject.answer([question], [feature], plan, Generation())
+        patches, answer = len(feature.features), f": {_short(reply.text)}"
+        if not plan:
+            found.append(Panel(f"full\n{patches} patches{answer}"))
+        stages = left_after(plan, subject.model.last_trace, patches)
+        for number, (stage, left) in enumerate(stages, start=1):
+            name = str(stage) if len(stages) == 1 else f"{number}. {stage}"
+            title = f"{name}\n{len(left)} of {patches}{answer if number == len(stages) else ''}"
+            found.append(Panel(title, left, merges(stage), math.isqrt(patches)))
+    return found
+
+
+def draw(picture: np.ndarray, drawn: Sequence[Panel], title: str = "") -> Figure:
+    """The panels in a grid; patches that were dropped fade, centres of averaged cells are dotted.
+
+    ``picture`` (H, W, 3) in [0, 1].
+    """
+    columns = min(COLUMNS, len(drawn))
+    rows = math.ceil(len(drawn) / columns)
+    heading = textwrap.fill(title, 26 * columns)
+    figure = Figure(
+        figsize=(2.7 * columns, 3.15 * rows + 0.35 * (heading.count("\n") + 1)), dpi=130, layout="constrained"
+    )
+    figure.suptitle(heading, fontsize=11, parse_math=False)
+    axes = np.atleast_1d(figure.subplots(rows, columns)).ravel()
+    height, width = picture.shape[:2]
+    for place, panel in zip(axes, drawn):
+        shown, side = picture, panel.side
+        if panel.kept is not None and not panel.merged:
+            light = np.full(side * side, DIMMED)
+            light[panel.kept] = 1
+            down, across = (np.arange(length) * side // length for length in (height, width))
+            light = light.reshape(side, side)[np.ix_(down, across)][..., None]
+            shown = picture * light + DARK * (1 - light)
+        place.imshow(shown, interpolation="nearest", extent=(0, width, height, 0))
+        if panel.merged:
+            down, across = np.divmod(panel.kept, side)
+            place.scatter(
+                (across + 0.5) * width / side, (down + 0.5) * height / side, s=7, c="white", edgecolors="black", lw=0.6
+            )
+        place.set_title(panel.title, fontsize=9, parse_math=False)
+    for place in axes:
+        place.set_axis_off()
+    return figure
+
+
+def _short(text: str) -> str:
+    """Words that fit a title, without characters that no font has."""
+    shown = "".join(letter if letter.isprintable() and letter != "\ufffd" else " " for letter in text)
+    return textwrap.shorten(shown, 24, placeholder="…") or "(nothing)"
+
+
+def parser() -> argparse.ArgumentParser:
+    """A model, a picture with a question, and plans."""
+    flags = argparse.ArgumentParser(
+        prog="python -m llava.eval.visualize", description="Draw which patches a plan keeps."
+    )
+    add_model_flags(flags)
+    flags.add_argument("--image", help="file or address; needs --question")
+    flags.add_argument("--question")
+    flags.add_argument("--task", help=f"take picture and question of a benchmark: {', '.join(list_tasks())}")
+    flags.add_argument("--data", type=Path, help="folder of the benchmark")
+    flags.add_argument("--example", help="its question, for example existence/0001.png#1 (default: the first)")
+    flags.add_argument("--reduction", action="append", required=True, metavar="PLAN", help="a plan; repeatable")
+    flags.add_argument("--output", type=Path, default=Path("kept.png"))
+    return flags
+
+
+def example(arguments: argparse.Namespace) -> tuple[str, str, str]:
+    """The picture's file, the prompt, and a title, from a command line."""
+    if arguments.task is None:
+        if not (arguments.image and arguments.question):
+            raise ValueError("give --image and --question, or --task and --data")
+        return arguments.image, arguments.question, arguments.question
+    if arguments.data is None:
+        raise ValueError(f"--task {arguments.task} needs --data, the folder of the benchmark")
+    task = get_task(arguments.task)(arguments.data)
+    asked = {one.key: one for one in task.examples}
+    key = arguments.example or next(iter(asked))
+    if key not in asked:
+        raise ValueError(f"example={key!r} is not in {arguments.data}; its questions are {next(iter(asked))} and so on")
+    return str(asked[key].image), task.prompt(asked[key]), f"{asked[key].text.splitlines()[0]} ({asked[key].label})"
+
+
+def run(arguments: argparse.Namespace) -> Path:
+    """Draw what a command line asks for; returns the file."""
+    file, prompt, title = example(arguments)
+    plans = [plan_from(spec) for spec in arguments.reduction]
+    image = load_image(file)
+    tokenizer, model, image_processor, _ = load_from_flags(argparse.Namespace(**{**vars(arguments), "reduction": None}))
+    for plan in plans:
+        check_plan(plan, model.config.num_hidden_layers)
+    mode = arguments.conv_mode or conversation_mode(get_model_name_from_path(arguments.model_path))
+    subject = LlavaSubject(tokenizer, model, image_processor, mode)
+    logger.info("asking under %s", ", ".join(map(plan_name, plans)))
+    figure = draw(seen(subject, image), panels(subject, image, prompt, plans), title)
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(arguments.output)
+    logger.info("wrote %s", arguments.output)
+    return arguments.output
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns 0, or 2 for bad input."""
+    given = parser().parse_args(arguments)
+    return exit_code(lambda: run(given))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

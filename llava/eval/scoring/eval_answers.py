@@ -1,0 +1,125 @@
+"""The score of an answers file on any benchmark that is a task.
+
+    python -m llava.eval.eval_answers --task gqa --data playground/data/eval/gqa --result-file answers/merge.jsonl
+
+It prints the score with its 95 % interval and the subtasks. Every question of the benchmark must have its answer and every
+answer its question: anything else is an error that names file and line, never a score of something else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from llava.cli.console import terminal
+from llava.utils import exit_code
+
+from ..results.folder import write_json
+from ..tasks.base import Example, Line, Task, get_task, list_tasks, numbered_jsonl
+
+
+def lines_of(task: Task, file: Path) -> list[Line]:
+    """The answers of a file of LLaVA's scripts as lines of the task, in its order, scored.
+
+    They are matched by question_id and the question alone, since ids may repeat (MME's and TextVQA's are the picture's). Raises
+    ValueError naming file and line for an answer to another question or a second one, and for questions without answer.
+    """
+    asked = {(example.question_id, task.bare(example.text)): example for example in task.examples}
+    found: dict[str, tuple[int, Line]] = {}
+    for number, answer in numbered_jsonl(file, ("question_id", "prompt", "text")):
+        where = f"{file}:{number}"
+        try:
+            question = str(answer["question_id"]), task.bare(answer["prompt"])
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+        if question not in asked:
+            raise ValueError(f"{where} answers {question[1]!r} of {question[0]}, which {task.file} does not ask")
+        key = asked[question].key
+        if key in found:
+            raise ValueError(f"{where} answers a second time what line {found[key][0]} does: {question[1]!r}")
+        found[key] = number, answer
+    missing = [example for example in task.examples if example.key not in found]
+    if missing:
+        raise ValueError(
+            f"{file} lacks {len(missing)} of the {len(task.examples)} answers, the first to {missing[0].question_id}: "
+            f"{task.bare(missing[0].text)!r}; finish the run, or give the question file that was asked"
+        )
+    return [_line(task, example, found[example.key][1]) for example in task.examples]
+
+
+def _line(task: Task, example: Example, answer: Line) -> Line:
+    text, error = answer["text"], answer.get("metadata", {}).get("error")
+    failed = {} if error is None else {"correct": False, "error": error}
+    return {
+        "key": example.key,
+        "question_id": example.question_id,
+        "picture": example.picture,
+        "category": example.category,
+        "prompt": answer["prompt"],
+        "text": text,
+        **task.score(example, text),
+        **failed,
+    }
+
+
+def show(metrics: dict, console: Console) -> None:
+    """Print score, interval and subtasks."""
+    low, high = metrics["score_interval"]
+    console.print(
+        f"{metrics['task']}: score {metrics['score']:.2f} of {metrics['max_score']:g} [{low:.2f}, {high:.2f}], "
+        f"{metrics['questions']} questions about {metrics['pictures']} pictures",
+        highlight=False,
+        markup=False,
+    )
+    if metrics.get("subtasks"):
+        table = Table("subtask", "score", box=box.SIMPLE_HEAD)
+        for name, figures in metrics["subtasks"].items():
+            table.add_row(name, f"{figures['score']:.2f}")
+        console.print(table)
+    for said in (metrics.get("note"), f"{metrics['failed']} pictures failed" if metrics["failed"] else None):
+        if said:
+            console.print(said, highlight=False, markup=False)
+
+
+def parser() -> argparse.ArgumentParser:
+    """A task, its data, and the answers."""
+    flags = argparse.ArgumentParser(
+        prog="python -m llava.eval.eval_answers", description="Score an answers file on a benchmark."
+    )
+    flags.add_argument("--task", required=True, help=f"one of {', '.join(list_tasks())}")
+    flags.add_argument("--data", type=Path, required=True, help="folder of the benchmark, or its question file")
+    flags.add_argument(
+        "--annotation-file",
+        "--annotation_file",
+        type=Path,
+        help="the true answers (default: where the benchmark keeps them)",
+    )
+    flags.add_argument("--result-file", "--result_file", type=Path, required=True, help="the answers")
+    flags.add_argument("--output-file", "--output_file", type=Path, help="also write all metrics to this JSON file")
+    return flags
+
+
+def run(arguments: argparse.Namespace) -> dict:
+    """Score what a command line names; returns the metrics."""
+    task = get_task(arguments.task)(arguments.data, truth=arguments.annotation_file)
+    metrics = task.metrics(lines_of(task, arguments.result_file))
+    show(metrics, terminal())
+    if arguments.output_file:
+        write_json(arguments.output_file, metrics)
+    return metrics
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns 0, or 2 for bad input."""
+    given = parser().parse_args(arguments)
+    return exit_code(lambda: run(given))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,301 @@
+"""A task: the questions of a benchmark, how an answer is read, and how answers become a score.
+
+A benchmark is one file in ``llava/eval/tasks`` with one subclass of ``Task``, named as the file is; see ``gqa.py``. A task
+knows nothing of models: ``run.py`` asks its examples and hands the answers back as lines, the dicts of ``predictions.jsonl``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import pkgutil
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from llava.constants import DEFAULT_IMAGE_TOKEN, SHORT_ANSWER
+from llava.reduction import did_you_mean
+
+from .statistics import bootstrap
+
+Line = dict
+SHARED = ("base", "statistics", "vqa_accuracy")  # files of this folder that are no benchmark
+
+
+@dataclass(frozen=True)
+class Example:
+    """One question: ``key`` is its own in the task, ``image`` a file or None, ``label`` the true answer.
+
+    ``picture`` names what is resampled for a confidence interval: questions of one picture stand and fall together.
+    """
+
+    key: str
+    question_id: str
+    picture: str
+    image: Path | None
+    text: str
+    label: str
+    category: str
+
+
+class Task(ABC):
+    """The questions of a benchmark, at most ``limit`` of them, read when the task is made.
+
+    data: the benchmark's folder, or its question file. images: the folder of its pictures, by default where the benchmark
+    keeps it beside the question file. truth: the file or folder with the true answers, likewise. A limit keeps whole
+    pictures, spread evenly over the benchmark, so that a small share still has every subtask. Raises ValueError with file
+    and line for a file that is not what the benchmark's format says, and FileNotFoundError with the path for one that is
+    not there.
+    """
+
+    name: ClassVar[str]
+    questions: ClassVar[tuple[str, ...]]  # what the question file is called in the folder; the first that is there
+    pictures: ClassVar[str] = "."  # the folder of the pictures in the folder
+    answers: ClassVar[str] = "."  # where the true answers lie in the folder
+    instructions: ClassVar[tuple[str, ...]] = (SHORT_ANSWER,)  # what prompts say beside the question
+    max_new_tokens: ClassVar[int] = 16
+
+    def __init__(
+        self,
+        data: str | Path,
+        limit: int | None = None,
+        images: str | Path | None = None,
+        truth: str | Path | None = None,
+    ):
+        self.data = Path(data)
+        if limit is not None and limit < 1:
+            raise ValueError(f"limit={limit} leaves no question; give at least 1 or none at all")
+        self.file = self._question_file()
+        self.images = self.usual_images() if images is None else Path(images)
+        self.truth = self.usual_truth() if truth is None else Path(truth)
+        found = list(self.read())
+        if not found:
+            raise ValueError(f"{self.file} holds no question of {self.name}; give one that this benchmark came with")
+        self.examples = spread(found, limit)
+
+    @abstractmethod
+    def read(self) -> Iterator[Example]:
+        """Every question of ``self.file``, in the order of the benchmark."""
+
+    def usual_images(self) -> Path:
+        """Where the benchmark keeps the pictures of this question file."""
+        return self.file.parent / self.pictures
+
+    def usual_truth(self) -> Path:
+        """Where the benchmark keeps the true answers of this question file."""
+        return self.file.parent / self.answers
+
+    def asked(self, fields: Sequence[str] = ("question_id", "image", "text")) -> Iterator[tuple[str, Line]]:
+        """Place ("file:3") and object of every line of a question file in LLaVA's format. A repeated question raises."""
+        yield from self.distinct((f"{self.file}:{at}", line) for at, line in numbered_jsonl(self.file, fields))
+
+    def distinct(self, questions: Iterable[tuple[str, Line]]) -> Iterator[tuple[str, Line]]:
+        """The questions, each with its place. Raises ValueError for one that is no question, or there a second time."""
+        seen: dict[tuple[str, str], str] = {}
+        for where, line in questions:
+            if not (isinstance(line["text"], str) and isinstance(line.get("image"), str | None)):
+                raise ValueError(f"{where}: text={line['text']!r} and image={line.get('image')!r} must both be words")
+            try:
+                question = str(line["question_id"]), self.bare(line["text"])
+            except ValueError as error:
+                raise ValueError(f"{where}: {error}") from None
+            if question in seen:
+                raise ValueError(f"{where} asks twice what {seen[question]} does: {question[1]!r} of {question[0]}")
+            seen[question] = where
+            yield where, line
+
+    def sources(self) -> list[Path]:
+        """The question file and the true answers: what a finished run depends on."""
+        return [self.file, *([self.truth] if self.truth.is_file() else [])]
+
+    @abstractmethod
+    def parse(self, text: str) -> str:
+        """The answer that a model's words stand for."""
+
+    @abstractmethod
+    def aggregate(self, lines: Sequence[Line]) -> dict:
+        """The metrics of all lines: at least ``score`` and ``max_score``; ``subtasks`` by name, each with its ``score``;
+        ``note`` where one is due."""
+
+    @classmethod
+    def worth(cls, lines: Sequence[Line]) -> tuple[list[float], list[float], list[str]]:
+        """Value, size and stratum of each picture, in order of first appearance, as ``statistics.bootstrap`` takes them.
+
+        The score is the sum over strata of (sum of values / sum of sizes), so that a report can resample it from lines alone.
+        Here it is the accuracy in per cent.
+        """
+        pictures = by_picture(lines).values()
+        right = [100.0 * sum(line["correct"] for line in group) for group in pictures]
+        return right, [float(len(group)) for group in pictures], [""] * len(right)
+
+    def prompt(self, example: Example) -> str:
+        """What the user says, without the picture's placeholder."""
+        return example.text
+
+    def bare(self, prompt: str) -> str:
+        """The question alone, in one line: by it answers files and question files are matched."""
+        for words in (DEFAULT_IMAGE_TOKEN, *self.instructions):
+            prompt = prompt.replace(words, " ")
+        return " ".join(prompt.split())
+
+    def score(self, example: Example, text: str) -> dict:
+        """What a line says about an answer: ``answer`` as parsed, the ``label``, and whether it is ``correct``."""
+        answer = self.parse(text)
+        return {"answer": answer, "label": example.label, "correct": answer.lower() == example.label.lower()}
+
+    def metrics(self, lines: Sequence[Line]) -> dict:
+        """The task's own metrics with what every table shows: counts, and accuracy with its 95 % interval."""
+        if not lines:
+            raise ValueError("there is no answer to score")
+        pictures = list(by_picture(lines).values())
+        right = [sum(line["correct"] for line in group) for group in pictures]
+        return {
+            "task": self.name,
+            "questions": len(lines),
+            "pictures": len(pictures),
+            "failed": sum("error" in line for line in lines),
+            "accuracy": sum(right) / len(lines),
+            "accuracy_interval": bootstrap(right, [len(group) for group in pictures]),
+            "score_interval": bootstrap(*self.worth(lines)),
+            **self.aggregate(lines),
+        }
+
+    def fingerprint(self) -> str:
+        """A checksum of the question files, by which a rerun knows that it asks the same."""
+        value = 0
+        for file in self.sources():
+            value = zlib.crc32(file.read_bytes(), value)
+        return f"{value:08x}"
+
+    def _question_file(self) -> Path:
+        """``data`` itself where it is a file, else the first of ``questions`` in it."""
+        if self.data.is_file():
+            return self.data
+        found = next((self.data / name for name in self.questions if (self.data / name).is_file()), None)
+        if found is None:
+            raise FileNotFoundError(
+                f"{self.data / self.questions[0]} is not there; --data is the folder that holds "
+                f"{' or '.join(self.questions)}, or the question file itself"
+            )
+        return found
+
+
+def spread(examples: Sequence[Example], limit: int | None) -> list[Example]:
+    """At most ``limit`` questions of whole pictures, evenly over the sequence; one picture at least."""
+    if limit is None or limit >= len(examples):
+        return list(examples)
+    groups: dict[str, list[Example]] = {}
+    for example in examples:
+        groups.setdefault(example.picture, []).append(example)
+    pictures = list(groups.values())
+    count = max(1, limit * len(pictures) // len(examples))
+    while count > 1:
+        chosen = [pictures[index * len(pictures) // count] for index in range(count)]
+        if sum(map(len, chosen)) <= limit:
+            break
+        count -= 1
+    else:
+        chosen = pictures[:1]
+    return [example for group in chosen for example in group]
+
+
+def subtask_scores(lines: Sequence[Line], worth: str = "correct") -> dict[str, dict]:
+    """For each category the mean of what its lines are ``worth`` in per cent, and how many they are."""
+    groups: dict[str, list[float]] = {}
+    for line in lines:
+        groups.setdefault(line["category"], []).append(float(line[worth]))
+    return {
+        name: {"score": 100 * sum(group) / len(group), "questions": len(group)}
+        for name, group in sorted(groups.items())
+    }
+
+
+def by_picture(lines: Iterable[Line]) -> dict[str, list[Line]]:
+    """Lines grouped by the picture they ask about, in order of first appearance."""
+    groups: dict[str, list[Line]] = {}
+    for line in lines:
+        groups.setdefault(line["picture"], []).append(line)
+    return groups
+
+
+def numbered_jsonl(file: Path, fields: Sequence[str]) -> Iterator[tuple[int, Line]]:
+    """Line numbers and objects of a jsonl file; each must have ``fields``. Raises ValueError naming file and line."""
+    for number, text in enumerate(_text(file).splitlines(), start=1):
+        if not text.strip():
+            continue
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{file}:{number} is not JSON: {error}") from None
+        _check_fields(f"{file}:{number}", line, fields)
+        yield number, line
+
+
+def read_jsonl(file: Path, fields: Sequence[str]) -> list[Line]:
+    """The objects of a jsonl file; each must have ``fields``. Raises ValueError naming file and line."""
+    return [line for _, line in numbered_jsonl(file, fields)]
+
+
+def read_json(file: Path, kind: type = dict) -> Any:
+    """The dict (or, with ``kind``, the list) of a JSON file. Raises ValueError naming the file, and the line if it can."""
+    try:
+        content = json.loads(_text(file))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file}:{error.lineno} is not JSON: {error}") from None
+    if not isinstance(content, kind):
+        raise ValueError(f"{file} holds a {type(content).__name__} where a {kind.__name__} belongs")
+    return content
+
+
+def read_records(file: Path, fields: Sequence[str], inside: str | None = None) -> Iterator[tuple[str, Line]]:
+    """Place ("file, record 3") and object of each entry of a JSON list; each must have ``fields``.
+
+    inside: the list is what the file's dict holds under this name. Raises ValueError naming file and record.
+    """
+    content = read_json(file, list if inside is None else dict)
+    if inside is not None:
+        content = content.get(inside)
+        if not isinstance(content, list):
+            raise ValueError(f"{file} has no list named {inside}")
+    for number, record in enumerate(content, start=1):
+        where = f"{file}, record {number}"
+        _check_fields(where, record, fields)
+        yield where, record
+
+
+def _text(file: Path) -> str:
+    """What a file says. Raises FileNotFoundError or ValueError that name it."""
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is not there")
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not a text file in UTF-8: {error}") from None
+
+
+def _check_fields(where: str, record: Any, fields: Sequence[str]) -> None:
+    missing = [field for field in fields if not isinstance(record, dict) or field not in record]
+    if missing:
+        raise ValueError(f"{where} lacks {', '.join(missing)}; it needs {', '.join(fields)}")
+
+
+def list_tasks() -> list[str]:
+    """Names of the benchmarks: the files in ``llava/eval/tasks``."""
+    package = importlib.import_module("llava.eval.tasks")
+    return sorted(module.name for module in pkgutil.iter_modules(package.__path__) if module.name not in SHARED)
+
+
+def get_task(name: str) -> type[Task]:
+    """The task of that name. Raises ValueError with the nearest names for one that there is not."""
+    names = list_tasks()
+    if name not in names:
+        raise ValueError(
+            f"task={name!r} is not known{did_you_mean(name.lower(), names)}; choose one of {', '.join(names)}"
+        )
+    module = importlib.import_module(f"llava.eval.tasks.{name}")
+    return next(
+        kind for kind in vars(module).values() if isinstance(kind, type) and getattr(kind, "name", None) == name
+    )

@@ -1,0 +1,191 @@
+"""Number formats and quantised weights beside full precision: does every method still keep the same tokens?
+
+    python -m llava.eval.precision --model-path playground/checkpoints/llava-shapes-v1 --task mme \\
+        --data playground/data/eval/MME-shapes --limit 200 --samples 100
+
+Each of ``--precisions`` is a run of ``llava.eval.run`` under every plan, in ``RESULTS/PRECISION``; then the kept patches of the
+stored pictures and all answers are compared with those of the first. Without ``--reduction`` every method that chooses is asked for
+64 tokens. Written to ``RESULTS``: ``precision.md`` and ``precision.json``. Every other flag is that of ``llava.eval.run``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from llava.cli.console import STOPPED, terminal
+from llava.eval import run as evaluation
+from llava.eval.report.rows import read_json
+from llava.eval.report.table import MISSING, Cell, Column, markdown
+from llava.eval.results.folder import read_predictions, write_json
+from llava.eval.results.samples import FILE, from_mask
+from llava.reduction import did_you_mean, list_methods, plan_from, plan_name
+from llava.utils import exit_code, installed
+
+logger = logging.getLogger(__name__)
+
+PRECISIONS = {
+    "float32": {"dtype": "float32"},
+    "float16": {"dtype": "float16"},
+    "bfloat16": {"dtype": "bfloat16"},
+    "8bit": {"load_8bit": True},
+    "4bit": {"load_4bit": True},
+}
+QUANTISED = ("8bit", "4bit")
+NOT_CHOOSING = ("full", "blind", "downsample")
+BUDGET = 64
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """A plan in one precision beside the same plan in the reference.
+
+    ``kept``: the mean share of the reference's tokens that are kept here too, after the last stage, and ``lowest`` that of
+    the worst prompt, over ``prompts``; None where the plan keeps no record. ``answers``: the share of like answers over
+    all questions.
+    """
+
+    plan: str
+    precision: str
+    kept: float | None
+    lowest: float | None
+    prompts: int
+    answers: float
+    accuracy: float
+
+
+def agreement(plan: str, precision: str, folder: Path, reference: Path) -> Agreement:
+    """Compare two run folders of one plan. Raises ValueError for folders that were asked other questions."""
+    said, expected = (
+        {line["key"]: line for line in read_predictions(at / "predictions.jsonl")} for at in (folder, reference)
+    )
+    if said.keys() != expected.keys():
+        raise ValueError(f"{folder} and {reference} were asked other questions; give another --results")
+    shares = [
+        len(mine & its) / len(its)
+        for mine, its in zip(_kept(folder), _kept(reference), strict=True)
+        if its is not None and its
+    ]
+    return Agreement(
+        plan,
+        precision,
+        float(np.mean(shares)) if shares else None,
+        min(shares, default=None),
+        len(shares),
+        float(np.mean([line["text"] == expected[key]["text"] for key, line in said.items()])),
+        float(np.mean([line["correct"] for line in said.values()])),
+    )
+
+
+def _kept(folder: Path) -> list[set[int] | None]:
+    """What is left after the last stage of each stored prompt, in order of the questions."""
+    found = read_json(folder / FILE)["samples"]
+    return [
+        set(from_mask(one["stages"][-1]["kept"], one["patches"] ** 2)) if one["stages"] else None
+        for one in sorted(found, key=lambda one: one["key"])
+    ]
+
+
+def table(found: Sequence[Agreement]) -> list[Column]:
+    """A row for every plan in every precision."""
+
+    def share(value: float | None, digits: int = 1) -> Cell:
+        return Cell(MISSING if value is None else f"{100 * value:.{digits}f}")
+
+    return [
+        Column("plan", [Cell(one.plan) for one in found], words=True),
+        Column("precision", [Cell(one.precision) for one in found], words=True),
+        Column("same tokens %", [share(one.kept) for one in found]),
+        Column("worst prompt %", [share(one.lowest, 0) for one in found]),
+        Column("same answers %", [share(one.answers) for one in found]),
+        Column("accuracy %", [share(one.accuracy) for one in found]),
+    ]
+
+
+def show(columns: Sequence[Column], console: Console) -> None:
+    """Print the table."""
+    shown = Table(box=box.SIMPLE_HEAD)
+    for column in columns:
+        shown.add_column(column.head, justify="left" if column.words else "right", overflow="fold")
+    for cells in zip(*(column.cells for column in columns)):
+        shown.add_row(*map(str, cells))
+    console.print(shown)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags of ``llava.eval.run``, and the precisions."""
+    flags = evaluation.parser()
+    flags.prog = "python -m llava.eval.precision"
+    flags.description = "Compare what every method keeps and answers in several number formats."
+    default = ",".join(PRECISIONS)
+    flags.add_argument(
+        "--precisions",
+        help=f"of {default}, with commas; the first is compared with (default: all that can be run here)",
+    )
+    return flags
+
+
+def run(given: argparse.Namespace, console: Console) -> None:
+    """Every precision through ``llava.eval.run``, then the comparison."""
+    for name in ("dtype", "load_8bit", "load_4bit"):
+        if getattr(given, name):
+            raise ValueError(f"--{name.replace('_', '-')} contradicts --precisions, which sets it; leave it out")
+    if given.samples < 1:
+        raise ValueError(f"--samples {given.samples} must be at least 1; what is kept of those pictures is compared")
+    precisions = _precisions(given.precisions)
+    specs = given.reduction or [f"{name}:{BUDGET}" for name in list_methods() if name not in NOT_CHOOSING]
+    results = given.results or Path("playground/results/precision")
+    for precision in precisions:
+        own = {"reduction": specs, "no_controls": True, "results": results / precision, **PRECISIONS[precision]}
+        evaluation.run(argparse.Namespace(**{**vars(given), **own}), console)
+    found = []
+    for name in (plan_name(plan_from(spec)) for spec in specs):
+        folders = [results / precision / name for precision in precisions]
+        found += [agreement(name, *pair, folders[0]) for pair in zip(precisions, folders)]
+    columns = table(found)
+    show(columns, console)
+    note = (
+        f"Same: as in {precisions[0]}. Tokens: of those kept there after the last stage the share kept here, mean over the "
+        "stored prompts and the worst of them."
+    )
+    console.print(note, style="dim", markup=False, highlight=False)
+    (results / "precision.md").write_text(f"{markdown(columns)}\n\n{note}\n", encoding="utf-8")
+    write_json(results / "precision.json", {"reference": precisions[0], "rows": [asdict(one) for one in found]})
+    logger.info("wrote %s", results / "precision.md")
+
+
+def _precisions(asked: str | None) -> list[str]:
+    """The names of ``--precisions``, or all that this machine can run."""
+    if asked is None:
+        able = installed("bitsandbytes")
+        if not able:
+            logger.info("%s are left out: pip install 'llava-condense[quantize]'", " and ".join(QUANTISED))
+        return [name for name in PRECISIONS if able or name not in QUANTISED]
+    names = asked.split(",")
+    for name in names:
+        if name not in PRECISIONS:
+            raise ValueError(
+                f"--precisions: {name!r} is none of {', '.join(PRECISIONS)}{did_you_mean(name, PRECISIONS)}"
+            )
+    if len(set(names)) < max(2, len(names)):
+        raise ValueError(f"--precisions {asked} must be two or more different ones, the one to compare with first")
+    return names
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns 0, 2 for bad input, 130 when stopped by Ctrl-C."""
+    given = parser().parse_args(arguments)
+    return exit_code(lambda: run(given, terminal()), (ValueError, OSError, ImportError), STOPPED)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,76 @@
+"""The shared flags: every knob, both spellings, nothing where nothing was said."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+
+import pytest
+
+from llava.cli.flags import add_model_flags, add_reduction_flags, reduction_kwargs
+from llava.model.language_model.himap_configuration_llama import REDUCTION_KNOBS, LlamaConfig
+
+
+@pytest.fixture
+def parser():
+    parser = ArgumentParser()
+    add_model_flags(parser, model_path="m")
+    add_reduction_flags(parser)
+    return parser
+
+
+def test_no_flag_no_keyword(parser):
+    assert reduction_kwargs(parser.parse_args([])) == {}
+
+
+@pytest.mark.parametrize("spell", [lambda name: "--" + name, lambda name: "--" + name.replace("_", "-")])
+def test_every_knob_has_a_flag_of_its_type(parser, spell):
+    """What a flag reads is accepted by the config's own type check."""
+    for name in REDUCTION_KNOBS:
+        hint = LlamaConfig.__annotations__[name]
+        text = [] if "bool" in hint else ["x"] if "str" in hint else ["3"]
+        read = reduction_kwargs(parser.parse_args([spell(name), *text]))
+        assert set(read) == {name}
+        setattr(LlamaConfig(hidden_size=8, num_attention_heads=1), name, read[name])
+
+
+@pytest.mark.parametrize(("text", "value"), [("64", 64), ("0.25", 0.25)])
+def test_counts_and_fractions(parser, text, value):
+    read = parser.parse_args(["--fast-v-attention-rank", text]).fast_v_attention_rank
+    assert read == value and type(read) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("flag", "text", "value"),
+    [
+        ("--fast-v-weighted-alpha", "0.7", 0.7),
+        ("--fast-v-weighted-alpha", "focus", "focus"),
+        ("--condensation-layers", "5,10", [5, 10]),
+        ("--condensation-layers", "5", [5]),
+        ("--condensation-ranks", "0.5,50", [0.5, 50]),
+        ("--condensation-strategy", "fps", "fps"),
+        ("--condensation-strategy", "fps,tome", ["fps", "tome"]),
+        ("--custom-kept-tokens", "8", 8),
+        ("--custom-kept-tokens", "64,8", [64, 8]),
+    ],
+)
+def test_lists_are_written_with_commas(parser, flag, text, value):
+    read = reduction_kwargs(parser.parse_args([flag, text]))
+    assert list(read.values()) == [value]
+
+
+def test_switches_have_an_opposite(parser):
+    assert reduction_kwargs(parser.parse_args(["--no-use-fast-v"])) == {"use_fast_v": False}
+
+
+def test_nonsense_is_refused(parser):
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--fast-v-attention-rank", "many"])
+
+
+def test_model_path_is_required_without_a_default():
+    parser = ArgumentParser()
+    add_model_flags(parser)
+    with pytest.raises(SystemExit):
+        parser.parse_args([])
+    args = parser.parse_args(["--model_path", "a", "--conv-mode", "v1", "--load-4bit"])
+    assert (args.model_path, args.conv_mode, args.load_4bit, args.load_8bit) == ("a", "v1", True, False)

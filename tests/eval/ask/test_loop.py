@@ -1,0 +1,107 @@
+"""The inference loop by itself: batches of like length, whole pictures, shares of the work."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from llava.eval.ask.loop import answers
+from llava.eval.ask.subject import Generation
+from llava.eval.results.folder import Run
+from llava.eval.tasks.base import Example
+from llava.reduction import plan_from
+from llava.shapes.export import export
+from tests.conftest import PARITY15, in_processes
+from tests.eval.stubs import StubSubject
+
+DENSE = [[]]
+
+
+def example(number: int, picture: str, image: Path | None = None, text: str = "?") -> Example:
+    return Example(f"k{number}", f"q{number}", picture, image, text, "yes", "existence")
+
+
+class ByLength(StubSubject):
+    def length(self, text, image) -> int:
+        return len(text)
+
+
+def test_questions_of_like_length_share_a_batch_and_those_of_a_picture_stay_together():
+    lengths = [9, 2, 7, 1, 8, 3]
+    examples = [example(n, f"p{n // 2}", text="x" * length) for n, length in enumerate(lengths)]
+    subject = ByLength()
+    found = [answer.example.key for answer in answers(subject, DENSE, examples, batch_size=2)]
+    assert found == ["k2", "k3", "k4", "k5", "k0", "k1"]
+    assert subject.batches == [2, 2, 2]
+
+
+def test_shares_divide_the_batches_without_gap_or_overlap():
+    examples = [example(n, f"p{n}") for n in range(11)]
+    shares = [
+        [one.example.key for one in answers(StubSubject(), DENSE, examples, batch_size=2, share=(n, 3))]
+        for n in range(3)
+    ]
+    assert sorted(sum(shares, [])) == sorted(one.key for one in examples)
+    assert max(map(len, shares)) - min(map(len, shares)) <= 2
+
+
+def test_encoding_each_question_anew_is_what_sharing_saves(tmp_path):
+    data = export("mme", tmp_path / "MME", images=1)
+    file = next((data / "MME_Benchmark_release_version/existence").glob("*.png"))
+    examples = [example(n, "p", file) for n in range(4)]
+    plans = [plan_from(spec) for spec in ("", "fastv@2:64")]
+    for shared, times in ((True, 1), (False, 8)):
+        subject = StubSubject()
+        assert len(list(answers(subject, plans, examples, batch_size=2, shared_features=shared))) == 8
+        assert len(subject.encoded) == times
+
+
+def test_a_smaller_picture_is_encoded_for_itself(tmp_path):
+    data = export("mme", tmp_path / "MME", images=1)
+    file = next((data / "MME_Benchmark_release_version/existence").glob("*.png"))
+    subject = StubSubject()
+    plans = [plan_from(spec) for spec in ("", "downsample:64", "fastv@2:64", "downsample:64+fastv@2:16")]
+    assert len(list(answers(subject, plans, [example(0, "p", file)]))) == 4
+    assert len(subject.encoded) == 2
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("max_new_tokens", 0), ("num_beams", 0), ("temperature", -1), ("top_p", 0), ("top_p", 1.5)]
+)
+def test_generation_refuses_what_no_decoder_can_do(setting, value):
+    with pytest.raises(ValueError, match=f"{setting}={value}"):
+        Generation(**{setting: value})
+
+
+def test_parts_of_several_processes_become_one_file_in_the_benchmarks_order(tmp_path):
+    config, order = {"plan": "full"}, {f"k{n}": n for n in range(4)}
+    with Run(tmp_path / "run", config) as first, Run(tmp_path / "run", config, part=1) as second:
+        for run, keys in ((first, "20"), (second, "31")):
+            for key in keys:
+                run.append({"key": f"k{key}"})
+    assert (tmp_path / "run/predictions.1.jsonl").is_file()
+    with Run(tmp_path / "run", config) as again:  # a run that was stopped, gone on by one process
+        assert again.done == set(order)
+        assert [line["key"] for line in again.gather(order)] == list(order)
+        with pytest.raises(OSError, match="another run is writing"):
+            Run(tmp_path / "run", config)
+    assert [file.name for file in (tmp_path / "run").glob("predictions*")] == ["predictions.jsonl"]
+    written = (tmp_path / "run/predictions.jsonl").read_text().splitlines()
+    assert [json.loads(line)["key"] for line in written] == list(order)
+
+
+def test_two_processes_give_what_one_gives(tmp_path):
+    data = export("mme", tmp_path / "MME", images=1)
+    flags = [
+        "llava.eval.run", "--model-path", str(PARITY15 / "checkpoint"), "--conv-mode", "vicuna_v1", "--device", "cpu",
+        "--data", str(data), "--batch-size", "2", "--no-controls", "--reduction", "fastv@2:16", "--results",
+    ]  # fmt: skip
+    texts = {}
+    for name, count in (("one", 1), ("two", 2)):
+        in_processes(count, *flags, str(tmp_path / name))
+        lines = (tmp_path / name / "fastv@2-16/predictions.jsonl").read_text().splitlines()
+        texts[name] = [(line["key"], line["text"], line["kept"]) for line in map(json.loads, lines)]
+        assert not list((tmp_path / name).rglob("predictions.1.jsonl"))
+    assert texts["one"] == texts["two"] and len(texts["one"]) == 16

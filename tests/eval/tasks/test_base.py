@@ -1,0 +1,198 @@
+"""What every task shares: the registry, files and what is wrong in them, even slices, and the bootstrap."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llava.constants import SHORT_ANSWER
+from llava.eval.tasks.base import (
+    Example,
+    Task,
+    get_task,
+    list_tasks,
+    read_json,
+    read_jsonl,
+    read_records,
+    spread,
+    subtask_scores,
+)
+from llava.eval.tasks.statistics import bootstrap
+
+
+def examples(pictures: int, each: int) -> list[Example]:
+    return [Example(f"{p}#{q}", str(p), str(p), None, "", "Yes", "") for p in range(pictures) for q in range(each)]
+
+
+def test_every_file_of_tasks_is_a_task():
+    assert "mme" in list_tasks()
+    for name in list_tasks():
+        assert get_task(name).name == name
+
+
+def test_unknown_task_suggests():
+    with pytest.raises(ValueError, match="task='MMEE'.*did you mean 'mme'"):
+        get_task("MMEE")
+
+
+@pytest.mark.parametrize(("limit", "kept"), [(None, 12), (100, 12), (12, 12), (11, 9), (3, 3), (1, 3)])
+def test_spread_keeps_whole_pictures(limit, kept):
+    chosen = spread(examples(4, 3), limit)
+    assert len(chosen) == kept
+    assert all(sum(other.picture == example.picture for other in chosen) == 3 for example in chosen)
+
+
+def test_spread_reaches_over_the_whole_sequence():
+    assert [example.picture for example in spread(examples(10, 2), 6)][::2] == ["0", "3", "6"]
+
+
+def test_bootstrap_interval_has_the_width_of_theory():
+    """100 pictures of one question, half right: the standard error is 0.05, so the interval is 0.5 +- 0.098."""
+    low, high = bootstrap([1, 0] * 50, [1] * 100)
+    assert low == pytest.approx(0.402, abs=0.02) and high == pytest.approx(0.598, abs=0.02)
+
+
+def test_bootstrap_adds_strata_and_draws_within_them():
+    """A stratum without spread adds its mean and nothing to the width."""
+    low, high = bootstrap([1, 1, 1, 0, 1, 0], [1] * 6, ["a", "a", "a", "b", "b", "b"])
+    assert low >= 1 and high <= 2
+    assert bootstrap([3.0, 4.0], [1, 1], ["a", "b"]) == [7, 7]
+
+
+def test_bootstrap_is_deterministic():
+    value = np.random.default_rng(1).integers(0, 3, 40)
+    assert bootstrap(value, [2] * 40) == bootstrap(value, [2] * 40)
+
+
+def test_read_jsonl_names_file_and_line(tmp_path):
+    file = tmp_path / "lines.jsonl"
+    file.write_text('{"a": 1}\n\n[1]\n')
+    with pytest.raises(ValueError, match="lines.jsonl:3 lacks a"):
+        read_jsonl(file, ["a"])
+
+
+def jsonl(file: Path, *lines: object) -> Path:
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return file
+
+
+def asked(name: object = 1, text: object = "Why?", image: object = "1.png") -> dict:
+    return {"question_id": name, "text": text, "image": image}
+
+
+class Little(Task):
+    """A task with an answer for everything."""
+
+    name, questions, pictures, answers = "little", ("asked.jsonl", "other.jsonl"), "seen", "known.json"
+
+    def read(self):
+        for _, line in self.asked():
+            name = str(line["question_id"])
+            yield Example(name, name, line["image"], self.images / line["image"], line["text"], "Yes", "all")
+
+    def parse(self, text):
+        return text
+
+    def aggregate(self, lines):
+        return {"score": 100 * sum(line["correct"] for line in lines) / len(lines), "max_score": 100}
+
+
+def test_data_is_a_folder_or_a_question_file(tmp_path):
+    file = jsonl(tmp_path / "other.jsonl", asked())
+    for data in (tmp_path, file):
+        task = Little(data)
+        assert (task.file, task.images, task.truth) == (file, tmp_path / "seen", tmp_path / "known.json")
+        assert task.sources() == [file]
+    jsonl(tmp_path / "asked.jsonl", asked(2))
+    assert Little(tmp_path).examples[0].key == "2"
+    elsewhere = Little(file, images="/pictures", truth=jsonl(tmp_path / "truth.json"))
+    assert elsewhere.examples[0].image == Path("/pictures/1.png")
+    assert elsewhere.sources() == [file, tmp_path / "truth.json"]
+
+
+def test_the_fingerprint_is_that_of_questions_and_truth(tmp_path):
+    jsonl(tmp_path / "asked.jsonl", asked())
+    first = Little(tmp_path).fingerprint()
+    (tmp_path / "known.json").write_text("{}")
+    assert Little(tmp_path).fingerprint() != first
+
+
+def test_what_is_missing_is_named(tmp_path):
+    with pytest.raises(
+        FileNotFoundError, match="asked.jsonl is not there; .* asked.jsonl or other.jsonl, or the question"
+    ):
+        Little(tmp_path)
+    with pytest.raises(FileNotFoundError, match="nowhere/asked.jsonl"):
+        Little(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([asked(), asked(text=" Why? <image>")], "asked.jsonl:2 asks twice what .*asked.jsonl:1 does: 'Why\\?' of 1"),
+        ([asked(text=3)], "asked.jsonl:1: text=3"),
+        ([asked(image=["1.png"])], "asked.jsonl:1: text='Why\\?' and image=\\['1.png'\\]"),
+        ([], "holds no question of little"),
+    ],
+)
+def test_bad_questions_are_named(tmp_path, lines, message):
+    jsonl(tmp_path / "asked.jsonl", *lines)
+    with pytest.raises(ValueError, match=message):
+        Little(tmp_path)
+
+
+def test_the_bare_question_is_without_placeholder_instruction_and_line_breaks(tmp_path):
+    jsonl(tmp_path / "asked.jsonl", asked())
+    assert Little(tmp_path).bare(f"<image>\nIs it  red?\n{SHORT_ANSWER}") == "Is it red?"
+
+
+def test_every_score_has_its_interval(tmp_path):
+    """Nine of ten pictures right: 90, and an interval around it; no line at all has no score."""
+    jsonl(tmp_path / "asked.jsonl", *(asked(number, image=f"{number}.png") for number in range(10)))
+    task = Little(tmp_path)
+    lines = [
+        {"key": one.key, "picture": one.picture, **task.score(one, "no" if one.key == "3" else "yes")}
+        for one in task.examples
+    ]
+    found = task.metrics(lines)
+    assert (found["score"], found["accuracy"], found["questions"], found["failed"]) == (90, 0.9, 10, 0)
+    low, high = found["score_interval"]
+    assert low < 90 <= high and [low / 100, high / 100] == pytest.approx(found["accuracy_interval"])
+    with pytest.raises(ValueError, match="no answer to score"):
+        task.metrics([])
+
+
+def test_subtask_scores_are_means_of_categories():
+    lines = [
+        {"category": "b", "correct": True},
+        {"category": "a", "correct": False},
+        {"category": "b", "correct": False},
+    ]
+    assert subtask_scores(lines) == {"a": {"score": 0, "questions": 1}, "b": {"score": 50, "questions": 2}}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{\n"a": }', "file.json:2 is not JSON"),
+        ("[1]", "file.json holds a list where a dict belongs"),
+        ('{"b": 1}', "file.json has no list named a"),
+        ('{"a": [{"x": 1}, {"y": 1}]}', "file.json, record 2 lacks x; it needs x"),
+        ('{"a": [5]}', "file.json, record 1 lacks x"),
+    ],
+)
+def test_a_bad_json_file_is_named(tmp_path, content, message):
+    file = tmp_path / "file.json"
+    file.write_text(content)
+    with pytest.raises(ValueError, match=message):
+        list(read_records(file, ["x"], inside="a"))
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path):
+    file = tmp_path / "picture.json"
+    file.write_bytes(b"\x89PNG\xff")
+    with pytest.raises(ValueError, match="picture.json is not a text file"):
+        read_json(file)
