@@ -204,7 +204,10 @@ def consistency(
     member = np.array([[example.picture == picture for example in examples] for picture in pictures])
     sizes = member.sum(1)
     return {
-        name: {"value": float(np.mean(values)), "interval": bootstrap(member @ np.array(values, dtype=float), sizes)}
+        name: {
+            "value": float(np.mean(values)),
+            "interval": bootstrap(member @ np.array(values, dtype=float), sizes, limit=1.0),
+        }
         for name, values in named.items()
     }
 

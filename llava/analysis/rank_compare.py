@@ -22,7 +22,7 @@ from rich.table import Table
 
 from llava.cli.console import terminal
 from llava.eval.results.folder import write_json
-from llava.eval.tasks.statistics import bootstrap, verdict
+from llava.eval.tasks.statistics import Contributions, difference_interval, verdict
 from llava.experiments import Panel, draw
 
 from .command import launch, rounded
@@ -84,17 +84,19 @@ def compare(first: Ranks, second: Ranks) -> dict:
         raise ValueError(
             f"{first.name} and {second.name} have {what}; compare sweeps of one benchmark, samples and grid"
         )
-    apart = 100 * (first.mean_correct(budgets) - second.mean_correct(budgets))
+    percent = [100 * sweep.mean_correct(budgets) for sweep in (first, second)]
     names = list(dict.fromkeys(first.pictures))
     member = np.array(names)[:, None] == np.array(first.pictures)
-    interval = bootstrap(member @ apart, member.sum(1))
+    interval = difference_interval(
+        *([Contributions(member @ values, member.sum(1), limit=100.0)] for values in percent)
+    )
     ranks = [np.mean([sweep.effective[budget] for budget in budgets]) for sweep in (first, second)]
     return {
         "first": first.name,
         "second": second.name,
         "budgets": len(budgets),
-        "accuracy": [100 * float(sweep.mean_correct(budgets).mean()) for sweep in (first, second)],
-        "difference": float(apart.mean()),
+        "accuracy": [float(values.mean()) for values in percent],
+        "difference": float((percent[0] - percent[1]).mean()),
         "interval": interval,
         "verdict": verdict(interval),
         "effective_rank": ranks,

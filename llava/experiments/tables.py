@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from statistics import mean
 
 from llava.eval.tasks.mme import COGNITION, PERCEPTION, Mme
-from llava.eval.tasks.statistics import bootstrap, total
+from llava.eval.tasks.statistics import Contributions, difference_interval, score_interval, total
 
 from .sweep import Outcome, Sweep
 
@@ -125,9 +125,14 @@ def half_score(outcome: Outcome, half: str, against: Outcome | None = None) -> t
 
     With ``against`` it is the difference to another outcome, the same pictures drawn for both.
     """
-    value, size, subtask = Mme.worth(outcome.lines)
-    if against is not None:
-        value = [mine - its for mine, its in zip(value, Mme.worth(against.lines)[0], strict=True)]
-    inside = [one for one in zip(value, size, subtask) if half == "total" or one[2] in HALVES[half]]
-    parts = tuple(zip(*inside)) or ([0.0], [1.0])
-    return total(*parts), bootstrap(*parts)
+
+    def contributions(run: Outcome) -> Contributions:
+        return Mme.contributions([line for line in run.lines if half == "total" or line["category"] in HALVES[half]])
+
+    pictures = contributions(outcome)
+    if not pictures.value:  # no subtask of this half was asked
+        return 0.0, [0.0, 0.0]
+    if against is None:
+        return total(pictures), score_interval([pictures])
+    others = contributions(against)
+    return total(pictures) - total(others), difference_interval([pictures], [others])

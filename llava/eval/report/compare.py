@@ -15,7 +15,7 @@ import numpy as np
 
 from ..results.folder import read_predictions
 from ..tasks.base import Line, by_picture, get_task, list_tasks
-from ..tasks.statistics import mcnemar, percentiles, resampled, total, verdict
+from ..tasks.statistics import Contributions, difference_interval, mcnemar, total, verdict
 
 FIELDS = ("key", "picture", "category", "prompt", "label", "correct")
 # What two runs must agree on besides the questions, and how to call it
@@ -28,7 +28,6 @@ SETTINGS = {
     "max_new_tokens": "another length of answers",
     "decoding": "another way of decoding",
 }
-Worth = tuple[Sequence[float], Sequence[float], Sequence[str]]  # of every picture, as `statistics.bootstrap` takes it
 
 
 @dataclass(frozen=True)
@@ -54,15 +53,15 @@ class Answers:
     """What a comparison needs of a run, or of the several seeds of one plan.
 
     ``asked`` stands for all questions, their words and true answers; ``correct`` (seeds, questions) in order of the key;
-    ``accuracy`` and ``score`` are each picture's part, one a seed, ``score`` empty where the task's score is no sum of
-    them; ``categories`` the accuracy of each category in per cent.
+    ``accuracy`` and ``score`` are each picture's contributions, one for each seed, ``score`` empty where the task's score is
+    no sum of them; ``categories`` the accuracy of each category in per cent.
     """
 
     asked: str
     settings: tuple
     correct: np.ndarray
-    accuracy: list[Worth]
-    score: list[Worth]
+    accuracy: list[Contributions]
+    score: list[Contributions]
     categories: dict[str, float]
 
     @classmethod
@@ -86,8 +85,8 @@ class Answers:
             asked=hashlib.sha256(asked.encode()).hexdigest(),
             settings=tuple(_setting(config, name) for name in SETTINGS),
             correct=np.array([[line["correct"] for line in lines]], dtype=bool),
-            accuracy=[(right, [len(group) for group in pictures], [""] * len(right))],
-            score=_score_worth(file, task, lines, score),
+            accuracy=[Contributions(right, [len(group) for group in pictures], limit=1.0)],
+            score=_score_contributions(file, task, lines, score),
             categories=_categories(lines),
         )
 
@@ -99,8 +98,8 @@ class Answers:
             first.asked,
             first.settings,
             np.concatenate([run.correct for run in runs]),
-            [worth for run in runs for worth in run.accuracy],
-            [worth for run in runs for worth in run.score] if all(run.score for run in runs) else [],
+            [pictures for run in runs for pictures in run.accuracy],
+            [pictures for run in runs for pictures in run.score] if all(run.score for run in runs) else [],
             {name: float(np.mean([run.categories[name] for run in runs])) for name in first.categories},
         )
 
@@ -133,30 +132,21 @@ def difference(first: Answers, second: Answers, other: str) -> Difference:
     )
 
 
-def interval(seeds: Sequence[Worth]) -> list[float]:
-    """95 % bootstrap interval of the mean over the seeds."""
-    return percentiles(_resampled(seeds))
+def _paired(first: Sequence[Contributions], second: Sequence[Contributions]) -> tuple[float, list[float]]:
+    """Difference of two mean scores over the same pictures, and its interval."""
+    difference = np.mean([total(run) for run in first]) - np.mean([total(run) for run in second])
+    return float(difference), difference_interval(first, second)
 
 
-def _paired(first: Sequence[Worth], second: Sequence[Worth]) -> tuple[float, list[float]]:
-    """Difference of two means over the same pictures, and its interval."""
-    apart = np.mean([total(*worth) for worth in first]) - np.mean([total(*worth) for worth in second])
-    return float(apart), percentiles(_resampled(first) - _resampled(second))
-
-
-def _resampled(seeds: Sequence[Worth]) -> np.ndarray:
-    return np.mean([resampled(*worth) for worth in seeds], axis=0)
-
-
-def _score_worth(file: Path, task: str, lines: list[Line], score: float) -> list[Worth]:
-    """Each picture's part of the task's score; none where the parts do not add up to it."""
+def _score_contributions(file: Path, task: str, lines: list[Line], score: float) -> list[Contributions]:
+    """What each picture contributes to the task's score; none where that does not add up to it."""
     if task not in list_tasks():
         return []
     try:
-        worth = get_task(task).worth(lines)
+        pictures = get_task(task).contributions(lines)
     except (ValueError, KeyError) as error:
         raise ValueError(f"{file}: {error}; remove the folder and run it anew") from None
-    return [worth] if np.isclose(total(*worth), score, rtol=1e-6, atol=1e-6) else []
+    return [pictures] if np.isclose(total(pictures), score, rtol=1e-6, atol=1e-6) else []
 
 
 def _categories(lines: list[Line]) -> dict[str, float]:

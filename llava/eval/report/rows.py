@@ -13,8 +13,8 @@ import numpy as np
 import yaml
 
 from ..results.folder import FORMAT
-from ..tasks.statistics import holm
-from .compare import Answers, Difference, difference, interval, obstacle
+from ..tasks.statistics import Contributions, containing, holm, score_interval
+from .compare import Answers, Difference, difference, obstacle
 
 REFERENCES = {"full": "--", "blind": ":"}  # the methods that are no competitors, and how their lines are dashed
 SAME_COST = 0.02  # how far the mean visual tokens of a random control may lie from a method's
@@ -176,8 +176,8 @@ def _mean(rows: Sequence[Row]) -> Row:
         **means,
         plan=SEED.sub("", rows[0].plan),
         method=SEED.sub("", rows[0].method),
-        score_interval=interval(answers.score) if answers.score else ends,
-        accuracy_interval=interval(answers.accuracy),
+        score_interval=score_interval(answers.score) if answers.score else ends,
+        accuracy_interval=score_interval(answers.accuracy),
         failed=max(row.failed for row in rows),
         subtasks={name: float(np.mean([row.subtasks[name] for row in rows])) for name in rows[0].subtasks},
         folders=[folder for row in rows for folder in row.folders],
@@ -203,9 +203,9 @@ def _row(folder: Path) -> Row:
             method=metrics["method"],
             score=score,
             max_score=_number(metrics, "max_score"),
-            score_interval=[float(bound) for bound in metrics["score_interval"]],
+            score_interval=_interval(metrics, "score", answers and answers.score),
             accuracy=accuracy,
-            accuracy_interval=[float(bound) for bound in metrics["accuracy_interval"]],
+            accuracy_interval=_interval(metrics, "accuracy", answers and answers.accuracy),
             visual_tokens=_cost(cost, "visual_tokens"),
             gflops=_cost(cost, "total_flops", 1e9),
             kv_mb=_cost(cost, "kv_bytes", 1e6),
@@ -246,6 +246,14 @@ def _subtasks(metrics: dict, answers: Answers | None) -> tuple[dict[str, float],
         added = math.isclose(sum(scores.values()), metrics["score"], rel_tol=1e-6)  # as MME's are
         return scores, metrics["max_score"] / (len(scores) if added else 1)
     return (answers.categories if answers else {}), 100.0
+
+
+def _interval(metrics: dict, name: str, pictures: Sequence[Contributions] | None) -> list[float]:
+    """That of the answers, where the score is made of theirs, so that runs of all versions have the same; else the stored one."""
+    if pictures:
+        return score_interval(pictures)
+    low, high = metrics[f"{name}_interval"]
+    return containing(_number(metrics, name), [float(low), float(high)])
 
 
 def _number(held: dict, name: str) -> float:

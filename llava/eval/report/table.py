@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..tasks.statistics import ALIKE
+from ..tasks.statistics import INDISTINCT
 from .compare import Difference
 from .rows import Row
 
@@ -36,7 +36,7 @@ class Cell:
     @property
     def brief(self) -> str:
         """Text and verdict in the fewest letters; the notes say what "indistinct" is."""
-        return " ".join(filter(None, (self.text, self.verdict.replace(ALIKE, "indistinct"))))
+        return " ".join(filter(None, (self.text, self.verdict.replace(INDISTINCT, "indistinct"))))
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def _comparison(found: Difference | None, digits: int) -> Cell:
 
 def _weak(found: Difference) -> bool:
     """Whether only the interval tells two runs apart, not the corrected test."""
-    return found.verdict != ALIKE and found.p_holm > LEVEL
+    return found.verdict != INDISTINCT and found.p_holm > LEVEL
 
 
 def interval(bounds: Sequence[float], digits: int, scale: float = 1.0, sign: str = "") -> str:

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 from llava.constants import DEFAULT_IMAGE_TOKEN, SHORT_ANSWER
 from llava.reduction import did_you_mean
 
-from .statistics import bootstrap
+from .statistics import Contributions, bootstrap, score_interval
 
 Line = dict
 SHARED = ("base", "statistics", "vqa_accuracy")  # files of this folder that are no benchmark
@@ -121,15 +121,14 @@ class Task(ABC):
         ``note`` where one is due."""
 
     @classmethod
-    def worth(cls, lines: Sequence[Line]) -> tuple[list[float], list[float], list[str]]:
-        """Value, size and stratum of each picture, in order of first appearance, as ``statistics.bootstrap`` takes them.
+    def contributions(cls, lines: Sequence[Line]) -> Contributions:
+        """What each picture, in order of first appearance, contributes to the score, so that lines alone can be resampled.
 
-        The score is the sum over strata of (sum of values / sum of sizes), so that a report can resample it from lines alone.
-        Here it is the accuracy in per cent.
+        Here the score is the accuracy in per cent.
         """
         pictures = by_picture(lines).values()
         right = [100.0 * sum(line["correct"] for line in group) for group in pictures]
-        return right, [float(len(group)) for group in pictures], [""] * len(right)
+        return Contributions(right, [float(len(group)) for group in pictures], limit=100.0)
 
     def prompt(self, example: Example) -> str:
         """What the user says, without the picture's placeholder."""
@@ -158,8 +157,8 @@ class Task(ABC):
             "pictures": len(pictures),
             "failed": sum("error" in line for line in lines),
             "accuracy": sum(right) / len(lines),
-            "accuracy_interval": bootstrap(right, [len(group) for group in pictures]),
-            "score_interval": bootstrap(*self.worth(lines)),
+            "accuracy_interval": bootstrap(right, [len(group) for group in pictures], limit=1.0),
+            "score_interval": score_interval([self.contributions(lines)]),
             **self.aggregate(lines),
         }
 

@@ -14,7 +14,9 @@ from pathlib import Path
 from llava.utils import installed
 
 from .base import Example, Line, Task, by_picture, read_records
+from .statistics import Contributions, total
 
+MAX_SCORE = 1000  # 100 times the largest CIDEr
 _CLITIC = re.compile(r"(n't|'(?:s|re|ve|ll|d|m))(?!\w)")
 _WORD = re.compile(r"'(?:s|re|ve|ll|d|m)\b|\w+(?:[-']\w+)*")
 
@@ -80,20 +82,19 @@ class CocoCaption(Task):
         return {"answer": answer, "label": example.label, "correct": right, "references": references}
 
     def aggregate(self, lines: Sequence[Line]) -> dict:
-        value, size, _ = self.worth(lines)
         return {
-            "score": sum(value) / sum(size),
-            "max_score": 1000,
+            "score": total(self.contributions(lines)),
+            "max_score": MAX_SCORE,
             "note": "CIDEr times 100, without Java's tokenizer; accuracy counts captions that are a reference word for word",
         }
 
     @classmethod
-    def worth(cls, lines: Sequence[Line]) -> tuple[list[float], list[float], list[str]]:
-        """A picture is worth 100 times the CIDEr of its caption."""
+    def contributions(cls, lines: Sequence[Line]) -> Contributions:
+        """A picture contributes 100 times the CIDEr of its caption."""
         found = cider([line["text"] for line in lines], [line["references"] for line in lines])
         groups = by_picture({**line, "cider": 100 * value} for line, value in zip(lines, found, strict=True)).values()
         value = [sum(line["cider"] for line in group) for group in groups]
-        return value, [float(len(group)) for group in groups], [""] * len(value)
+        return Contributions(value, [float(len(group)) for group in groups], limit=float(MAX_SCORE))
 
 
 def read_truth(file: Path) -> dict[str, list[str]]:

@@ -14,6 +14,7 @@ from llava.constants import SHORT_ANSWER
 from llava.reduction import did_you_mean
 
 from .base import Example, Line, Task, by_picture, read_records
+from .statistics import Contributions
 
 PERCEPTION = ("existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR")
 COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
@@ -176,12 +177,13 @@ class Mme(Task):
         return totals(subtasks)
 
     @classmethod
-    def worth(cls, lines: Sequence[Line]) -> tuple[list[float], list[float], list[str]]:
-        """A picture is worth 50 for each right answer and 100 more for both, out of 1, within its subtask."""
+    def contributions(cls, lines: Sequence[Line]) -> Contributions:
+        """A picture contributes 50 for each right answer and 100 more for both to the mean of its subtask."""
         pairs = _pairs(lines)
         right = [[parse_answer(line["text"]) == line["label"].lower() for line in pair] for pair in pairs]
         value = [50.0 * sum(pair) + 100.0 * all(pair) for pair in right]
-        return value, [1.0] * len(value), [pair[0]["category"] for pair in pairs]
+        subtasks = [pair[0]["category"] for pair in pairs]
+        return Contributions(value, [1.0] * len(value), subtasks, limit=200.0 * len(set(subtasks)))
 
 
 def _pairs(lines: Sequence[Line]) -> list[list[Line]]:

@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from .base import Example, Line, Task, by_picture, numbered_jsonl
+from .statistics import Contributions
 
 CATEGORIES = ("random", "popular", "adversarial")
 
@@ -97,8 +98,8 @@ class Pope(Task):
         return {"score": 100 * mean["f1"], "max_score": 100, **mean, "subtasks": found, "missing": missing, **note}
 
     @classmethod
-    def worth(cls, lines: Sequence[Line]) -> tuple[list[float], list[float], list[str]]:
-        """F1 is 2 TP of (2 TP + FP + FN), so within a category a picture brings its own part of both."""
+    def contributions(cls, lines: Sequence[Line]) -> Contributions:
+        """F1 is 2 TP / (2 TP + FP + FN), so within a category a picture contributes to both."""
         groups = by_picture({**line, "picture": (line["category"], line["picture"])} for line in lines)
         categories = len({category for category, _ in groups})
         value, size = [], []
@@ -106,7 +107,7 @@ class Pope(Task):
             one = figures(_answers(group))
             value.append(100 / categories * 2 * one["tp"])
             size.append(float(2 * one["tp"] + one["fp"] + one["fn"]))
-        return value, size, [category for category, _ in groups]
+        return Contributions(value, size, [category for category, _ in groups], limit=100.0)
 
 
 def _answers(lines: Sequence[Line]) -> list[tuple[str, str]]:

@@ -1,108 +1,214 @@
-"""What chance does to a score: intervals, paired comparisons of two runs, and the price of making many of them.
+"""Bootstrap intervals over pictures, paired tests, and Holm correction.
 
 Two runs that answered the same questions are compared question by question and picture by picture: what is hard for both
-cancels, so a paired interval is far narrower than the two intervals side by side suggest.
+cancels, so a paired interval is far narrower than the two separate intervals suggest.
+
+The bootstrap alone is too narrow for few pictures, and has no width at all where all pictures of a stratum score alike.
+Four published corrections bring it to its nominal level:
+
+- Each resample of a stratum of n pictures draws n - 1 of them, which makes the variance unbiased
+  (Rao and Wu 1988, "Resampling inference with complex survey data", JASA 83).
+- Strata of one picture are pooled (collapsed strata: Cochran 1977, "Sampling Techniques", 5A.12).
+- A score with a largest and a smallest value has Wilson's interval at the effective sample size that the resampled variance
+  gives, with Student's t (Korn and Graubard 1998, Survey Methodology 24); a score without has percentiles that are widened
+  by Student's t (Hesterberg 2015, "What teachers should know about the bootstrap", The American Statistician 69).
+- A paired difference counts two pictures more, on which the runs differ by half of the largest difference in either
+  direction (Agresti and Min 2005, Statistics in Medicine 24).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import binomtest
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import binomtest, norm, t
 
 RESAMPLES = 2000
-AT_ONCE = 2**22  # numbers drawn in one go: 32 MB, whatever the size of the benchmark
-ALIKE = "not distinguishable"
+DRAWS_PER_STEP = 2**22  # 32 MB of random numbers, whatever the size of the benchmark
+LEVEL = 0.95
+INDISTINCT = "not distinguishable"
 ROUNDING = 1e-9  # a bound this near to 0 is 0
 
 
-def total(value: Sequence[float], size: Sequence[float], strata: Sequence[str] | None = None) -> float:
-    """Sum over strata of (sum of values / sum of sizes): the figure that ``bootstrap`` gives the interval of."""
-    value, size = np.asarray(value, dtype=float), np.asarray(size, dtype=float)
-    return float(sum(_ratio(value[inside].sum(), size[inside].sum()) for inside in _strata(len(value), strata)))
+@dataclass(frozen=True)
+class Contributions:
+    """What each picture contributes to a score: the sum over strata of (sum of values / sum of sizes).
+
+    With ``value`` the right answers and ``size`` the questions of every picture the score is the accuracy. ``strata`` names
+    each picture's stratum (default: one for all). ``limit``: the largest score that is possible, the smallest being 0; None
+    for a score without one.
+    """
+
+    value: Sequence[float]
+    size: Sequence[float]
+    strata: Sequence[str] | None = None
+    limit: float | None = None
+
+
+def total(pictures: Contributions) -> float:
+    """The score itself."""
+    value, size = _arrays(pictures)
+    return float(sum(_ratio(value[members].sum(), size[members].sum()) for members in _strata(pictures)))
 
 
 def bootstrap(
     value: Sequence[float],
     size: Sequence[float],
     strata: Sequence[str] | None = None,
-    level: float = 0.95,
-    seed: int = 0,
+    limit: float | None = None,
+    level: float = LEVEL,
 ) -> list[float]:
-    """Percentile bootstrap of ``sum over strata of (sum of value / sum of size)``: [low, high].
+    """Interval of one score, [low, high]; the arguments are those of ``Contributions``."""
+    return score_interval([Contributions(value, size, strata, limit)], level)
 
-    Each entry is one picture, drawn with replacement within its stratum (default: one stratum for all), 2,000 times from
-    ``seed``. With ``value`` the right answers and ``size`` the questions of every picture this is the interval of accuracy.
+
+def score_interval(runs: Sequence[Contributions], level: float = LEVEL) -> list[float]:
+    """Interval of the mean score of several runs over the same pictures: [low, high], which contains the mean."""
+    score, limit = float(np.mean([total(run) for run in runs])), runs[0].limit
+    totals, quantile = _mean_resampled(runs), _quantile(runs[0], level)
+    if limit is None:
+        return containing(score, percentiles(totals, norm.sf(quantile)))
+    share, variance = min(1.0, max(0.0, score / limit)), float(totals.var()) / limit**2
+    if share * (1 - share) > ROUNDING and variance > ROUNDING**2:
+        trials = share * (1 - share) / variance
+    else:  # all pictures score alike, and each of them is one trial
+        trials = len(runs[0].value)
+    return containing(score, [limit * min(1.0, max(0.0, bound)) for bound in _wilson(share, trials, quantile)])
+
+
+def difference_interval(
+    first: Sequence[Contributions], second: Sequence[Contributions], level: float = LEVEL
+) -> list[float]:
+    """Interval of the paired difference of two mean scores over the same pictures: [low, high], which contains it.
+
+    Each side is one run or several seeds of one. All must have the same pictures in the same order.
     """
-    return percentiles(resampled(value, size, strata, seed), level)
+    difference = float(np.mean([total(run) for run in first]) - np.mean([total(run) for run in second]))
+    totals, quantile, limit = (
+        _mean_resampled(first) - _mean_resampled(second),
+        _quantile(first[0], level),
+        first[0].limit,
+    )
+    if limit is None:
+        return containing(difference, percentiles(totals, norm.sf(quantile)))
+    pictures = len(first[0].value)
+    share = pictures / (pictures + 2)
+    spread = quantile * math.sqrt(share**2 * float(totals.var()) + (limit / (pictures + 2)) ** 2)
+    centre = share * difference
+    return containing(difference, [max(-limit, centre - spread), min(limit, centre + spread)])
 
 
-def resampled(
-    value: Sequence[float], size: Sequence[float], strata: Sequence[str] | None = None, seed: int = 0
-) -> np.ndarray:
-    """The 2,000 totals of the bootstrap: (RESAMPLES,).
+def resampled(pictures: Contributions, seed: int = 0) -> NDArray[np.float64]:
+    """The scores of 2,000 resamples: (RESAMPLES,). Their variance is that of the score, without bias.
 
-    The draws depend on ``strata`` and ``seed`` alone, so that the totals of two runs over the same pictures are pairs: the
-    percentiles of their differences are the interval of the paired difference.
+    The draws depend on the strata and ``seed`` alone, so that the scores of two runs over the same pictures are pairs.
     """
-    value, size = np.asarray(value, dtype=float), np.asarray(size, dtype=float)
-    rng, found = np.random.default_rng(seed), np.zeros(RESAMPLES)
-    for inside in _strata(len(value), strata):
-        step = max(1, AT_ONCE // len(inside))
-        for start in range(0, RESAMPLES, step):
-            part = slice(start, min(start + step, RESAMPLES))
-            drawn = rng.choice(inside, size=(part.stop - start, len(inside)))
-            found[part] += _ratio(value[drawn].sum(axis=1), size[drawn].sum(axis=1))
-    return found
+    value, size = _arrays(pictures)
+    strata = _strata(pictures)
+    rng, totals = np.random.default_rng(seed), np.zeros(RESAMPLES)
+    for members in (members for members in strata if len(members) > 1):
+        for part, drawn in _draws(rng, members, len(members) - 1):
+            totals[part] += _ratio(value[drawn].sum(axis=1), size[drawn].sum(axis=1))
+    single = np.array([members[0] for members in strata if len(members) == 1], dtype=int)
+    ratios = _ratio(value, size)
+    # A single stratum of one picture borrows the spread of all pictures.
+    pool = single if len(single) > 1 else np.arange(len(value))
+    totals += ratios[single].sum()
+    if len(single) and len(pool) > 1:
+        widened, centre = math.sqrt(len(pool) / (len(pool) - 1)), ratios[pool].mean()
+        for part, drawn in _draws(rng, pool, len(single)):
+            totals[part] += widened * (ratios[drawn] - centre).sum(axis=1)
+    return totals
 
 
-def percentiles(totals: np.ndarray, level: float = 0.95) -> list[float]:
-    """[low, high], between which the middle ``level`` of the totals lies."""
-    rest = 50 * (1 - level)
-    return [float(bound) for bound in np.percentile(totals, [rest, 100 - rest])]
+def percentiles(totals: ArrayLike, tail: float = (1 - LEVEL) / 2) -> list[float]:
+    """[low, high]: the share ``tail`` of the totals lies below, and as much above."""
+    return [float(bound) for bound in np.quantile(totals, [tail, 1 - tail])]
+
+
+def containing(estimate: float, interval: Sequence[float]) -> list[float]:
+    """The interval, widened to its estimate where rounding left that outside."""
+    low, high = interval
+    return [min(low, estimate), max(high, estimate)]
 
 
 def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
     """Two-sided exact p of McNemar's test that two runs are right equally often; not the mid-p, so never too small.
 
-    ``first`` and ``second`` say of the same questions whether each was right. Only the questions that one alone had right
-    count: under the hypothesis they are tosses of a coin. 1 where there is none. Questions of one picture are taken as
-    independent, which the bootstrap over pictures does not assume. Raises ValueError for different numbers of questions.
+    ``first`` and ``second`` say of the same questions whether each was right. Only the questions that exactly one run had
+    right count: under the hypothesis they are tosses of a coin. 1 where there is none. Questions of one picture are taken
+    as independent, which the bootstrap over pictures does not assume. Raises ValueError for different numbers of questions.
     """
-    first, second = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
-    if first.shape != second.shape:
-        raise ValueError(f"second={second.shape} and first={first.shape} must be answers to the same questions")
-    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
-    apart = only_first + only_second
-    return float(binomtest(only_first, apart, 0.5).pvalue) if apart else 1.0
+    first_right, second_right = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
+    if first_right.shape != second_right.shape:
+        raise ValueError(
+            f"second={second_right.shape} and first={first_right.shape} must be answers to the same questions"
+        )
+    only_first, only_second = int((first_right & ~second_right).sum()), int((second_right & ~first_right).sum())
+    discordant = only_first + only_second
+    return float(binomtest(only_first, discordant, 0.5).pvalue) if discordant else 1.0
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """The p values as they stand after Holm's correction: each may be held against 0.05 however many there are."""
+    """The p values after Holm's correction: each may be held against 0.05 however many there are."""
     order, corrected, largest = np.argsort(p, kind="stable"), [0.0] * len(p), 0.0
-    for rank, place in enumerate(order):
-        largest = max(largest, min(1.0, (len(p) - rank) * float(p[place])))
-        corrected[place] = largest
+    for rank, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(p) - rank) * float(p[index])))
+        corrected[index] = largest
     return corrected
 
 
 def verdict(interval: Sequence[float]) -> str:
-    """``better``, ``worse``, or ``not distinguishable`` where the interval of a difference holds 0."""
+    """``better``, ``worse``, or ``not distinguishable`` where the interval of a difference contains 0."""
     low, high = interval
     if low <= ROUNDING and high >= -ROUNDING:
-        return ALIKE
+        return INDISTINCT
     return "better" if low > 0 else "worse"
 
 
-def _ratio(value: np.ndarray, size: np.ndarray) -> np.ndarray:
-    """Their ratio; 0 where there is nothing to divide by, as with the F1 of a draw without a yes."""
+def _wilson(share: float, trials: float, quantile: float) -> tuple[float, float]:
+    """Wilson's score interval of a share (Wilson 1927, "Probable inference", JASA 22)."""
+    excess = quantile**2 / trials
+    centre = (share + excess / 2) / (1 + excess)
+    spread = math.sqrt(excess * (share * (1 - share) + excess / 4)) / (1 + excess)
+    return centre - spread, centre + spread
+
+
+def _quantile(pictures: Contributions, level: float) -> float:
+    """Student's t for the pictures' degrees of freedom: one less than the pictures of each stratum, at least 1."""
+    strata = _strata(pictures)
+    single = sum(len(members) == 1 for members in strata)
+    freedom = len(pictures.value) - (len(strata) - single) - min(1, single)
+    return float(t.ppf((1 + level) / 2, max(1, freedom)))
+
+
+def _mean_resampled(runs: Sequence[Contributions]) -> NDArray[np.float64]:
+    return np.mean([resampled(run) for run in runs], axis=0)
+
+
+def _draws(rng: np.random.Generator, members: NDArray[np.int_], count: int) -> Iterator[tuple[slice, NDArray[np.int_]]]:
+    """Slices of the resamples, each with ``count`` of the members drawn with replacement: (resamples, count)."""
+    step = max(1, DRAWS_PER_STEP // count)
+    for start in range(0, RESAMPLES, step):
+        part = slice(start, min(start + step, RESAMPLES))
+        yield part, rng.choice(members, size=(part.stop - start, count))
+
+
+def _arrays(pictures: Contributions) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    return np.asarray(pictures.value, dtype=float), np.asarray(pictures.size, dtype=float)
+
+
+def _ratio(value: NDArray[np.float64], size: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Their ratio; 0 where there is nothing to divide by, as with the F1 of a resample without a yes."""
     return np.divide(value, size, out=np.zeros_like(value), where=np.asarray(size) != 0)
 
 
-def _strata(count: int, strata: Sequence[str] | None) -> list[np.ndarray]:
-    """Which entries each stratum holds, in order of first appearance."""
-    if strata is None:
-        return [np.arange(count)]
-    labels = np.asarray(strata)
+def _strata(pictures: Contributions) -> list[NDArray[np.int_]]:
+    """Which pictures each stratum holds, in order of first appearance."""
+    if pictures.strata is None:
+        return [np.arange(len(pictures.value))]
+    labels = np.asarray(pictures.strata)
     return [np.flatnonzero(labels == label) for label in dict.fromkeys(labels.tolist())]

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from .base import Example, Line, Task, by_picture, subtask_scores
+from .statistics import Contributions
 
 PEOPLE = 10  # who answered every question
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
@@ -84,11 +85,11 @@ class VqaTask(Task):
         }
 
     @classmethod
-    def worth(cls, lines: Sequence[Line]) -> tuple[list[float], list[float], list[str]]:
-        """A picture is worth the credit of its questions, out of their number."""
+    def contributions(cls, lines: Sequence[Line]) -> Contributions:
+        """A picture contributes the credit of its questions, in per cent, out of their number."""
         groups = by_picture(lines).values()
         value = [100 * sum(line["credit"] for line in group) for group in groups]
-        return value, [float(len(group)) for group in groups], [""] * len(value)
+        return Contributions(value, [float(len(group)) for group in groups], limit=100.0)
 
 
 def most_common(answers: Sequence[str]) -> str:

@@ -1,11 +1,10 @@
-"""What every task shares: the registry, files and what is wrong in them, even slices, and the bootstrap."""
+"""What every task shares: the registry, files and what is wrong in them, and even slices."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from llava.constants import SHORT_ANSWER
@@ -20,7 +19,6 @@ from llava.eval.tasks.base import (
     spread,
     subtask_scores,
 )
-from llava.eval.tasks.statistics import bootstrap
 
 
 def examples(pictures: int, each: int) -> list[Example]:
@@ -47,24 +45,6 @@ def test_spread_keeps_whole_pictures(limit, kept):
 
 def test_spread_reaches_over_the_whole_sequence():
     assert [example.picture for example in spread(examples(10, 2), 6)][::2] == ["0", "3", "6"]
-
-
-def test_bootstrap_interval_has_the_width_of_theory():
-    """100 pictures of one question, half right: the standard error is 0.05, so the interval is 0.5 +- 0.098."""
-    low, high = bootstrap([1, 0] * 50, [1] * 100)
-    assert low == pytest.approx(0.402, abs=0.02) and high == pytest.approx(0.598, abs=0.02)
-
-
-def test_bootstrap_adds_strata_and_draws_within_them():
-    """A stratum without spread adds its mean and nothing to the width."""
-    low, high = bootstrap([1, 1, 1, 0, 1, 0], [1] * 6, ["a", "a", "a", "b", "b", "b"])
-    assert low >= 1 and high <= 2
-    assert bootstrap([3.0, 4.0], [1, 1], ["a", "b"]) == [7, 7]
-
-
-def test_bootstrap_is_deterministic():
-    value = np.random.default_rng(1).integers(0, 3, 40)
-    assert bootstrap(value, [2] * 40) == bootstrap(value, [2] * 40)
 
 
 def test_read_jsonl_names_file_and_line(tmp_path):

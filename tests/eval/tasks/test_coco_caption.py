@@ -11,6 +11,7 @@ import pytest
 
 from llava.eval.tasks import coco_caption
 from llava.eval.tasks.coco_caption import CocoCaption, cider, tokenize
+from llava.eval.tasks.statistics import total
 from llava.shapes.export import export
 from tests.eval.tasks.lines import answered
 
@@ -62,8 +63,8 @@ def test_scores_of_the_exported_layout(exported):
     lines = answered(task, lambda one: said[one.key])
     found = task.metrics(lines)
     assert found["accuracy"] == 0.5 and found["score"] > 100
-    value, size, _ = task.worth(lines)
-    assert value[2:] == [0, 0] and sum(value) / sum(size) == pytest.approx(found["score"])
+    pictures = task.contributions(lines)
+    assert pictures.value[2:] == [0, 0] and total(pictures) == pytest.approx(found["score"])
     assert found["score_interval"][0] < found["score"] < found["score_interval"][1]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from llava.eval.tasks.pope import Pope, figures, parse_answer
+from llava.eval.tasks.statistics import total
 from llava.shapes.export import export
 from tests.eval.tasks.lines import answered
 
@@ -63,17 +64,13 @@ def test_the_score_is_the_mean_f1_of_the_categories(exported):
     assert "note" not in found
 
 
-def test_worth_adds_up_to_the_score_and_the_interval_is_around_it(exported):
+def test_contributions_add_up_to_the_score_and_the_interval_is_around_it(exported):
     task = Pope(exported)
     lines = answered(task, lambda one: "Yes" if int(one.key) % 3 else "No")
-    value, size, strata = task.worth(lines)
-    assert len(value) == 3 * 4
-    total = 0
-    for name in set(strata):
-        inside = [place for place, stratum in enumerate(strata) if stratum == name]
-        total += sum(value[place] for place in inside) / sum(size[place] for place in inside)
+    pictures = task.contributions(lines)
+    assert len(pictures.value) == 3 * 4
     found = task.metrics(lines)
-    assert total == pytest.approx(found["score"])
+    assert total(pictures) == pytest.approx(found["score"])
     assert found["score_interval"][0] <= found["score"] <= found["score_interval"][1]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from llava.eval.tasks.statistics import total
 from llava.eval.tasks.vqav2 import Vqav2
 from llava.shapes.export import export
 from tests.eval.tasks.lines import answered
@@ -40,9 +41,9 @@ def test_another_split_has_its_own_pictures_and_truth(exported, tmp_path):
 def test_credit_of_a_picture_is_the_sum_of_its_questions(exported):
     task = Vqav2(exported)
     lines = answered(task, lambda one: "yes")
-    value, size, strata = task.worth(lines)
-    assert len(value) == 4 and set(size) == {4} and set(strata) == {""}
-    assert sum(value) / sum(size) == pytest.approx(task.metrics(lines)["score"])
+    pictures = task.contributions(lines)
+    assert len(pictures.value) == 4 and set(pictures.size) == {4} and pictures.strata is None
+    assert total(pictures) == pytest.approx(task.metrics(lines)["score"])
     assert task.metrics(lines)["subtasks"]["yes/no"]["score"] == pytest.approx(
         sum(line["credit"] for line in lines if line["category"] == "yes/no") / 8 * 100
     )
