@@ -13,7 +13,8 @@ from typing import Any
 from PIL import Image
 
 from llava.constants import DEFAULT_IMAGE_TOKEN
-from llava.mm_utils import expand2square
+from llava.mm_utils import expand2square, squarable
+from llava.pictures import to_rgb
 from llava.reduction import did_you_mean
 
 
@@ -78,7 +79,7 @@ class Conversation:
         another mode.
         """
         if image_process_mode == "Pad":
-            image = expand2square(image, (122, 116, 104))
+            image = expand2square(squarable(image), (122, 116, 104))
         elif image_process_mode == "Resize":
             image = image.resize((336, 336))
         elif image_process_mode not in ("Default", "Crop"):
@@ -193,7 +194,7 @@ _WRITERS: dict[SeparatorStyle, Callable[[Conversation, Turns], str]] = {
 def _base64(image: Image.Image, image_format: str) -> str:
     buffer = BytesIO()
     # JPEG has no transparency.
-    (image.convert("RGB") if image_format == "JPEG" else image).save(buffer, format=image_format)
+    (to_rgb(image) if image_format == "JPEG" else image).save(buffer, format=image_format)
     return base64.b64encode(buffer.getvalue()).decode()
 
 

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import ast
-import base64
 import math
-import urllib.request
 from collections.abc import Sequence
-from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import LongTensor, Tensor
 from transformers import StoppingCriteria
 
 from llava.constants import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
+from llava.pictures import Size, to_rgb
+from llava.pictures import load_image as load_image  # LLaVA's users look for them here
+from llava.pictures import load_image_from_base64 as load_image_from_base64
 
-Size = tuple[int, int]  # (width, height) in pixels, as PIL counts
+LEAST_SIDE = 2048  # pixels: a square or a strip up to here is made at full size, whatever the picture's proportions
+MOST_SIDE = 8192  # pixels: no square is larger
 
 
 def get_model_name_from_path(model_path: str) -> str:
@@ -28,29 +28,6 @@ def get_model_name_from_path(model_path: str) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------------ images
-
-
-def load_image(source: str | Path) -> Image.Image:
-    """The RGB picture in a file or behind an http(s) address, wholly decoded.
-
-    Raises FileNotFoundError for a missing file and ValueError for one that is not a readable picture; both name it.
-    """
-    source = str(source)
-    try:
-        if source.startswith(("http://", "https://")):
-            with urllib.request.urlopen(source, timeout=60) as response:
-                return Image.open(BytesIO(response.read())).convert("RGB")
-        with Image.open(source) as image:
-            return image.convert("RGB")
-    except FileNotFoundError:
-        raise FileNotFoundError(f"image file {source!r} does not exist") from None
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ValueError(f"image {source!r} cannot be read: {error}") from error
-
-
-def load_image_from_base64(image: str | bytes) -> Image.Image:
-    """The picture that base64 text holds."""
-    return Image.open(BytesIO(base64.b64decode(image)))
 
 
 def expand2square(pil_img: Image.Image, background_color: int | tuple[int, ...]) -> Image.Image:
@@ -67,21 +44,51 @@ def expand2square(pil_img: Image.Image, background_color: int | tuple[int, ...])
 def process_images(images: Sequence[Image.Image], image_processor: Any, model_cfg: Any) -> Tensor | list[Tensor]:
     """Pictures as the model was trained to see them.
 
-    model_cfg.image_aspect_ratio: "pad" squares each on the processor's mean colour; "anyres" gives each as a stack of
-    crops; anything else lets the processor resize and crop. Returns (n, 3, H, W), for anyres (n, 1+crops, 3, H, W); a
-    list where the pictures got different numbers of crops.
+    images: PIL pictures of any mode (`llava.pictures.to_rgb`), whose `size` is the one that goes into `image_sizes`; EXIF
+    orientation is a matter of the file, applied by `load_image`. model_cfg.image_aspect_ratio: "pad" squares each on the
+    processor's mean colour; "anyres" gives each as a stack of crops; anything else lets the processor resize and crop.
+    Returns (n, 3, H, W), for anyres (n, 1+crops, 3, H, W); a list where the pictures got different numbers of crops.
+
+    Memory is bounded by the picture's own pixels: one of extreme proportions shrinks before it is squared, or loses before
+    the processor resizes it what the processor would crop.
     """
     layout = getattr(model_cfg, "image_aspect_ratio", None)
     if layout == "anyres":
         tensors = [process_anyres_image(image, image_processor, model_cfg.image_grid_pinpoints) for image in images]
     elif layout == "pad":
         colour = tuple(int(value * 255) for value in image_processor.image_mean)
-        tensors = [_pixels(expand2square(image.convert("RGB"), colour), image_processor) for image in images]
+        tensors = [_pixels(expand2square(squarable(to_rgb(image)), colour), image_processor) for image in images]
     else:
-        tensors = [_pixels(image.convert("RGB"), image_processor) for image in images]
+        tensors = [_pixels(_central_part(to_rgb(image), image_processor), image_processor) for image in images]
     if tensors and all(tensor.shape == tensors[0].shape for tensor in tensors):
         return torch.stack(tensors)
     return tensors
+
+
+def squarable(image: Image.Image) -> Image.Image:
+    """The picture, shrunk where a square of its longer side would have too many pixels.
+
+    Allowed are `LEAST_SIDE` squared and four times the picture's own pixels, but no more than `MOST_SIDE` squared.
+    """
+    longest = min(max(LEAST_SIDE, 2 * math.isqrt(image.width * image.height)), MOST_SIDE)
+    if max(image.size) <= longest:
+        return image
+    scale = longest / max(image.size)
+    return image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
+
+
+def _central_part(image: Image.Image, image_processor: Any) -> Image.Image:
+    """The picture without the ends that a processor which crops at the centre would enlarge and then cut off."""
+    width, height = image.size
+    short, crop = min(image.size), max(image_processor.crop_size["height"], image_processor.crop_size["width"])
+    # As many times the shorter side as give a strip of LEAST_SIDE squared pixels behind the resizing.
+    most = short * max(2, (LEAST_SIDE // crop) ** 2)
+    if max(image.size) <= most or not image_processor.do_center_crop:
+        return image
+    spare = (max(image.size) - most) // 2 * 2  # the same at both ends
+    if width > height:
+        return image.crop((spare // 2, 0, width - spare // 2, height))
+    return image.crop((0, spare // 2, width, height - spare // 2))
 
 
 def _pixels(image: Image.Image, image_processor: Any) -> Tensor:
@@ -139,7 +146,7 @@ def get_anyres_image_grid_shape(image_size: Size, grid_pinpoints: str | Sequence
 
 def process_anyres_image(image: Image.Image, processor: Any, grid_pinpoints: str | Sequence[Size]) -> Tensor:
     """The whole picture squeezed into one square, then its crops: (1 + crops, 3, H, W)."""
-    image = image.convert("RGB")
+    image = to_rgb(image)
     grid = select_best_resolution(image.size, _grids(grid_pinpoints))
     crops = divide_to_patches(resize_and_pad_image(image, grid), processor.crop_size["height"])
     side = processor.size["shortest_edge"]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-from io import BytesIO
+import subprocess
+import sys
+import textwrap
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
@@ -17,12 +21,11 @@ from llava.mm_utils import (
     expand2square,
     get_anyres_image_grid_shape,
     get_model_name_from_path,
-    load_image,
-    load_image_from_base64,
     process_anyres_image,
     process_images,
     resize_and_pad_image,
     select_best_resolution,
+    squarable,
     tokenizer_image_token,
 )
 
@@ -124,24 +127,78 @@ def test_anyres_begins_with_the_whole(processor):
     assert left.max() < 0 < right.min() and whole[0, 0, 0] < 0 < whole[0, 0, 27]
 
 
-def test_load_image(tmp_path):
-    Image.new("L", (5, 4), 7).save(tmp_path / "a.png")
-    assert load_image(tmp_path / "a.png").mode == "RGB"
-    whole = (tmp_path / "a.png").read_bytes()
-    (tmp_path / "cut.png").write_bytes(whole[: len(whole) - 20])
-    (tmp_path / "text.png").write_text("no picture")
-    for name in ("cut.png", "text.png"):
-        with pytest.raises(ValueError, match=name):
-            load_image(tmp_path / name)
-    with pytest.raises(FileNotFoundError, match="gone.png"):
-        load_image(tmp_path / "gone.png")
+LAYOUTS = [
+    SimpleNamespace(image_aspect_ratio="pad"),
+    SimpleNamespace(),
+    SimpleNamespace(image_aspect_ratio="anyres", image_grid_pinpoints=[(28, 56), (56, 28), (56, 56)]),
+]
 
 
-def test_base64_round_trip():
-    buffer = BytesIO()
-    Image.new("RGB", (5, 4), (1, 2, 3)).save(buffer, "PNG")
-    picture = load_image_from_base64(base64.b64encode(buffer.getvalue()))
-    assert picture.size == (5, 4) and picture.getpixel((0, 0)) == (1, 2, 3)
+@pytest.mark.parametrize("layout", LAYOUTS, ids=["pad", "crop", "anyres"])
+def test_pictures_of_every_mode_have_one_normal_form(processor, layout):
+    grey = Image.fromarray(np.linspace(0, 65535, 40 * 30).reshape(30, 40).astype(np.uint16))
+    clear = Image.new("RGBA", (40, 30), (0, 0, 0, 0))
+    for picture, same in ((grey, grey.convert("F").convert("L")), (clear, Image.new("RGB", (40, 30), "white"))):
+        if picture is grey:
+            same = Image.fromarray(np.rint(np.asarray(grey) / 257).astype(np.uint8))
+        pixels, expected = (process_images([image], processor, layout) for image in (picture, same))
+        assert torch.equal(pixels, expected)
+
+
+@settings(deadline=None, derandomize=True, max_examples=40)
+@given(width=st.integers(1, 2048), height=st.integers(1, 2048))
+def test_pictures_of_common_sizes_are_squared_at_full_size(width, height):
+    picture = Image.new("L", (width, height))
+    assert squarable(picture) is picture
+
+
+@pytest.mark.parametrize("size", [(4000, 3000), (6000, 4000), (8192, 2048), (8000, 8000)])
+def test_photographs_are_squared_at_full_size(size):
+    picture = Image.new("1", size)
+    assert squarable(picture) is picture
+
+
+@settings(deadline=None, derandomize=True, max_examples=40)
+@given(long=st.integers(1, 30000), short=st.integers(1, 3000), tall=st.booleans())
+def test_a_square_is_bounded_by_the_pixels_of_its_picture(long, short, tall):
+    size = (short, long) if tall else (long, short)
+    side = max(squarable(Image.new("1", size)).size)
+    assert side**2 <= max(2048**2, 4 * long * short) and side <= 8192
+
+
+@pytest.mark.parametrize("layout", LAYOUTS[:2], ids=["pad", "crop"])
+@pytest.mark.parametrize("size", [(2000, 9), (9, 2000), (2001, 2)])
+def test_extreme_proportions_are_the_same_up_to_resampling(processor, layout, size, monkeypatch):
+    width, height = size
+    ramp = np.linspace(0, 255, width * height).reshape(height, width) if width > height else None
+    ramp = np.linspace(0, 255, width * height).reshape(width, height).T if ramp is None else ramp
+    picture = Image.fromarray(ramp.astype(np.uint8)).convert("RGB")
+    monkeypatch.setattr("llava.mm_utils.LEAST_SIDE", 300)
+    bounded = process_images([picture], processor, layout)
+    monkeypatch.setattr("llava.mm_utils.LEAST_SIDE", 10000)
+    monkeypatch.setattr("llava.mm_utils.MOST_SIDE", 10000)
+    whole = process_images([picture], processor, layout)
+    assert bounded.shape == whole.shape and (bounded - whole).abs().mean() < 0.02
+
+
+def test_a_long_strip_takes_little_memory():
+    script = """
+        import resource
+        from types import SimpleNamespace
+        from PIL import Image
+        from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+        from llava.mm_utils import process_images
+        processor = CLIPImageProcessorPil(size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336})
+        for layout in ("anyres", "crop", "pad"):
+            config = SimpleNamespace(image_aspect_ratio=layout, image_grid_pinpoints=[(336, 672), (672, 336)])
+            process_images([Image.new("RGB", (336, 336))], processor, config)
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            for size in ((20000, 10), (1, 50000)):
+                process_images([Image.new("RGB", size)], processor, config)
+            print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True)
+    assert max(map(float, done.stdout.split())) < 150, done.stdout  # MiB
 
 
 class Words:
