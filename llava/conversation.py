@@ -61,7 +61,8 @@ class Conversation:
     @property
     def stop_string(self) -> str:
         """The string that ends an answer under this template."""
-        return self.sep2 if self.sep_style is SeparatorStyle.TWO and self.sep2 else self.sep
+        ended_by_second = self.sep_style in (SeparatorStyle.TWO, SeparatorStyle.LLAMA_2)
+        return self.sep2 if ended_by_second and self.sep2 else self.sep
 
     def process_image(
         self,

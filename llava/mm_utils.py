@@ -185,33 +185,49 @@ def tokenizer_image_token(
 class KeywordsStoppingCriteria(StoppingCriteria):
     """Ends every row on its own once its answer ends with, or has just written, one of the keywords.
 
-    keywords: strings, e.g. `["###"]`. input_ids: the prompt (B, S). Works for `generate` of new ids only as for one that
-    returns the prompt in front: rows that begin with their prompt have it taken off.
+    keywords: strings, e.g. `["###"]`, however they are tokenised in their context. input_ids: the prompt (B, S). Works for
+    `generate` of new ids only as for one that returns the prompt in front: rows that begin with their prompt have it taken
+    off. A step costs the decoding of a few ids a row, whatever the answer's length. Raises ValueError for an empty keyword.
     """
 
     def __init__(self, keywords: Sequence[str], tokenizer: Any, input_ids: LongTensor):
         self.keywords = list(keywords)
+        if not all(self.keywords):
+            raise ValueError(f"keywords={self.keywords!r} holds an empty one, at which every answer would end")
         self.tokenizer = tokenizer
         self.prompt = input_ids
-        self.keyword_ids = []
-        for keyword in keywords:
+        self.keyword_ids: list[list[int]] = []
+        for keyword in self.keywords:
             ids = tokenizer(keyword).input_ids
             if len(ids) > 1 and ids[0] == tokenizer.bos_token_id:
                 ids = ids[1:]
             self.keyword_ids.append(ids)
         self.max_keyword_len = max(map(len, self.keyword_ids), default=0)
+        # An id spells a byte at least, except for a blank with which a decoded text begins.
+        self._spans = [len(keyword.encode()) + keyword[0].isspace() for keyword in self.keywords]
 
-    def __call__(self, output_ids: LongTensor, scores: Any = None, **kwargs: Any) -> Tensor:
+    def __call__(self, input_ids: LongTensor, scores: Any = None, **kwargs: Any) -> Tensor:
         """(B,) bool: which rows are done."""
-        beams = max(1, len(output_ids) // len(self.prompt))
-        done = [self._ends(ids, self.prompt[i // beams]) for i, ids in enumerate(output_ids)]
-        return torch.tensor(done, device=output_ids.device)
+        self.prompt = self.prompt.to(input_ids.device)
+        return torch.tensor([self._is_done(row) for row in input_ids], device=input_ids.device)
 
-    def _ends(self, ids: LongTensor, prompt: LongTensor) -> bool:
-        if len(ids) >= len(prompt) and torch.equal(ids[: len(prompt)], prompt.to(ids.device)):
-            ids = ids[len(prompt) :]
-        tail = ids[max(0, len(ids) - self.max_keyword_len) :].tolist()
-        if any(tail[-len(keyword) :] == keyword for keyword in self.keyword_ids if keyword):
-            return True
-        text = self.tokenizer.decode(tail, skip_special_tokens=True)
-        return any(keyword in text for keyword in self.keywords)
+    def call_for_batch(self, output_ids: LongTensor, scores: Any = None, **kwargs: Any) -> bool:
+        """Whether every row given, (n, S), is done; LLaVA's name, which it calls with one row at a time."""
+        return bool(self(output_ids, scores, **kwargs).all())
+
+    def _is_done(self, row: LongTensor) -> bool:
+        """Whether the last id of a row completes a keyword."""
+        length = self.prompt.shape[1]
+        start = length if len(row) >= length and (self.prompt == row[:length]).all(1).any() else 0
+        ids = row[max(start, len(row) - max([self.max_keyword_len, *self._spans])) :].tolist()
+        # Ids are compared too, since a keyword may be a special token, which the decoded text leaves out.
+        return any(ids[-len(alone) :] == alone for alone in self.keyword_ids if alone) or any(
+            self._is_completed(keyword, ids[-span:]) for keyword, span in zip(self.keywords, self._spans)
+        )
+
+    def _is_completed(self, keyword: str, ids: list[int]) -> bool:
+        count = self._text(ids).count(keyword)
+        return count > 0 and count > self._text(ids[:-1]).count(keyword)
+
+    def _text(self, ids: list[int]) -> str:
+        return self.tokenizer.decode(ids, skip_special_tokens=True)

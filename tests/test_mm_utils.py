@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from llava.conversation import conv_templates
 from llava.mm_utils import (
     KeywordsStoppingCriteria,
     divide_to_patches,
@@ -28,7 +30,10 @@ from llava.mm_utils import (
     squarable,
     tokenizer_image_token,
 )
+from llava.model.tokenizer import load_tokenizer
+from tests.conftest import PARITY15
 
+SHAPES = Path(__file__).parents[1] / "playground/checkpoints/llava-shapes-v1"
 GRIDS = [(336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008)]
 
 
@@ -269,3 +274,67 @@ def test_beams_share_their_prompt():
     stop = KeywordsStoppingCriteria(["##"], Words(), codes("a#", "b#"))
     assert stop(codes("a##", "a#x", "b#x", "b##"), None).tolist() == [False] * 4
     assert stop(codes("a###", "a#xx", "b#xx", "b###"), None).tolist() == [True, False, False, True]
+
+
+CONTEXTS = ["", "yes", "yes. ", "yes\n", "no: ", "é", "\n\n", "###", " "]
+
+
+def first_step(tokenizer, keyword: str, ids: list[int]) -> tuple[int | None, int | None]:
+    """After how many ids the criterion stops, and after how many the whole text, decoded anew, has the keyword."""
+    stop = KeywordsStoppingCriteria([keyword], tokenizer, torch.tensor([[1, 5, 6]]))
+    steps = range(1, len(ids) + 1)
+    stopped = next((n for n in steps if stop(torch.tensor([ids[:n]]))[0]), None)
+    return stopped, next((n for n in steps if keyword in tokenizer.decode(ids[:n], skip_special_tokens=True)), None)
+
+
+@pytest.fixture(scope="module", params=["embedded", "parity"])
+def tokenizer(request):
+    folders = {"embedded": SHAPES, "parity": PARITY15 / "checkpoint"}
+    return load_tokenizer(folders[request.param])
+
+
+def test_every_whole_word_stops_in_every_context(tokenizer):
+    words = [piece[1:] for piece in tokenizer.get_vocab() if piece.startswith("▁") and piece[1:].isalpha()]
+    for number, word in enumerate(sorted(words)[:: max(1, len(words) // 40)]):
+        for keyword in (word, f"{word}:"):
+            ids = tokenizer(CONTEXTS[number % len(CONTEXTS)] + keyword + " and more").input_ids[1:]
+            stopped, expected = first_step(tokenizer, keyword, ids)
+            assert stopped == expected is not None, (keyword, tokenizer.convert_ids_to_tokens(ids))
+
+
+@settings(deadline=None, derandomize=True, max_examples=150)
+@given(
+    keyword=st.text(st.sampled_from("ab #:\n\u00e9\u20ac\U0001f600USER"), min_size=1, max_size=6),
+    before=st.sampled_from(CONTEXTS),
+    behind=st.sampled_from(["", "x", " x", "\n"]),
+)
+def test_stopping_agrees_with_decoding_everything(tokenizer, keyword, before, behind):
+    stopped, expected = first_step(tokenizer, keyword, tokenizer(before + keyword + behind).input_ids[1:])
+    assert stopped == expected
+
+
+def test_a_step_decodes_a_few_ids_however_long_the_answer(monkeypatch):
+    lengths, decode = [], Words.decode
+    monkeypatch.setattr(Words, "decode", lambda self, ids, **more: lengths.append(len(ids)) or decode(self, ids))
+    stop = KeywordsStoppingCriteria(["##", "USER:"], Words(), torch.tensor([[1, 35]]))
+    stop(torch.full((1, 4000), 97))
+    assert sum(lengths) <= 14
+
+
+def test_an_empty_keyword_is_refused():
+    with pytest.raises(ValueError, match="empty one"):
+        KeywordsStoppingCriteria(["##", ""], Words(), torch.tensor([[1]]))
+
+
+@pytest.mark.parametrize("name", sorted(conv_templates))
+def test_every_template_has_something_to_stop_at(name):
+    KeywordsStoppingCriteria([conv_templates[name].stop_string], Words(), torch.tensor([[1]]))
+
+
+def test_llavas_own_call_is_for_one_row_and_gives_a_bool():
+    stop = KeywordsStoppingCriteria(["##"], Words(), codes("a#", "b#"))
+    rows = codes("b#x##", "a#xxx")
+    assert stop.call_for_batch(rows[:1], None) is True and stop.call_for_batch(rows[1:], None) is False
+    assert stop.call_for_batch(rows, None) is False
+    stop = KeywordsStoppingCriteria(["b#"], Words(), codes("a#", "b#"))
+    assert stop.call_for_batch(codes("b#"), None) is False  # the prompt of the second row
