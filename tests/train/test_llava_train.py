@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
 import shutil
 import types
 from pathlib import Path
@@ -16,9 +18,13 @@ from torch.utils.data import BatchSampler
 from llava.model.builder import load_pretrained_model
 from llava.reduction import reduced
 from llava.shapes import world
-from llava.train import llava_trainer
+from llava.train import arguments, llava_trainer, trainable
 from llava.train import train as training
-from llava.train.llava_trainer import EpochSampler, LlavaTrainer, last_checkpoint, set_rate
+from llava.train.assembly import load_model
+from llava.train.checkpoints import last_checkpoint, restore_trained
+from llava.train.llava_trainer import LlavaTrainer, set_rate
+from llava.train.records import image_positions, load_records
+from llava.train.sampler import EpochSampler
 
 CHECKPOINT = PARITY15 / "checkpoint"
 TOWER = CHECKPOINT / "clip-tiny-patch14-336"
@@ -272,7 +278,7 @@ def test_a_llava_may_begin_with_another_projector(data, tmp_path):
     torch.save(weights, tmp_path / "mm_projector.bin")
     arguments = words(data, tmp_path, "--pretrain_mm_mlp_adapter", tmp_path / "mm_projector.bin")
     model_args, _, args, _ = training.parse(arguments)
-    _, model, _ = training.load_model(model_args, args, {})
+    _, model, _ = load_model(model_args, args, {})
     assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in weights.items())
 
 
@@ -313,6 +319,57 @@ def test_a_loss_that_is_no_number_names_step_and_checkpoint(data, tmp_path):
     assert last_checkpoint(tmp_path).name == "checkpoint-1"
 
 
+def test_a_full_disk_is_one_sentence_that_names_the_whole_checkpoint(data, tmp_path, caplog):
+    """RLIMIT_FSIZE stands for the disk: a file that grows beyond it fails as one on a full disk does."""
+    flags = ["--tune_mm_mlp_adapter", True, "--save_steps", 1]
+    run(data, tmp_path, *SHORT, *flags, steps=1)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        code = training.main(words(data, tmp_path, *SHORT, *flags, steps=3))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert code == 2
+    (line,) = [record.message for record in caplog.records if record.levelname == "ERROR"]
+    assert "checkpoint-2 cannot be written" in line and "\n" not in line
+    assert f"the last whole checkpoint is {tmp_path}/checkpoint-1" in line
+    assert last_checkpoint(tmp_path).name == "checkpoint-1"
+    assert training.main(words(data, tmp_path, *SHORT, *flags, steps=3)) == 0
+
+
+class Malicious:
+    """Runs a command where it is unpickled as code."""
+
+    def __reduce__(self):
+        return os.system, ("touch executed",)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("optimizer.pt", Malicious(), "holds something else than tensors and numbers"),
+        ("optimizer.pt", {"state": {}, "param_groups": []}, "does not fit this training or is damaged"),
+        ("optimizer.pt", [1], "does not fit this training or is damaged"),
+        ("optimizer.pt", None, "does not fit this training or is damaged"),
+        ("scheduler.pt", [1], "does not fit this training or is damaged"),
+        ("rng_state.pth", {"python": 1}, "does not fit this training or is damaged"),
+    ],
+)
+def test_a_foreign_or_malicious_state_is_one_sentence(data, tmp_path, monkeypatch, caplog, name, content, message):
+    monkeypatch.chdir(tmp_path)
+    flags = [*SHORT, "--tune_mm_mlp_adapter", True]
+    run(data, tmp_path, *flags, steps=2)
+    file = tmp_path / "checkpoint-2" / name
+    if content is None:
+        file.write_bytes(file.read_bytes()[:100])
+    else:
+        torch.save(content, file)
+    assert training.main(words(data, tmp_path, *flags, steps=3)) == 2
+    (line,) = [record.message for record in caplog.records if record.levelname == "ERROR"]
+    assert name in line and message in line and "remove its folder" in line and "\n" not in line
+    assert not Path("executed").exists()
+
+
 def test_weights_that_are_no_numbers_are_not_saved(data, tmp_path):
     trainer = run(data, tmp_path, *SHORT, "--freeze_backbone", True, steps=1)
     with torch.no_grad():
@@ -328,13 +385,13 @@ def test_a_checkpoint_of_another_run_is_refused(data, tmp_path):
     with pytest.raises(
         ValueError, match="checkpoint-2 has no fitting lm_head.weight; was it saved by a run with the same"
     ):
-        llava_trainer.load_trained(trainer.model, tmp_path / "checkpoint-2")
+        restore_trained(trainer.model, tmp_path / "checkpoint-2")
 
 
 def test_a_checkpoint_of_another_shape_is_refused(tmp_path):
     torch.save({"weight": torch.ones(2, 2)}, tmp_path / "mm_projector.bin")
     with pytest.raises(ValueError, match="has no fitting weight; was it saved"):
-        llava_trainer.load_trained(torch.nn.Linear(3, 2, bias=False), tmp_path)
+        restore_trained(torch.nn.Linear(3, 2, bias=False), tmp_path)
 
 
 def test_a_lora_over_quantised_weights_is_saved_for_the_whole_ones():
@@ -383,7 +440,8 @@ def test_what_is_missing_is_named(data, tmp_path, language_model, monkeypatch):
         run(data, tmp_path, model=language_model)
     with pytest.raises(ValueError, match="output_dir is missing"):
         training.parse(["--model_name_or_path", "m", "--data_path", "d"])
-    monkeypatch.setattr(training, "installed", lambda package: False)
+    for module in (arguments, trainable):
+        monkeypatch.setattr(module, "installed", lambda package: False)
     with pytest.raises(ImportError, match=r"pip install 'llava-condense\[train\]'"):
         run(data, tmp_path, "--lora_enable", True)
     with pytest.raises(ImportError, match="pip install deepspeed, or leave --deepspeed out"):
@@ -409,7 +467,7 @@ def test_records_are_read_as_the_flags_say(data, tmp_path, configured, monkeypat
 
     def records(*more):
         model_args, data_args, args, _ = training.parse(words(data, tmp_path, *more, records="mixed"))
-        return training.load_records(model, configured.tokenizer, processor, model_args, data_args, args)
+        return load_records(model, configured.tokenizer, processor, model_args, data_args, args)
 
     longest = max(len(item["input_ids"]) - 1 + 576 for item in records())
     assert len(records("--model_max_length", longest)) == 6
@@ -418,7 +476,7 @@ def test_records_are_read_as_the_flags_say(data, tmp_path, configured, monkeypat
     config.tokenizer_model_max_length = 60  # as an earlier training left it
     with reduced(model, "pool@features:64"):
         assert len(records("--model_max_length", longest - 576 + 64)) == 6
-        assert training.image_positions(model, processor) == 64
+        assert image_positions(model, processor) == 64
     assert config.tokenizer_model_max_length == longest - 576 + 64
     cut = records("--model_max_length", longest - 1, "--cut_long_records", True, "--image_aspect_ratio", "square")
     assert len(cut) == 6 and config.image_aspect_ratio == "square"
@@ -516,12 +574,3 @@ def test_a_rate_of_its_own():
     set_rate(optimizer, [weights[1], weights[2], weights[3]], 0.5)
     found = [(group["params"], group["lr"], group["weight_decay"]) for group in optimizer.param_groups]
     assert found == [([weights[0]], 1.0, 0.1), ([weights[1]], 0.5, 0.1), ([weights[2]], 0.5, 0.0)]
-
-
-def test_the_newest_complete_checkpoint(tmp_path):
-    assert last_checkpoint(tmp_path) is None
-    for name in ("checkpoint-9", "checkpoint-10", "checkpoint-x"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "trainer_state.json").touch()
-    (tmp_path / "checkpoint-11").mkdir()
-    assert last_checkpoint(tmp_path).name == "checkpoint-10"
