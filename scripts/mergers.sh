@@ -17,6 +17,8 @@ train() { # folder, merger type, steps, further flags
         --set "training_settings.output=playground/checkpoints/$1" "${@:4}"
 }
 
+[[ -f playground/data/llava-shapes/llava_shapes.json ]] ||
+    python -m llava.shapes.export --format llava --images 800 --output playground/data/llava-shapes
 train merger-shapes-v1 simple 400
 # Every question is a prompt of its own, so a batch has fewer.
 train merger-shapes-v2 question_aware 300 --set training_settings.batch_size=16

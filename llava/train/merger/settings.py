@@ -77,7 +77,7 @@ class BackboneSettings(Group):
 
 
 class DataSettings(Group):
-    """LLaVA's conversations and their pictures; ``images`` is how many to draw of the embedded world."""
+    """LLaVA's conversations and their pictures; ``images`` is how many pictures a generated data set has."""
 
     data_path: str
     image_folder: str
@@ -112,7 +112,7 @@ class TrainingSettings(Group):
 
     @field_validator("mixed_precision", mode="before")
     @classmethod
-    def _said_no(cls, value: object) -> object:
+    def _no_for_false(cls, value: object) -> object:
         return "no" if value is False else value  # YAML reads a bare `no` as false
 
     @model_validator(mode="after")
@@ -159,7 +159,7 @@ def read_settings(file: str | Path, changes: Sequence[str] = ()) -> Settings:
     try:
         return Settings.model_validate(content)
     except ValidationError as error:
-        raise ValueError(f"{file}: {'; '.join(_said(error))}") from None
+        raise ValueError(f"{file}: {'; '.join(_sentences(error))}") from None
 
 
 def _change(content: object, change: str) -> None:
@@ -172,20 +172,20 @@ def _change(content: object, change: str) -> None:
     content[last] = yaml.load(value, Loader)
 
 
-def _said(error: ValidationError) -> Iterable[str]:
+def _sentences(error: ValidationError) -> Iterable[str]:
     """What is wrong with every key, in a sentence each."""
-    for one in error.errors():
-        name = ".".join(map(str, one["loc"])) or "the file"
-        if one["type"] == "extra_forbidden":
+    for problem in error.errors():
+        name = ".".join(map(str, problem["loc"])) or "the file"
+        if problem["type"] == "extra_forbidden":
             group: type[BaseModel] = Settings
-            for part in one["loc"][:-1]:
+            for part in problem["loc"][:-1]:
                 group = group.model_fields[part].annotation
-            yield f"the key {name} is unknown{did_you_mean(str(one['loc'][-1]), group.model_fields)}"
-        elif one["type"] == "missing":
+            yield f"the key {name} is unknown{did_you_mean(str(problem['loc'][-1]), group.model_fields)}"
+        elif problem["type"] == "missing":
             yield f"the key {name} is missing"
         else:
             yield (
-                f"{name}={one['input']!r}: {one['msg']}"
-                if one["loc"] and not isinstance(one["input"], dict)
-                else one["msg"].removeprefix("Value error, ")
+                f"{name}={problem['input']!r}: {problem['msg']}"
+                if problem["loc"] and not isinstance(problem["input"], dict)
+                else problem["msg"].removeprefix("Value error, ")
             )
