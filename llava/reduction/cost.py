@@ -51,12 +51,12 @@ def kv_bytes(config, rows_per_layer: list[int], bytes_per_number: int) -> int:
     return sum(rows_per_layer) * 2 * config.num_key_value_heads * config.head_dim * bytes_per_number
 
 
-def tower_flops(config, images: int, patches: int) -> float:
-    """A CLIP vision tower on ``images`` crops of so many patches (all its layers run, also those after the chosen one)."""
+def tower_flops(config, images: int, patches: int, layers: int) -> float:
+    """The first ``layers`` layers of a CLIP vision tower on ``images`` crops of so many patches."""
     d, m = config.hidden_size, config.intermediate_size
     n = patches + 1
     embed = 2 * patches * 3 * config.patch_size**2 * d
-    return images * (embed + config.num_hidden_layers * 2 * (4 * n * d * d + 2 * n * n * d + 2 * n * d * m))
+    return images * (embed + layers * 2 * (4 * n * d * d + 2 * n * n * d + 2 * n * d * m))
 
 
 def linear_flops(module: nn.Module, rows: int) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -63,7 +63,7 @@ class DecoderEvidence(Evidence):
 
     def attention(self) -> Tensor:
         """How much the prompt's last token attends to the image's tokens: (G, H, N)."""
-        return self._image(self.layer.last()[self.group.rows][:, :, None])[:, :, 0]
+        return self._image(self.layer.last(self.group)[:, :, None])[:, :, 0]
 
     def image_attention(self) -> Tensor:
         """How much the image's tokens attend to one another, mean over the heads: (G, N, N)."""
@@ -87,8 +87,8 @@ class DecoderEvidence(Evidence):
 
 
 def layer_keys(layer: nn.Module, entered: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
-    """The rotated keys (B, H_kv, S, d) of a Llama decoder layer, from what went into it."""
-    return _rotate(_heads(layer, layer.self_attn.k_proj, entered), *rope)
+    """The rotated keys (B, H_kv, S, d) of a decoder layer, from what went into it."""
+    return _rotate(_heads(layer, "k", entered), *rope)
 
 
 def attention_rows(
@@ -101,14 +101,16 @@ def attention_rows(
 ) -> Tensor:
     """A few rows of a decoder layer's attention, without the S x S map and whatever the attention backend.
 
-    ``layer`` is a Llama decoder layer, ``entered`` (B, S, D) what went into it, ``rope`` its cosines and sines (B, S, d),
+    ``layer`` is a decoder layer of Llama's kind (Mistral, Qwen2, Qwen3: biases and q/k norms are respected), ``entered``
+    (B, S, D) what went into it, ``rope`` its cosines and sines (B, S, d),
     ``rows`` (B, R) the columns whose queries are wanted, ``visible`` (B, S) which keys may be seen, ``keys``
     (B, H_kv, S, d) the layer's rotated keys, from its cache or ``layer_keys``. Returns (B, H, R, S) in float32, causal.
-    Cost: R query projections and R x S products a head; 0.2-0.4 % of a layer for one row.
+    Cost: R query projections and R x S products a head; 0.2-0.4 % of a layer for one row. Raises ValueError for a layer
+    whose attention is more than that (soft caps, sliding windows).
     """
     batch, length, width = entered.shape
     picked = rows[..., None]  # (B, R, 1)
-    queries = _heads(layer, layer.self_attn.q_proj, entered.gather(1, picked.expand(-1, -1, width)))  # (B, H, R, d)
+    queries = _heads(layer, "q", entered.gather(1, picked.expand(-1, -1, width)))  # (B, H, R, d)
     turn = [part.expand(batch, -1, -1).gather(1, picked.expand(-1, -1, part.shape[-1])) for part in rope]  # (B, R, d)
     queries = _rotate(queries, *turn)
     shared = queries.unflatten(1, (keys.shape[1], -1))  # (B, H_kv, H / H_kv, R, d)
@@ -117,9 +119,19 @@ def attention_rows(
     return logits.float().masked_fill(~(seen & visible[:, None])[:, None], -torch.inf).softmax(-1)
 
 
-def _heads(layer: nn.Module, projection: nn.Linear, hidden: Tensor) -> Tensor:
-    """A projection of the normalised (B, S, D), split into heads: (B, H, S, d)."""
-    return projection(layer.input_layernorm(hidden)).unflatten(-1, (-1, layer.self_attn.head_dim)).transpose(1, 2)
+def _heads(layer: nn.Module, which: Literal["q", "k"], hidden: Tensor) -> Tensor:
+    """Queries or keys of (B, S, D) before rotation, split into heads: (B, H, S, d)."""
+    attention = layer.self_attn
+    unknown = [name for name in ("attn_logit_softcapping", "sliding_window") if getattr(attention, name, None)]
+    if unknown or not hasattr(layer, "input_layernorm") or not hasattr(attention, f"{which}_proj"):
+        raise ValueError(
+            f"the attention of {type(layer).__name__} cannot be read row by row ({', '.join(unknown) or 'other projections'});"
+            " use a plan that reads no attention, such as grid, pool or random"
+        )
+    projected = getattr(attention, f"{which}_proj")(layer.input_layernorm(hidden))
+    heads = projected.unflatten(-1, (-1, attention.head_dim))
+    norm = getattr(attention, f"{which}_norm", None)
+    return (heads if norm is None else norm(heads)).transpose(1, 2)
 
 
 def _rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -132,31 +144,33 @@ class LayerEvidence:
     """What a stage of one decoder layer can learn, each thing computed only when a group of images asks.
 
     ``hidden`` (B, S, D) is what arrives at the stage's layer; ``compute(rows (G,), columns (G, R))`` gives attention
-    (G, H, R, S) of the layer before, of all samples where rows is None; ``tail`` counts the rows after the prompt (drafted or recomputed answer tokens).
+    (G, H, R, S) of the layer before, of all samples in order where rows is None; ``seeds`` (B,) is a number for each sample.
+    Evidence about an image ends where the first answer after it begins: what is to be learned never decides what is kept.
     """
 
     CHUNK = 128  # query rows at a time: the map of all heads is never held whole
 
     def __init__(
-        self,
-        ledger: Ledger,
-        hidden: Tensor,
-        compute: Callable[[Tensor | None, Tensor], Tensor],
-        seeds: Tensor,
-        tail: int = 0,
+        self, ledger: Ledger, hidden: Tensor, compute: Callable[[Tensor | None, Tensor], Tensor], seeds: Tensor
     ):
-        self.ledger, self.hidden, self.compute, self.seeds, self.tail = ledger, hidden, compute, seeds, tail
-        self._last: Tensor | None = None
+        self.ledger, self.hidden, self.compute, self.seeds = ledger, hidden, compute, seeds
+        self._last: dict[tuple[tuple[int, int], ...], Tensor] = {}
 
     def of(self, group: Group) -> DecoderEvidence:
         """The evidence about one group of images."""
-        return DecoderEvidence(seeds=self.seeds[group.rows], layer=self, group=group)
+        image = self.ledger.visual[group.rows, group.columns[:, 0]]
+        return DecoderEvidence(seeds=mixed_seed(self.seeds[group.rows], image), layer=self, group=group)
 
-    def last(self) -> Tensor:
-        """Attention of every sample's last prompt token: (B, H, S)."""
-        if self._last is None:
-            self._last = self.compute(None, (self.ledger.last() - self.tail)[:, None])[:, :, 0]
-        return self._last
+    def last(self, group: Group) -> Tensor:
+        """Attention (G, H, S) of the last token before an answer to each image of a group."""
+        prompt, samples = self._prompt(group), torch.arange(len(self.ledger.valid), device=group.rows.device)
+        ends = prompt.shape[1] - 1 - prompt.flip(1).to(torch.uint8).argmax(1)  # (G,)
+        queries, which = torch.stack([group.rows, ends], dim=1).unique(dim=0, return_inverse=True)  # (Q, 2), (G,)
+        key = tuple(map(tuple, queries.tolist()))
+        if key not in self._last:
+            rows = None if torch.equal(queries[:, 0], samples) else queries[:, 0]
+            self._last[key] = self.compute(rows, queries[:, 1:])[:, :, 0]  # (Q, H, S)
+        return self._last[key][which]
 
     def mean_rows(self, rows: Tensor, columns: Tensor) -> Tensor:
         """Attention of the tokens at ``columns`` (G, R) of samples ``rows`` (G,), mean over the heads: (G, R, S)."""
@@ -165,11 +179,20 @@ class LayerEvidence:
 
     def text(self, group: Group, scope: TextScope) -> tuple[Tensor, Tensor]:
         """Columns of the text of every image of a group (G, R), and which of them are real."""
-        place = torch.arange(self.ledger.valid.shape[1], device=self.ledger.valid.device)
-        text = self.ledger.valid & (self.ledger.visual == 0) & (place < len(place) - self.tail)
-        here = text[group.rows]  # (G, S)
+        slot = torch.arange(self.ledger.valid.shape[1], device=self.ledger.valid.device)
+        text = self._prompt(group) & (self.ledger.visual[group.rows] == 0)  # (G, S)
         if scope == "after":
-            here = here & (place > group.columns[:, -1:])
-        longest = max(1, int(here.sum(1).max()))
-        columns = here.to(torch.uint8).argsort(dim=1, stable=True)[:, len(place) - longest :]
-        return columns, here.gather(1, columns)
+            text = text & (slot > group.columns[:, -1:])
+        longest = max(1, int(text.sum(1).max()))
+        columns = text.to(torch.uint8).argsort(dim=1, stable=True)[:, len(slot) - longest :]
+        return columns, text.gather(1, columns)
+
+    def _prompt(self, group: Group) -> Tensor:
+        """Which slots (G, S) are known when each image's question is asked: all before the first answer after it."""
+        turn = self.ledger.turn[group.rows]
+        return self.ledger.valid[group.rows] & (turn <= turn.gather(1, group.columns[:, :1]))
+
+
+def mixed_seed(seeds: Tensor | int, number: Tensor | int) -> Any:
+    """One number from a seed and a running number, so that neighbours of either kind do not meet."""
+    return (seeds * 1_000_003 + number) % (1 << 48)

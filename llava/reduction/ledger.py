@@ -1,6 +1,7 @@
 """The ledger: where every position of a batch came from, which are visual, which may be seen, and what RoPE reads.
 
-Shapes: B batch, S sequence, G images of one length, N visual tokens of an image.
+Shapes: B batch, S sequence, G images of one length, N visual tokens of an image; ... the axes of the positions, if any
+(models with several rotary axes hand (axes, B, S)).
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -23,11 +24,13 @@ class Group:
 class Ledger:
     """Where every position of a (B, S) batch came from. Made once per prefill; replaced, never changed, by a reduction.
 
-    visual    (B, S) long   0 for text, i for a token of the row's i-th image
-    valid     (B, S) bool   False for padding
-    visible   (B, S) bool   may be attended to: valid and not masked away
-    origin    (B, S) long   index in the unreduced sequence
-    position  (B, S) long   what RoPE sees
+    visual    (B, S) long        0 for text, i for a token of the row's i-th image
+    valid     (B, S) bool        False for padding
+    visible   (B, S) bool        may be attended to: valid and not removed
+    origin    (B, S) long        index in the unreduced sequence
+    position  (..., B, S) long   what RoPE sees
+    turn      (B, S) long        how many answers have begun at or before the position: 0 throughout a prompt
+    pinned    (B, S) bool        its output is read, so that the row stays even where its token is removed
 
     Example, one row, 2 text + 4 image + 2 text, image tokens 1 and 3 kept by dropping the others:
       visual    0 0 1 1 1 1 0 0   ->  0 0 1 1 0 0
@@ -41,17 +44,46 @@ class Ledger:
     visible: Tensor
     origin: Tensor
     position: Tensor
+    turn: Tensor
+    pinned: Tensor
 
     @classmethod
-    def start(cls, visual: Tensor, valid: Tensor, position: Tensor) -> Ledger:
-        """The ledger of an unreduced (B, S) sequence."""
-        origin = torch.arange(valid.shape[1], device=valid.device).expand_as(valid)
-        return cls(visual * valid, valid, valid, origin, position.expand_as(valid))
+    def start(
+        cls,
+        visual: Tensor,
+        valid: Tensor,
+        position: Tensor,
+        prompt: int | None = None,
+        labels: Tensor | None = None,
+        ignore: int = -100,
+    ) -> Ledger:
+        """The ledger of an unreduced (B, S) sequence.
+
+        ``prompt``: how many of the S slots are the prompt; what follows are drafted or recomputed answer tokens. ``labels``
+        (B, S), not shifted: where they are not ``ignore`` the sequence is an answer that is being taught. Pinned are the
+        last row of the prompt, the last row of all, and the rows whose output a label judges.
+        """
+        length = valid.shape[1]
+        slot = torch.arange(length, device=valid.device)
+        learned = torch.zeros_like(valid) if labels is None else (labels != ignore) & valid
+        begins = learned & ~nn.functional.pad(learned[:, :-1], (1, 0))
+        turn = begins.long().cumsum(1) + (slot >= (length if prompt is None else prompt))
+        judged = nn.functional.pad(learned[:, 1:], (0, 1))
+        ends = torch.stack([_last_of(valid), _last_of(valid & (turn == 0))], dim=1)  # (B, 2)
+        return cls(
+            visual=visual * valid,
+            valid=valid,
+            visible=valid,
+            origin=slot.expand_as(valid),
+            position=position.expand(*position.shape[:-2], *valid.shape),
+            turn=turn,
+            pinned=(judged | torch.zeros_like(valid).scatter(1, ends, True)) & valid,
+        )
 
     def groups(self) -> list[Group]:
         """The images that are still visible, those of one length together, in order of row and image."""
         images = int(self.visual.max()) if self.visual.numel() else 0
-        found: dict[int, list[tuple[Tensor, Tensor]]] = {}
+        by_length: dict[int, list[tuple[Tensor, Tensor]]] = {}
         for image in range(1, images + 1):
             here = (self.visual == image) & self.visible  # (B, S)
             counts = here.sum(1)
@@ -59,8 +91,16 @@ class Ledger:
                 if length:
                     rows = (counts == length).nonzero()[:, 0]  # (G,)
                     columns = here[rows].nonzero()[:, 1].view(len(rows), length)  # (G, N)
-                    found.setdefault(length, []).append((rows, columns))
-        return [Group(torch.cat([r for r, _ in each]), torch.cat([c for _, c in each])) for each in found.values()]
+                    by_length.setdefault(length, []).append((rows, columns))
+        return [Group(*(torch.cat(parts) for parts in zip(*images))) for images in by_length.values()]
+
+    def without(self, gone: Tensor, shorten: bool) -> tuple[Tensor | None, Ledger]:
+        """Remove slots ``gone`` (B, S): nothing sees them any more, and with ``shorten`` their rows leave unless pinned.
+
+        Returns what ``pack`` does; the index is None where the length stays.
+        """
+        hidden = replace(self, visible=self.visible & ~gone)
+        return hidden.pack(self.valid & (~gone | self.pinned)) if shorten else (None, hidden)
 
     def pack(self, alive: Tensor) -> tuple[Tensor, Ledger]:
         """Keep the slots that are ``alive`` (B, S), in order, padded on the left to the longest row.
@@ -70,32 +110,51 @@ class Ledger:
         length = int(alive.sum(1).max())
         index = alive.to(torch.uint8).argsort(dim=1, stable=True)[:, alive.shape[1] - length :]  # (B, S')
         kept = alive.gather(1, index)
-        taken = {name: getattr(self, name).gather(1, index) for name in ("visual", "origin", "position")}
         return index, Ledger(
-            visual=taken["visual"] * kept,
+            visual=self.visual.gather(1, index) * kept,
             valid=kept,
             visible=self.visible.gather(1, index) & kept,
-            origin=taken["origin"],
-            position=taken["position"],
+            origin=self.origin.gather(1, index),
+            position=self.position.gather(-1, index.expand(*self.position.shape[:-2], *index.shape)),
+            turn=self.turn.gather(1, index),
+            pinned=self.pinned.gather(1, index) & kept,
         )
 
     def compacted(self) -> Ledger:
-        """The same rows with positions counted anew from each row's first position."""
+        """The same rows with positions counted from each row's first position.
+
+        Raises ValueError for several rotary axes, on which positions lie as the picture does and have no next number.
+        """
+        if self.position.dim() > 2:
+            raise ValueError(
+                "positions='compact' has no meaning on several rotary axes, where positions lie as the picture does; "
+                "use positions='original'"
+            )
         first = self.position.masked_fill(~self.valid, torch.iinfo(torch.long).max).amin(1, keepdim=True)
         return replace(self, position=((self.valid.long().cumsum(1) - 1).clamp(min=0) + first) * self.valid)
+
+    def to(self, device: torch.device) -> Ledger:
+        """The same ledger on a device."""
+        tensors = {name: tensor.to(device) for name, tensor in vars(self).items()}
+        return self if all(tensors[name] is tensor for name, tensor in vars(self).items()) else Ledger(**tensors)
 
     def labels(self, labels: Tensor, ignore: int = -100) -> Tensor:
         """Labels (B, S0) of the unreduced sequence, already shifted, at the rows that are left; padding is ignored."""
         return labels.gather(1, self.origin).masked_fill(~self.valid, ignore)
 
-    def last(self) -> Tensor:
-        """Column of every row's last valid token: (B,)."""
-        return self.valid.shape[1] - 1 - self.valid.flip(1).long().argmax(1)
+    def last(self, turn: Tensor | None = None) -> Tensor:
+        """Column of every row's last valid token: (B,); with ``turn`` (B,), of the last before that turn's answer begins."""
+        return _last_of(self.valid if turn is None else self.valid & (self.turn <= turn[:, None]))
 
     def row_counts(self) -> Tensor:
         """Rows that each sample really computes: (B,); masked and zeroed tokens count, padding does not."""
         return self.valid.sum(1)
 
     def visual_counts(self) -> Tensor:
-        """Visual tokens among them: (B,)."""
-        return (self.visual.bool() & self.valid).sum(1)
+        """Visual tokens among them: (B,); a row that stays for its output alone is none."""
+        return (self.visual.bool() & self.valid & (self.visible | ~self.pinned)).sum(1)
+
+
+def _last_of(mask: Tensor) -> Tensor:
+    """Column of every row's last true entry: (B,); the last column where a row has none."""
+    return mask.shape[1] - 1 - mask.flip(1).to(torch.uint8).argmax(1)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import ClassVar, Literal, get_args
 
@@ -314,12 +314,12 @@ def reduce_sequence(stage: Stage, hidden: Tensor, ledger: Ledger, evidence: Laye
     gone = ledger.visual.bool() & ledger.visible & ~chosen
     if stage.place is Place.ZERO_FILL or not gone.any():
         return Reduction(written, None, ledger, record)
-    if stage.place is Place.MASK:
-        return Reduction(written, None, replace(ledger, visible=ledger.visible & ~gone), record)
-    index, shorter = ledger.pack(ledger.valid & ~gone)
+    index, after = ledger.without(gone, shorten=stage.place is Place.DROP)
+    if index is None:
+        return Reduction(written, None, after, record)
     if stage.positions == "compact":
-        shorter = shorter.compacted()
-    return Reduction(written.gather(1, index[..., None].expand(-1, -1, hidden.shape[-1])), index, shorter, record)
+        after = after.compacted()
+    return Reduction(written.gather(1, index[..., None].expand(-1, -1, hidden.shape[-1])), index, after, record)
 
 
 def reduce_pixels(plan: list[Stage], pixels: Tensor, patch: int) -> Tensor:

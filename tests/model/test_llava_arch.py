@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from llava.constants import IGNORE_INDEX
-from llava.model.llava_arch import unpad_image
 from llava.reduction import reduced
 
 
@@ -90,11 +89,18 @@ def test_images_and_their_tokens_must_fit(llava15, pixels):
 
 def test_dummies_for_text_rows_are_understood(llava15, pixels):
     prompt, mask = ids([1, -200], [1, 5], [1, -200])
-    with_dummy = llava15.model.splice(prompt, mask, images=pixels)
+    dummy = torch.zeros_like(pixels[0])
+    with_dummy = llava15.model.splice(prompt, mask, images=torch.stack([pixels[0], dummy, pixels[2]]))
     without = llava15.model.splice(prompt, mask, images=pixels[[0, 2]])
     assert torch.equal(with_dummy.inputs_embeds, without.inputs_embeds)
     text, _ = ids([1, 5])
     assert llava15.model.splice(text, images=torch.zeros(1, 3, 336, 336)).inputs_embeds.shape[1] == 2
+
+
+def test_a_picture_whose_image_token_was_forgotten_in_one_row_is_named(llava15, pixels):
+    prompt, mask = ids([1, -200], [1, 5], [1, -200])
+    with pytest.raises(ValueError, match="row 1 has no <image>, but the image in its place is not all zeros"):
+        llava15.model.splice(prompt, mask, images=pixels)
 
 
 def test_cut_with_a_warning(configured, pixels, caplog):
@@ -161,64 +167,6 @@ def test_a_tower_is_needed(llava15, pixels, monkeypatch):
     monkeypatch.setattr(llava15.model.model, "get_vision_tower", lambda: None)
     with pytest.raises(ValueError, match="no vision tower"):
         llava15.model.splice(torch.tensor([[1, -200]]), images=pixels[:1])
-
-
-def test_unpad_takes_the_margin_off():
-    """A 200 x 100 picture in a 4 x 4 grid lies in its 2 middle lines; 100 x 200 in its 2 middle columns."""
-    grid = torch.arange(16).view(4, 4, 1)
-    assert unpad_image(grid, (200, 100)).flatten().tolist() == [4, 5, 6, 7, 8, 9, 10, 11]
-    assert unpad_image(grid, (100, 200)).flatten().tolist() == [1, 2, 5, 6, 9, 10, 13, 14]
-    assert torch.equal(unpad_image(grid, (50, 50)), grid)
-
-
-@pytest.fixture
-def merge(configured, monkeypatch):
-    """Merges numbered features of a tower with 2 x 2 patches of 1 pixel; newline is -1."""
-    model, config = configured.model, configured.model.config
-    tower = SimpleNamespace(num_patches_per_side=2, config=SimpleNamespace(image_size=2))
-    monkeypatch.setattr(model, "_tower_required", lambda: tower)
-    monkeypatch.setattr(model.model, "image_newline", torch.tensor([-1.0]), raising=False)
-
-    def run(kind, crops, size=(4, 2), plain=False, grids=((4, 2), (2, 4))):
-        config.mm_patch_merge_type, config.image_grid_pinpoints = kind, [list(grid) for grid in grids]
-        parts = [torch.arange(4.0)[:, None] + 10 * i for i in range(crops)]
-        return model._merge(parts, SimpleNamespace(plain=plain, size=size)).flatten().tolist()
-
-    return run
-
-
-WHOLE = [0, 1, 2, 3]
-
-
-def test_merge_flat(merge):
-    assert merge("flat", 2) == [*WHOLE, 10, 11, 12, 13]
-
-
-def test_merge_spatial_reads_the_crops_as_one_grid(merge):
-    """Two crops side by side: line 0 is 10 11 | 20 21."""
-    assert merge("spatial", 3) == [*WHOLE, 10, 11, 20, 21, 12, 13, 22, 23]
-    assert merge("spatial", 3, size=(2, 4)) == [*WHOLE, 10, 11, 12, 13, 20, 21, 22, 23]
-
-
-def test_merge_spatial_unpad_ends_every_line(merge):
-    assert merge("spatial_unpad", 3) == [*WHOLE, 10, 11, 20, 21, -1, 12, 13, 22, 23, -1]
-    assert merge("spatial_unpad", 1) == [*WHOLE, -1]
-
-
-def test_one_plain_view_is_never_merged(merge):
-    assert merge("spatial_unpad", 1, plain=True) == WHOLE
-
-
-def test_merge_errors(merge, configured):
-    with pytest.raises(ValueError, match="image_sizes is None"):
-        merge("spatial", 3, size=None)
-    with pytest.raises(ValueError, match="2 x 1 crops .* but 3 are given"):
-        merge("spatial", 4)
-    with pytest.raises(ValueError, match="'maxpool'"):
-        merge("maxpool", 3)
-    with pytest.raises(ValueError, match="reduction of features"):
-        configured.model.config.mm_patch_merge_type = "spatial"
-        configured.model._merge([torch.zeros(3, 1)] * 3, SimpleNamespace(plain=False, size=(4, 2)))
 
 
 def test_new_image_tokens_grow_the_embeddings(checkpoint):

@@ -33,7 +33,7 @@ class CustomTokenSelection_LlamaModel(ReducibleLlamaModel):  # noqa: N801  publi
 
     def reset_custom_selection(self) -> None:
         """Forget what the last prefill kept; the knobs need no reset."""
-        self.last_trace = []
+        self.forget()
 
     @property
     def _last_selection(self) -> Record | None:

@@ -26,7 +26,7 @@ class Fastv_LlamaModel(ReducibleLlamaModel):  # noqa: N801  public name fixed by
 
     def reset_fastv(self) -> None:
         """Forget what the last prefill kept; the knobs need no reset."""
-        self.last_trace = []
+        self.forget()
 
     def stages(self) -> list[Stage]:
         return [fastv_stage(self.config, "avg_all_heads", alpha=0.5)] if self.use_fast_v else super().stages()

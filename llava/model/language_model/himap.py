@@ -28,4 +28,4 @@ class Himap_LlamaModel(ReducibleLlamaModel):  # noqa: N801  public name fixed by
 
     def reset_hmapv(self) -> None:
         """Forget what the last prefill kept; the knobs need no reset."""
-        self.last_trace = []
+        self.forget()

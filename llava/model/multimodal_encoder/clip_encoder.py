@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.utils import ModelOutput
 
 from llava.model.checkpoint import find_folder, read_json, weight_names
 
@@ -92,7 +93,9 @@ class CLIPVisionTower(nn.Module):
     def encode(self, images: Tensor, resized: bool = False) -> TowerOutput:
         """images (G, 3, H, W) of any dtype -> features and class token in that dtype.
 
-        resized: they are of another size than the tower's on purpose; its position embeddings are interpolated.
+        The layers are counted here instead of read from `hidden_states`: transformers records those by hooks that another
+        model around the tower sets a second time. resized: they are of another size than the tower's on purpose; its
+        position embeddings are interpolated.
         """
         if self.vision_tower is None:
             raise ValueError(f"vision tower {self.vision_tower_name!r} is not loaded; call load_model() first")
@@ -102,16 +105,36 @@ class CLIPVisionTower(nn.Module):
                 f"images of shape {tuple(images.shape)} do not fit the vision tower; give (n, 3, {side}, {side}), "
                 "as process_images does"
             )
-        output = self.vision_tower(
+        hidden = self.vision_tower.embeddings(
             images.to(device=self.device, dtype=self.dtype),
-            output_hidden_states=True,
             interpolate_pos_encoding=images.shape[-2:] != (side, side),
         )
-        hidden = output.hidden_states[self.select_layer].to(images.dtype)
+        hidden = self.vision_tower.pre_layrnorm(hidden)
+        for layer in self.vision_tower.encoder.layers[: self.layers_run]:
+            hidden = layer(hidden, None)
+        hidden = hidden.to(images.dtype)
         return TowerOutput(features=self.feature_select(hidden), cls=hidden[:, 0])
 
-    def feature_select(self, hidden: Tensor) -> Tensor:
-        """(G, 1 + N, D) -> (G, N, D) for "patch", unchanged for "cls_patch"."""
+    @property
+    def layers_run(self) -> int:
+        """How many layers produce the selected hidden state; 0 is the embeddings, those after it are never run.
+
+        Raises ValueError for a `mm_vision_select_layer` that the tower does not have.
+        """
+        states = self.config.num_hidden_layers + 1
+        if not isinstance(self.select_layer, int) or not -states <= self.select_layer < states:
+            raise ValueError(
+                f"mm_vision_select_layer={self.select_layer!r} is out of range; a tower of {states - 1} layers has the "
+                f"hidden states -{states} to {states - 1}, LLaVA takes -2"
+            )
+        return self.select_layer % states
+
+    def feature_select(self, outputs: Tensor | ModelOutput) -> Tensor:
+        """The selected features of the tower's hidden states (G, 1 + N, D), or of its whole output, as LLaVA hands it.
+
+        (G, N, D) for "patch", unchanged for "cls_patch".
+        """
+        hidden = outputs if isinstance(outputs, Tensor) else outputs.hidden_states[self.select_layer]
         return hidden[:, 1:] if self.select_feature == "patch" else hidden
 
     def forward(self, images: Tensor | list[Tensor], resized: bool = False) -> Tensor | list[Tensor]:

@@ -1,0 +1,1 @@
+"""From pictures to the rows of a prompt: normal form, crops, splice."""

@@ -1,0 +1,116 @@
+"""Prompts in which every image token becomes the image's features, as one batch.
+
+Shapes: B rows, S positions, D the language model's width, n features of an image.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import torch
+from torch import LongTensor, Tensor, nn
+
+from llava.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Spliced:
+    """A batch of prompts in which every image token has become the image's features.
+
+    inputs_embeds (B, S, D). attention_mask (B, S) bool, False for padding. position_ids (B, S), 0 for padding. labels
+    (B, S), IGNORE_INDEX for images and padding; all of it if no labels were given. visual (B, S): 0 for text and
+    padding, i for what belongs to the row's i-th image. sample_seed (B,): a number that depends on the row's pixels only.
+    """
+
+    inputs_embeds: Tensor
+    attention_mask: Tensor
+    position_ids: LongTensor
+    labels: LongTensor
+    visual: LongTensor
+    sample_seed: LongTensor
+
+
+@dataclass
+class Row:
+    """One spliced prompt: embeds (S, D), labels (S,), visual (S,)."""
+
+    embeds: Tensor
+    labels: LongTensor
+    visual: LongTensor
+
+    def cut(self, limit: int) -> Row:
+        """Its first ``limit`` positions."""
+        return Row(self.embeds[:limit], self.labels[:limit], self.visual[:limit])
+
+
+def splice_row(embed: nn.Embedding, ids: LongTensor, target: LongTensor, images: list[Tensor]) -> Row:
+    """One prompt (S,) with its labels, and the tokens (n, D) of its images in order."""
+    is_image = ids == IMAGE_TOKEN_INDEX
+    text = embed(ids.masked_fill(is_image, 0))
+    cuts = is_image.nonzero().flatten().tolist()
+    embeds, visual, labels = [], [], []
+    start = 0
+    for number, (cut, image) in enumerate(zip(cuts, images, strict=True), start=1):
+        embeds += [text[start:cut], image.to(text)]
+        labels += [target[start:cut], target.new_full((len(image),), IGNORE_INDEX)]
+        visual += [ids.new_zeros(cut - start), ids.new_full((len(image),), number)]
+        start = cut + 1
+    embeds.append(text[start:])
+    labels.append(target[start:])
+    visual.append(ids.new_zeros(len(ids) - start))
+    return Row(torch.cat(embeds), torch.cat(labels), torch.cat(visual))
+
+
+def cut_rows(rows: list[Row], limit: int | None) -> list[Row]:
+    """Rows of at most ``limit`` positions, with a warning where one is longer."""
+    longest = max(len(row.embeds) for row in rows)
+    if limit is None or longest <= limit:
+        return rows
+    logger.warning("a prompt of %d positions is cut to tokenizer_model_max_length=%d", longest, limit)
+    return [row.cut(limit) for row in rows]
+
+
+def pad_rows(rows: list[Row], side: str, sample_seed: LongTensor) -> Spliced:
+    """Rows of any length as one batch, padded with zeros on ``side``."""
+    if side not in ("left", "right"):
+        raise ValueError(f"padding side {side!r} is unknown; give 'left' or 'right'")
+    first = rows[0].embeds
+    lengths = [len(row.embeds) for row in rows]
+    longest = max(lengths)
+    batch = Spliced(
+        inputs_embeds=first.new_zeros(len(rows), longest, first.shape[-1]),
+        attention_mask=torch.zeros(len(rows), longest, dtype=torch.bool, device=first.device),
+        position_ids=sample_seed.new_zeros(len(rows), longest),
+        labels=sample_seed.new_full((len(rows), longest), IGNORE_INDEX),
+        visual=sample_seed.new_zeros(len(rows), longest),
+        sample_seed=sample_seed,
+    )
+    for i, (row, length) in enumerate(zip(rows, lengths, strict=True)):
+        columns = slice(longest - length, longest) if side == "left" else slice(0, length)
+        batch.inputs_embeds[i, columns] = row.embeds
+        batch.attention_mask[i, columns] = True
+        batch.position_ids[i, columns] = torch.arange(length, device=first.device)
+        batch.labels[i, columns] = row.labels
+        batch.visual[i, columns] = row.visual
+    return batch
+
+
+def questions(embed: nn.Embedding, ids: list[LongTensor], targets: list[LongTensor]) -> tuple[Tensor, Tensor] | None:
+    """For every image of every row the embeddings (G, T, D) of the words asked about it, and which are real (G, T).
+
+    These are the words after the image and, in training, before the first answer that follows it: an answer is never part
+    of a question. None where no row has an image.
+    """
+    words = []
+    for row, target in zip(ids, targets, strict=True):
+        text = row != IMAGE_TOKEN_INDEX
+        for image in (row == IMAGE_TOKEN_INDEX).nonzero().flatten().tolist():
+            unanswered = (target[image:] == IGNORE_INDEX).long().cumprod(0).bool()
+            words.append(embed(row[image:][unanswered & text[image:]]).detach())
+    if not words:
+        return None
+    real = [torch.ones(len(asked), dtype=torch.bool, device=asked.device) for asked in words]
+    return nn.utils.rnn.pad_sequence(words, batch_first=True), nn.utils.rnn.pad_sequence(real, batch_first=True)
