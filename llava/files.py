@@ -11,11 +11,17 @@ import json
 import os
 import re
 import reprlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 EXCERPT = 200  # characters of a value that an error message shows
+
+# The fields that a record must have: names, or names with the types of their values, where a type that takes None means
+# that the field may be null or absent.
+Fields = Sequence[str] | Mapping[str, type | UnionType]
+KINDS = {str: "text", int: "a number", float: "a number", list: "a list", dict: "an object", type(None): "null"}
 
 # Surrogate pairs, then a surrogate on its own (group 1), then every other escape of a JSON text.
 _ESCAPE = re.compile(
@@ -109,11 +115,11 @@ def read_json(file: str | Path, kind: type = dict, hint: str = "", *, surrogates
     return content
 
 
-def numbered_jsonl(file: str | Path, fields: Sequence[str] = ()) -> Iterator[tuple[int, dict[str, Any]]]:
+def numbered_jsonl(file: str | Path, fields: Fields = ()) -> Iterator[tuple[int, dict[str, Any]]]:
     """Number and object of every line of a JSON lines file; each object must have ``fields``.
 
-    Raises what ``read_text`` and ``parse_json`` do, and ValueError naming file and line for a line that is no object or
-    lacks a field.
+    Raises what ``read_text`` and ``parse_json`` do, and ValueError naming file and line for a line that is no object,
+    lacks a field or has one of another type.
     """
     for number, line in numbered_lines(file):
         record = parse_json(line, file, number)
@@ -121,13 +127,13 @@ def numbered_jsonl(file: str | Path, fields: Sequence[str] = ()) -> Iterator[tup
         yield number, record
 
 
-def read_jsonl(file: str | Path, fields: Sequence[str] = ()) -> list[dict[str, Any]]:
+def read_jsonl(file: str | Path, fields: Fields = ()) -> list[dict[str, Any]]:
     """The objects of a JSON lines file; see ``numbered_jsonl``."""
     return [record for _, record in numbered_jsonl(file, fields)]
 
 
 def numbered_records(
-    file: str | Path, fields: Sequence[str] = (), inside: str | None = None
+    file: str | Path, fields: Fields = (), inside: str | None = None
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Place ("FILE, record 3") and object of every entry of a JSON list; each object must have ``fields``.
 
@@ -145,13 +151,19 @@ def numbered_records(
         yield place, record
 
 
-def require_fields(place: str, record: Any, fields: Sequence[str]) -> None:
-    """Raises ValueError naming ``place`` unless the record is an object that has all fields."""
+def require_fields(place: str, record: Any, fields: Fields) -> None:
+    """Raises ValueError naming ``place`` unless the record is an object that has all fields, each of its type."""
     if not isinstance(record, dict):
         raise ValueError(f"{place} is {excerpt(record)} where an object belongs")
-    missing = [field for field in fields if field not in record]
+    types = fields if isinstance(fields, Mapping) else dict.fromkeys(fields, object)
+    needed = [field for field, kind in types.items() if kind is object or not isinstance(None, kind)]
+    missing = [field for field in needed if field not in record]
     if missing:
-        raise ValueError(f"{place} lacks {', '.join(missing)}; it needs {', '.join(fields)}")
+        raise ValueError(f"{place} lacks {', '.join(missing)}; it needs {', '.join(needed)}")
+    for field, kind in types.items():
+        if not isinstance(record.get(field), kind):
+            allowed = " or ".join(KINDS[each] for each in getattr(kind, "__args__", (kind,)))
+            raise ValueError(f"{place}: {field}={excerpt(record[field])} must be {allowed}")
 
 
 # ------------------------------------------------------------------------------------------------------------- writing

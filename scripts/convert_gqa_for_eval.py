@@ -10,8 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from llava.eval.results.folder import write_json
-from llava.eval.tasks.base import read_jsonl
+from llava.files import read_jsonl, write_json
 from llava.utils import exit_code
 
 
@@ -25,9 +24,11 @@ def parser() -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> None:
     """Write a {questionId, prediction} for every answer: lower case, without its last period."""
-    answers = read_jsonl(arguments.src, ("question_id", "text"))
-    found = [{"questionId": one["question_id"], "prediction": one["text"].rstrip(".").lower()} for one in answers]
-    write_json(arguments.dst, found)
+    answers = read_jsonl(arguments.src, {"question_id": str | int, "text": str})
+    predictions = [
+        {"questionId": answer["question_id"], "prediction": answer["text"].rstrip(".").lower()} for answer in answers
+    ]
+    write_json(arguments.dst, predictions)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

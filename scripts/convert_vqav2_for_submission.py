@@ -13,9 +13,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from llava.eval.results.folder import write_json
-from llava.eval.tasks.base import read_jsonl
 from llava.eval.tasks.vqa_accuracy import normalise
+from llava.files import read_jsonl, write_json
 from llava.utils import exit_code
 
 logger = logging.getLogger(__name__)
@@ -33,14 +32,14 @@ def parser() -> argparse.ArgumentParser:
 def run(arguments: argparse.Namespace) -> None:
     """Write normalised answers, "" where a question of the whole test split was not asked."""
     folder, split = arguments.dir, arguments.split
-    answers = read_jsonl(folder / "answers" / split / arguments.ckpt / "merge.jsonl", ("question_id", "text"))
-    texts = {one["question_id"]: normalise(one["text"]) for one in answers}
+    file, number = folder / "answers" / split / arguments.ckpt / "merge.jsonl", {"question_id": str | int}
+    texts = {answer["question_id"]: normalise(answer["text"]) for answer in read_jsonl(file, {**number, "text": str})}
     whole = folder / "llava_vqav2_mscoco_test2015.jsonl"
-    asked = read_jsonl(whole if "test" in split else folder / f"{split}.jsonl", ("question_id",))
-    found = [{"question_id": one["question_id"], "answer": texts.get(one["question_id"], "")} for one in asked]
+    asked = read_jsonl(whole if "test" in split else folder / f"{split}.jsonl", number)
+    answers = [{"question_id": line["question_id"], "answer": texts.get(line["question_id"], "")} for line in asked]
     upload = folder / "answers_upload" / split / f"{arguments.ckpt}.json"
     upload.parent.mkdir(parents=True, exist_ok=True)
-    write_json(upload, found)
+    write_json(upload, answers)
     logger.info("%d answers to %d questions in %s", len(texts), len(asked), upload)
 
 

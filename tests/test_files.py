@@ -24,7 +24,9 @@ from llava.files import (
     write_text,
 )
 
-SAME_FOLDER = settings(deadline=1000, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SAME_FOLDER = settings(
+    max_examples=50, deadline=5000, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 CHARACTERS = st.text(st.characters(exclude_categories=["Cs"]))
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | CHARACTERS,

@@ -16,10 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llava.constants import DEFAULT_IMAGE_TOKEN
+from llava.files import excerpt, numbered_jsonl, read_json, require_fields, write_json
 from llava.utils import exit_code
 
-from .results.folder import write_json
-from .tasks.base import Line, numbered_jsonl, read_json
+from .tasks.base import ANSWER, Line
 from .tasks.scienceqa import FAILED, OPTIONS, is_strictly, parse_answer
 
 logger = logging.getLogger(__name__)
@@ -30,29 +30,36 @@ def read_split(folder: Path, split: str, options: Sequence[str]) -> dict[str, Li
     """The problems of a split by id. Raises ValueError for a split that is not there or a problem without a true choice."""
     splits, problems = read_json(folder / "pid_splits.json"), read_json(folder / "problems.json")
     if split not in splits:
-        raise ValueError(f"--split {split} is not in {folder / 'pid_splits.json'}, which has {', '.join(splits)}")
-    if not splits[split]:
+        raise ValueError(
+            f"--split {split} is not in {folder / 'pid_splits.json'}, which has {', '.join(map(excerpt, splits))}"
+        )
+    names = splits[split]
+    if not names:
         raise ValueError(f"--split {split} is empty in {folder / 'pid_splits.json'}")
-    for name in splits[split]:
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"--split {split} in {folder / 'pid_splits.json'} must be a list of ids")
+    for name in names:
         problem = problems.get(name)
-        if not isinstance(problem, dict) or problem.get("answer") not in range(len(problem.get("choices", ()))):
+        place = f"{folder / 'problems.json'}, problem {excerpt(name)}"
+        require_fields(place, problem, {"choices": list, "answer": int})
+        if not 0 <= problem["answer"] < len(problem["choices"]):
             raise ValueError(
-                f"{folder / 'problems.json'} has no problem {name} with choices and the index of the answer"
+                f"{place}: answer={problem['answer']} is no index of its {len(problem['choices'])} choices"
             )
         if len(problem["choices"]) > len(options):
             raise ValueError(
                 f"--options {' '.join(options)} are too few for the {len(problem['choices'])} choices of {name}"
             )
-    return {name: problems[name] for name in splits[split]}
+    return {name: problems[name] for name in names}
 
 
 def read_answers(file: Path, problems: dict[str, Line]) -> dict[str, Line]:
     """Answers by question_id. Raises ValueError naming file and line for one of another split or a second one."""
     found: dict[str, Line] = {}
-    for number, answer in numbered_jsonl(file, ("question_id", "prompt", "text")):
+    for number, answer in numbered_jsonl(file, ANSWER):
         name = str(answer["question_id"])
         if name not in problems:
-            raise ValueError(f"{file}:{number} answers question {name}, which is not in the split")
+            raise ValueError(f"{file}:{number} answers question {excerpt(name)}, which is not in the split")
         if name in found:
             raise ValueError(f"{file}:{number} answers question {name} a second time")
         found[name] = answer

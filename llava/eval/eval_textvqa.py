@@ -12,9 +12,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from llava.files import excerpt, numbered_jsonl
 from llava.utils import exit_code
 
-from .tasks.base import numbered_jsonl
+from .tasks.base import ANSWER
 from .tasks.textvqa import question_of, read_truth
 from .tasks.vqa_accuracy import soft_accuracy
 
@@ -27,16 +28,18 @@ def credits(file: Path, truth: dict[tuple[str, str], list[str]]) -> list[float]:
     Raises ValueError naming file and line for an answer to a question that nobody annotated, or a second one.
     """
     found: dict[tuple[str, str], float] = {}
-    for number, answer in numbered_jsonl(file, ("question_id", "prompt", "text")):
+    for number, answer in numbered_jsonl(file, ANSWER):
         where = f"{file}:{number}"
         try:
             question = str(answer["question_id"]), question_of(answer["prompt"])
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
         if question not in truth:
-            raise ValueError(f"{where} answers {question[1]!r} about {question[0]}, which the annotations do not have")
+            raise ValueError(
+                f"{where} answers {excerpt(question[1])} about {question[0]}, which the annotations do not have"
+            )
         if question in found:
-            raise ValueError(f"{where} answers a second time {question[1]!r} about {question[0]}")
+            raise ValueError(f"{where} answers a second time {excerpt(question[1])} about {question[0]}")
         found[question] = soft_accuracy(answer["text"], truth[question])
     if not found:
         raise ValueError(f"{file} holds no answer")

@@ -14,11 +14,11 @@ import logging
 import sys
 from collections.abc import Sequence
 
+from llava.files import numbered_jsonl
 from llava.mm_utils import get_model_name_from_path
 
 from .scoring.answers_file import ask, launch, questions_from
 from .scoring.answers_file import parser as shared_parser
-from .tasks.base import numbered_jsonl
 
 logger = logging.getLogger(__name__)
 

@@ -20,13 +20,14 @@ from typing import Any
 from PIL import Image
 
 from llava.constants import DEFAULT_IMAGE_TOKEN, LETTER_ANSWER
+from llava.files import numbered_records
 from llava.reduction import Stage
 
 from .ask.subject import Generation, LlavaSubject, Reply
 from .scoring.answers_file import ask, launch, questions_from
 from .scoring.answers_file import parser as shared_parser
-from .tasks.base import Line, read_records
-from .tasks.scienceqa import turns
+from .tasks.base import Line
+from .tasks.scienceqa import RECORD, turns
 
 LEAD_IN = " ###\nANSWER:"
 SAID = "\0"  # parts, in a text for ``Continued``, the question from what has been answered so far
@@ -54,7 +55,7 @@ def questions(arguments: argparse.Namespace) -> Iterator[tuple[str, Line]]:
     count = arguments.num_samples
     if count < 1 and count != -1:
         raise ValueError(f"--num-samples {count} must be at least 1, or -1 for all")
-    records = read_records(arguments.question_file, ("id", "conversations"))
+    records = numbered_records(arguments.question_file, RECORD)
     for where, record in islice(records, None if count == -1 else count):
         image, text = record.get("image"), turns(where, record)["text"]
         if arguments.single_pred_prompt:

@@ -74,9 +74,9 @@ def test_no_picture_at_all_is_said_and_not_divided_by(folder, capsys):
 @pytest.mark.parametrize(
     ("more", "line", "message"),
     [
-        (["--split", "dev"], None, "--split dev is not in .*pid_splits.json, which has test, mini, none"),
+        (["--split", "dev"], None, "--split dev is not in .*pid_splits.json, which has 'test', 'mini', 'none'"),
         (["--split", "none"], None, "--split none is empty"),
-        (["--split", "mini"], None, "answers.jsonl:2 answers question 2, which is not in the split"),
+        (["--split", "mini"], None, "answers.jsonl:2 answers question '2', which is not in the split"),
         (["--options", "A"], None, "--options A are too few for the 2 choices of 1"),
         ([], {"question_id": 1, "prompt": "", "text": ""}, "answers.jsonl:5 answers question 1 a second time"),
     ],
@@ -91,5 +91,5 @@ def test_bad_input_is_named(folder, caplog, more, line, message):
 
 def test_a_problem_without_truth_is_named(folder):
     (folder / "problems.json").write_text(json.dumps({"1": {"choices": ["pear"], "answer": 1}}))
-    with pytest.raises(ValueError, match="problems.json has no problem 1 with choices"):
+    with pytest.raises(ValueError, match="problem '1': answer=1 is no index of its 1 choices"):
         eval_science_qa.read_split(folder, "mini", "ABCDE")

@@ -203,7 +203,7 @@ def test_a_question_without_a_picture_stands_in_a_batch(data, llava15):
         (["--samples", "-1"], "--samples -1"),
         (["--batch-size", "0"], "batch_size=0"),
         (["--model-path", "no/such/model/there"], "not found"),
-        (["--data", "no/such/data"], "llava_mme.jsonl is not there"),
+        (["--data", "no/such/data"], "llava_mme.jsonl does not exist"),
     ],
 )
 def test_bad_input_is_one_clear_line(data, tmp_path, caplog, flags, message):

@@ -45,7 +45,7 @@ def test_vqav2_answers_every_question_of_the_split(tmp_path, split):
 
 def test_what_is_missing_is_named(tmp_path, caplog):
     assert script("convert_gqa_for_eval").main(["--src", str(tmp_path / "no.jsonl"), "--dst", "x"]) == 2
-    assert "no.jsonl is not there" in caplog.text
+    assert "no.jsonl does not exist" in caplog.text
     lay(tmp_path / "bad.jsonl", {"text": "?"})
     assert script("convert_gqa_for_eval").main(["--src", str(tmp_path / "bad.jsonl"), "--dst", "x"]) == 2
     assert "bad.jsonl:1 lacks question_id" in caplog.text

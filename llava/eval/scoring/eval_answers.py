@@ -18,10 +18,10 @@ from rich.console import Console
 from rich.table import Table
 
 from llava.cli.console import terminal
+from llava.files import excerpt, numbered_jsonl, write_json
 from llava.utils import exit_code
 
-from ..results.folder import write_json
-from ..tasks.base import Example, Line, Task, get_task, list_tasks, numbered_jsonl
+from ..tasks.base import ANSWER, Example, Line, Task, get_task, list_tasks
 
 
 def lines_of(task: Task, file: Path) -> list[Line]:
@@ -32,29 +32,29 @@ def lines_of(task: Task, file: Path) -> list[Line]:
     """
     asked = {(example.question_id, task.bare(example.text)): example for example in task.examples}
     found: dict[str, tuple[int, Line]] = {}
-    for number, answer in numbered_jsonl(file, ("question_id", "prompt", "text")):
+    for number, answer in numbered_jsonl(file, ANSWER):
         where = f"{file}:{number}"
         try:
             question = str(answer["question_id"]), task.bare(answer["prompt"])
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
         if question not in asked:
-            raise ValueError(f"{where} answers {question[1]!r} of {question[0]}, which {task.file} does not ask")
+            raise ValueError(f"{where} answers {excerpt(question[1])} of {question[0]}, which {task.file} does not ask")
         key = asked[question].key
         if key in found:
-            raise ValueError(f"{where} answers a second time what line {found[key][0]} does: {question[1]!r}")
+            raise ValueError(f"{where} answers a second time what line {found[key][0]} does: {excerpt(question[1])}")
         found[key] = number, answer
     missing = [example for example in task.examples if example.key not in found]
     if missing:
         raise ValueError(
             f"{file} lacks {len(missing)} of the {len(task.examples)} answers, the first to {missing[0].question_id}: "
-            f"{task.bare(missing[0].text)!r}; finish the run, or give the question file that was asked"
+            f"{excerpt(task.bare(missing[0].text))}; finish the run, or give the question file that was asked"
         )
     return [_line(task, example, found[example.key][1]) for example in task.examples]
 
 
 def _line(task: Task, example: Example, answer: Line) -> Line:
-    text, error = answer["text"], answer.get("metadata", {}).get("error")
+    text, error = answer["text"], (answer.get("metadata") or {}).get("error")
     failed = {} if error is None else {"correct": False, "error": error}
     return {
         "key": example.key,

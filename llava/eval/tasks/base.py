@@ -7,21 +7,28 @@ knows nothing of models: ``run.py`` asks its examples and hands the answers back
 from __future__ import annotations
 
 import importlib
-import json
 import pkgutil
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from types import UnionType
+from typing import ClassVar
 
 from llava.constants import DEFAULT_IMAGE_TOKEN, SHORT_ANSWER
+from llava.files import Fields, excerpt, numbered_jsonl
 from llava.reduction import did_you_mean
 
 from .statistics import Contributions, bootstrap, score_interval
 
 Line = dict
+QUESTION: dict[str, type | UnionType] = {
+    "question_id": str | int,
+    "image": str,
+    "text": str,
+}  # a line in LLaVA's format
+ANSWER: dict[str, type | UnionType] = {"question_id": str | int, "prompt": str, "text": str, "metadata": dict | None}
 SHARED = ("base", "statistics", "vqa_accuracy")  # files of this folder that are no benchmark
 
 
@@ -88,7 +95,7 @@ class Task(ABC):
         """Where the benchmark keeps the true answers of this question file."""
         return self.file.parent / self.answers
 
-    def asked(self, fields: Sequence[str] = ("question_id", "image", "text")) -> Iterator[tuple[str, Line]]:
+    def asked(self, fields: Fields = QUESTION) -> Iterator[tuple[str, Line]]:
         """Place ("file:3") and object of every line of a question file in LLaVA's format. A repeated question raises."""
         yield from self.distinct((f"{self.file}:{at}", line) for at, line in numbered_jsonl(self.file, fields))
 
@@ -96,14 +103,14 @@ class Task(ABC):
         """The questions, each with its place. Raises ValueError for one that is no question, or there a second time."""
         seen: dict[tuple[str, str], str] = {}
         for where, line in questions:
-            if not (isinstance(line["text"], str) and isinstance(line.get("image"), str | None)):
-                raise ValueError(f"{where}: text={line['text']!r} and image={line.get('image')!r} must both be words")
             try:
                 question = str(line["question_id"]), self.bare(line["text"])
             except ValueError as error:
                 raise ValueError(f"{where}: {error}") from None
             if question in seen:
-                raise ValueError(f"{where} asks twice what {seen[question]} does: {question[1]!r} of {question[0]}")
+                raise ValueError(
+                    f"{where} asks twice what {seen[question]} does: {excerpt(question[1])} of {question[0]}"
+                )
             seen[question] = where
             yield where, line
 
@@ -176,7 +183,7 @@ class Task(ABC):
         found = next((self.data / name for name in self.questions if (self.data / name).is_file()), None)
         if found is None:
             raise FileNotFoundError(
-                f"{self.data / self.questions[0]} is not there; --data is the folder that holds "
+                f"{self.data / self.questions[0]} does not exist; --data is the folder that holds "
                 f"{' or '.join(self.questions)}, or the question file itself"
             )
         return found
@@ -218,67 +225,6 @@ def by_picture(lines: Iterable[Line]) -> dict[str, list[Line]]:
     for line in lines:
         groups.setdefault(line["picture"], []).append(line)
     return groups
-
-
-def numbered_jsonl(file: Path, fields: Sequence[str]) -> Iterator[tuple[int, Line]]:
-    """Line numbers and objects of a jsonl file; each must have ``fields``. Raises ValueError naming file and line."""
-    for number, text in enumerate(_text(file).splitlines(), start=1):
-        if not text.strip():
-            continue
-        try:
-            line = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{file}:{number} is not JSON: {error}") from None
-        _check_fields(f"{file}:{number}", line, fields)
-        yield number, line
-
-
-def read_jsonl(file: Path, fields: Sequence[str]) -> list[Line]:
-    """The objects of a jsonl file; each must have ``fields``. Raises ValueError naming file and line."""
-    return [line for _, line in numbered_jsonl(file, fields)]
-
-
-def read_json(file: Path, kind: type = dict) -> Any:
-    """The dict (or, with ``kind``, the list) of a JSON file. Raises ValueError naming the file, and the line if it can."""
-    try:
-        content = json.loads(_text(file))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{file}:{error.lineno} is not JSON: {error}") from None
-    if not isinstance(content, kind):
-        raise ValueError(f"{file} holds a {type(content).__name__} where a {kind.__name__} belongs")
-    return content
-
-
-def read_records(file: Path, fields: Sequence[str], inside: str | None = None) -> Iterator[tuple[str, Line]]:
-    """Place ("file, record 3") and object of each entry of a JSON list; each must have ``fields``.
-
-    inside: the list is what the file's dict holds under this name. Raises ValueError naming file and record.
-    """
-    content = read_json(file, list if inside is None else dict)
-    if inside is not None:
-        content = content.get(inside)
-        if not isinstance(content, list):
-            raise ValueError(f"{file} has no list named {inside}")
-    for number, record in enumerate(content, start=1):
-        where = f"{file}, record {number}"
-        _check_fields(where, record, fields)
-        yield where, record
-
-
-def _text(file: Path) -> str:
-    """What a file says. Raises FileNotFoundError or ValueError that name it."""
-    if not file.is_file():
-        raise FileNotFoundError(f"{file} is not there")
-    try:
-        return file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not a text file in UTF-8: {error}") from None
-
-
-def _check_fields(where: str, record: Any, fields: Sequence[str]) -> None:
-    missing = [field for field in fields if not isinstance(record, dict) or field not in record]
-    if missing:
-        raise ValueError(f"{where} lacks {', '.join(missing)}; it needs {', '.join(fields)}")
 
 
 def list_tasks() -> list[str]:

@@ -11,9 +11,10 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from llava.files import excerpt, numbered_records
 from llava.utils import installed
 
-from .base import Example, Line, Task, by_picture, read_records
+from .base import Example, Line, Task, by_picture
 from .statistics import Contributions, total
 
 MAX_SCORE = 1000  # 100 times the largest CIDEr
@@ -99,10 +100,11 @@ class CocoCaption(Task):
 
 def read_truth(file: Path) -> dict[str, list[str]]:
     """Name of the picture's file to its captions, of an annotation file of COCO."""
-    files = {one["id"]: one["file_name"] for _, one in read_records(file, ("id", "file_name"), inside="images")}
-    found: dict[str, list[str]] = {}
-    for where, one in read_records(file, ("image_id", "caption"), inside="annotations"):
-        if one["image_id"] not in files:
-            raise ValueError(f"{where}: image_id={one['image_id']} is none of the pictures of the file")
-        found.setdefault(files[one["image_id"]], []).append(one["caption"])
-    return found
+    pictures = numbered_records(file, {"id": str | int, "file_name": str}, inside="images")
+    names = {picture["id"]: picture["file_name"] for _, picture in pictures}
+    captions: dict[str, list[str]] = {}
+    for where, line in numbered_records(file, {"image_id": str | int, "caption": str}, inside="annotations"):
+        if line["image_id"] not in names:
+            raise ValueError(f"{where}: image_id={excerpt(line['image_id'])} is none of the pictures of the file")
+        captions.setdefault(names[line["image_id"]], []).append(line["caption"])
+    return captions

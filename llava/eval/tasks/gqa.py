@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from .base import Example, Line, Task, read_json, subtask_scores
+from llava.files import read_json, require_fields
+
+from .base import Example, Line, Task, subtask_scores
 
 
 class Gqa(Task):
@@ -26,6 +28,7 @@ class Gqa(Task):
             known = truth.get(name)
             if not isinstance(known, dict) or "answer" not in known:
                 raise ValueError(f"{self.truth} has no answer to question {name}, which {where} asks")
+            require_fields(f"{self.truth}, question {name}", known, {"answer": str | int | float, "types": dict | None})
             yield Example(
                 key=name,
                 question_id=name,
@@ -33,7 +36,7 @@ class Gqa(Task):
                 image=self.images / line["image"],
                 text=line["text"],
                 label=str(known["answer"]),
-                category=known.get("types", {}).get("structural", "all"),
+                category=str((known.get("types") or {}).get("structural", "all")),
             )
 
     def parse(self, text: str) -> str:

@@ -11,15 +11,19 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 from llava.constants import SHORT_ANSWER
+from llava.files import excerpt, numbered_lines, numbered_records
 from llava.reduction import did_you_mean
 
-from .base import Example, Line, Task, by_picture, read_records
+from .base import QUESTION, Example, Line, Task, by_picture
 from .statistics import Contributions
 
 PERCEPTION = ("existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR")
 COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
 SUBTASKS = PERCEPTION + COGNITION
 INSTRUCTIONS = (SHORT_ANSWER, "Please answer yes or no.")
+
+# The fields of an entry of ``MME_test.json``.
+LISTED = {"question_id": str | int, "question": str, "answer": str, "category": str, "image_file": str}
 
 Answer = tuple[str, str]  # truth ("yes" or "no") and the model's words
 
@@ -96,22 +100,25 @@ def calculate(folder: str | Path) -> dict:
         file = folder / f"{name}.txt"
         if not file.is_file():
             continue
-        rows = [text.split("\t") for text in file.read_text(encoding="utf-8").splitlines()]
-        for number, row in enumerate(rows, start=1):
-            if len(row) != 4 or row[2].lower() not in ("yes", "no"):
-                raise ValueError(f"{file}:{number} is not picture, question, Yes or No, and answer, separated by tabs")
-        if len(rows) % 2 or not rows:
-            raise ValueError(f"{file} has {len(rows)} lines; each picture needs its two")
-        for number in range(0, len(rows), 2):
-            if rows[number][0] != rows[number + 1][0]:
-                raise ValueError(
-                    f"{file}:{number + 2} is of {rows[number + 1][0]}, the line before of {rows[number][0]}"
-                )
-        answers = [(row[2].lower(), row[3]) for row in rows]
-        subtasks[name] = score_pairs(list(zip(answers[::2], answers[1::2])))
+        subtasks[name] = score_pairs(_answer_pairs(file))
     if not subtasks:
         raise FileNotFoundError(f"{folder} has no answer file of MME; expected {SUBTASKS[0]}.txt and so on")
     return totals(subtasks)
+
+
+def _answer_pairs(file: Path) -> list[tuple[Answer, Answer]]:
+    """The two answers of each picture in an official answer file."""
+    rows = [(number, text.split("\t")) for number, text in numbered_lines(file)]
+    for number, row in rows:
+        if len(row) != 4 or row[2].lower() not in ("yes", "no"):
+            raise ValueError(f"{file}:{number} is not picture, question, Yes or No, and answer, separated by tabs")
+    if len(rows) % 2 or not rows:
+        raise ValueError(f"{file} has {len(rows)} lines; each picture needs its two")
+    for (_, first), (number, second) in zip(rows[::2], rows[1::2]):
+        if first[0] != second[0]:
+            raise ValueError(f"{file}:{number} is of {excerpt(second[0])}, the line before of {excerpt(first[0])}")
+    answers = [(row[2].lower(), row[3]) for _, row in rows]
+    return list(zip(answers[::2], answers[1::2]))
 
 
 class Mme(Task):
@@ -131,8 +138,8 @@ class Mme(Task):
         for where, line in self.distinct(self._listed()) if self.file.suffix == ".json" else self._lines():
             name, category = str(line["question_id"]), line["category"]
             if category not in SUBTASKS:
-                hint = did_you_mean(str(category), SUBTASKS) or f"; it has {', '.join(SUBTASKS)}"
-                raise ValueError(f"{where}: category={category!r} of {name} is none of MME's{hint}")
+                hint = did_you_mean(category, SUBTASKS) or f"; it has {', '.join(SUBTASKS)}"
+                raise ValueError(f"{where}: category={excerpt(category)} of {name} is none of MME's{hint}")
             places = asked.setdefault(name, [])
             places.append(where)
             yield Example(
@@ -152,17 +159,19 @@ class Mme(Task):
         """Place and line of ``llava_mme.jsonl`` with its true answer."""
         truths = lru_cache(maxsize=None)(partial(_read_truth, self.bare))
         root = self.truth if self.truth.is_dir() else self.images
-        for where, line in self.asked(("question_id", "image", "text", "category")):
+        for where, line in self.asked({**QUESTION, "category": str}):
+            if not Path(line["image"]).name:
+                raise ValueError(f"{where}: image={excerpt(line['image'])} is no name of a file")
             source, question = _truth_file(root, line["image"]), self.bare(line["text"])
             if question not in truths(source):
-                raise ValueError(f"{source} has no answer to {question!r}, which {where} asks")
+                raise ValueError(f"{source} has no answer to {excerpt(question)}, which {where} asks")
             yield where, {**line, "answer": truths(source)[question]}
 
     def _listed(self) -> Iterator[tuple[str, Line]]:
         """Name and entry of ``MME_test.json`` under the other file's field names."""
-        for where, entry in read_records(self.file, ("question_id", "question", "answer", "category", "image_file")):
-            if str(entry["answer"]).lower() not in ("yes", "no"):
-                raise ValueError(f"{where}: answer={entry['answer']!r} must be Yes or No")
+        for where, entry in numbered_records(self.file, LISTED):
+            if entry["answer"].lower() not in ("yes", "no"):
+                raise ValueError(f"{where}: answer={excerpt(entry['answer'])} must be Yes or No")
             yield where, {**entry, "image": entry["image_file"], "text": f"{entry['question']}\n{SHORT_ANSWER}"}
 
     def parse(self, text: str) -> str:
@@ -207,9 +216,9 @@ def _truth_file(root: Path, image: str) -> Path:
 def _read_truth(bare: Callable[[str], str], file: Path) -> dict[str, str]:
     """Bare question to Yes or No of one picture."""
     if not file.is_file():
-        raise FileNotFoundError(f"{file} is not there; it holds the true answers of its picture")
+        raise FileNotFoundError(f"{file} does not exist; it holds the true answers of its picture")
     truth = {}
-    for number, text in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, text in numbered_lines(file):
         question, _, answer = text.rpartition("\t")
         if not question or answer.strip().lower() not in ("yes", "no"):
             raise ValueError(f"{file}:{number} is not a question, a tab, and Yes or No")

@@ -10,7 +10,9 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from .base import Example, Line, Task, by_picture, numbered_jsonl
+from llava.files import excerpt, numbered_jsonl
+
+from .base import QUESTION, Example, Line, Task, by_picture
 from .statistics import Contributions
 
 CATEGORIES = ("random", "popular", "adversarial")
@@ -43,9 +45,9 @@ def figures(answers: Sequence[tuple[str, str]]) -> dict:
 def read_truth(file: Path) -> dict[tuple[str, str], str]:
     """(picture, question) to yes or no, of one ``coco_pope_*.json``, which is a jsonl file in spite of its name."""
     truth: dict[tuple[str, str], str] = {}
-    for number, line in numbered_jsonl(file, ("image", "text", "label")):
-        if str(line["label"]).lower() not in ("yes", "no"):
-            raise ValueError(f"{file}:{number}: label={line['label']!r} must be yes or no")
+    for number, line in numbered_jsonl(file, {"image": str, "text": str, "label": str}):
+        if line["label"].lower() not in ("yes", "no"):
+            raise ValueError(f"{file}:{number}: label={excerpt(line['label'])} must be yes or no")
         truth[line["image"], " ".join(line["text"].split())] = line["label"].lower()
     return truth
 
@@ -60,10 +62,10 @@ class Pope(Task):
 
     def read(self) -> Iterator[Example]:
         truths = lru_cache(maxsize=None)(lambda category: read_truth(self._file(category)))
-        for where, line in self.asked(("question_id", "image", "text", "category")):
+        for where, line in self.asked({**QUESTION, "category": str}):
             category = line["category"]
             if category not in CATEGORIES:
-                raise ValueError(f"{where}: category={category!r} must be one of {', '.join(CATEGORIES)}")
+                raise ValueError(f"{where}: category={excerpt(category)} must be one of {', '.join(CATEGORIES)}")
             label = truths(category).get((line["image"], self.bare(line["text"])))
             if label is None:
                 raise ValueError(f"{self._file(category)} has no answer to what {where} asks of {line['image']}")

@@ -12,11 +12,13 @@ import re
 from collections.abc import Iterator, Sequence
 
 from llava.constants import DEFAULT_IMAGE_TOKEN, LETTER_ANSWER
+from llava.files import excerpt, numbered_records, require_fields
 
-from .base import Example, Line, Task, read_records
+from .base import Example, Line, Task
 
 OPTIONS = ("A", "B", "C", "D", "E")
 FAILED = "FAILED"
+RECORD = {"id": str | int, "conversations": list, "image": str | None}  # the fields of a question
 _SENTENCE = re.compile(r"The answer is ([A-Z]).")  # the last dot stands for any character, as in LLaVA's own
 
 
@@ -51,7 +53,7 @@ class ScienceQA(Task):
         for where, record in self.distinct(self._records()):
             label = parse_answer(record["answer"])
             if label not in OPTIONS:
-                raise ValueError(f"{where}: the answer {record['answer']!r} is none of {', '.join(OPTIONS)}")
+                raise ValueError(f"{where}: the answer {excerpt(record['answer'])} is none of {', '.join(OPTIONS)}")
             image = record.get("image")
             yield Example(
                 key=record["question_id"],
@@ -65,7 +67,7 @@ class ScienceQA(Task):
 
     def _records(self) -> Iterator[tuple[str, Line]]:
         """Each record with id, question and answer under the names that other benchmarks have."""
-        for where, record in read_records(self.file, ("id", "conversations")):
+        for where, record in numbered_records(self.file, RECORD):
             yield where, {**record, **turns(where, record), "question_id": str(record["id"])}
 
     def prompt(self, example: Example) -> str:
@@ -101,11 +103,11 @@ class ScienceQA(Task):
 def turns(where: str, record: Line) -> dict[str, str]:
     """The question ("text", without the picture's placeholder) and the "answer" of a record's conversation."""
     spoken = record["conversations"]
-    if not (isinstance(spoken, list) and len(spoken) >= 2 and all(isinstance(turn, dict) for turn in spoken)):
+    if len(spoken) < 2:
         raise ValueError(f"{where}: conversations must be a list of a question and its answer")
-    question, answer = (turn.get("value") for turn in spoken[:2])
-    if not (isinstance(question, str) and isinstance(answer, str)):
-        raise ValueError(f"{where}: both turns of conversations need a value in words")
+    for number, turn in enumerate(spoken[:2], start=1):
+        require_fields(f"{where}, turn {number}", turn, {"value": str})
+    question, answer = (turn["value"] for turn in spoken[:2])
     return {"text": question.replace(DEFAULT_IMAGE_TOKEN, "").strip(), "answer": answer.strip()}
 
 

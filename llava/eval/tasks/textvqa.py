@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llava.constants import DEFAULT_IMAGE_TOKEN
+from llava.files import excerpt, numbered_records
 
-from .base import Example, read_records
+from .base import Example
 from .vqa_accuracy import VqaTask, most_common, ten_answers
 
 HINT = "Reference OCR token:"
@@ -30,17 +31,17 @@ def question_of(prompt: str) -> str:
     lines = [line for line in prompt.split("\n") if not line.startswith(HINT)]
     if inline is None and len(lines) != 2:
         raise ValueError(
-            f"the prompt {prompt!r} is none of LLaVA's layouts for TextVQA: question, perhaps {HINT!r}, instruction, a line each"
+            f"the prompt {excerpt(prompt)} is none of LLaVA's layouts for TextVQA: question, perhaps {HINT!r}, instruction, a line each"
         )
     return " ".join((inline[1] if inline else lines[0]).lower().split())
 
 
 def read_truth(file: Path) -> dict[tuple[str, str], list[str]]:
     """(picture, question in lower case) to the ten answers, of ``TextVQA_0.5.1_val.json``."""
-    records = read_records(file, ("image_id", "question", "answers"), inside="data")
+    fields = {"image_id": str | int, "question": str, "answers": list}
     return {
-        (str(one["image_id"]), " ".join(one["question"].lower().split())): ten_answers(where, one["answers"])
-        for where, one in records
+        (str(record["image_id"]), " ".join(record["question"].lower().split())): ten_answers(where, record["answers"])
+        for where, record in numbered_records(file, fields, inside="data")
     }
 
 
@@ -59,7 +60,9 @@ class TextVqa(VqaTask):
             picture = str(line["question_id"])  # LLaVA's file names the picture here, so it is no question's own
             question, key = self.bare(line["text"]), f"{picture}#{number}"
             if (picture, question) not in known:
-                raise ValueError(f"{self.truth} has no answers to {question!r} about {picture}, which {where} asks")
+                raise ValueError(
+                    f"{self.truth} has no answers to {excerpt(question)} about {picture}, which {where} asks"
+                )
             self.people[key] = known[picture, question]
             yield Example(
                 key=key,

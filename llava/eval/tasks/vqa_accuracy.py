@@ -99,9 +99,8 @@ def most_common(answers: Sequence[str]) -> str:
 
 def ten_answers(where: str, answers: object) -> list[str]:
     """The answers of ten people, given as words or as VQA's objects. Raises ValueError naming the place for anything else."""
-    found = (
-        [one.get("answer") if isinstance(one, dict) else one for one in answers] if isinstance(answers, list) else []
-    )
-    if len(found) != PEOPLE or not all(isinstance(one, str) for one in found):
-        raise ValueError(f"{where}: answers must be those of {PEOPLE} people, in words; {len(found)} are there")
-    return found
+    people = answers if isinstance(answers, list) else []
+    words = [answer.get("answer") if isinstance(answer, dict) else answer for answer in people]
+    if len(words) != PEOPLE or not all(isinstance(word, str) for word in words):
+        raise ValueError(f"{where}: answers must be those of {PEOPLE} people, in words; {len(words)} are there")
+    return words

@@ -11,7 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from .base import Example, read_records
+from llava.files import numbered_records
+
+from .base import Example
 from .vqa_accuracy import VqaTask, most_common, ten_answers
 
 PREFIX = "llava_vqav2_mscoco_"
@@ -57,6 +59,8 @@ class Vqav2(VqaTask):
 
 def read_truth(file: Path) -> dict[str, tuple[str, list[str]]]:
     """Question id to kind of answer and the ten answers, of an annotation file of VQA."""
-    fields = ("question_id", "answer_type", "answers")
-    records = read_records(file, fields, inside="annotations")
-    return {str(one["question_id"]): (one["answer_type"], ten_answers(where, one["answers"])) for where, one in records}
+    fields = {"question_id": str | int, "answer_type": str, "answers": list}
+    return {
+        str(record["question_id"]): (record["answer_type"], ten_answers(where, record["answers"]))
+        for where, record in numbered_records(file, fields, inside="annotations")
+    }

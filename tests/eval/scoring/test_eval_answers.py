@@ -87,7 +87,7 @@ def test_the_command_line_prints_and_writes(data, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("task", "message"), [("gqua", "did you mean 'gqa'"), ("pope", "llava_pope_test.jsonl is not there")]
+    ("task", "message"), [("gqua", "did you mean 'gqa'"), ("pope", "llava_pope_test.jsonl does not exist")]
 )
 def test_the_command_line_says_what_is_wrong(data, tmp_path, caplog, task, message):
     command = ["--task", task, "--data", str(data["gqa"]), "--result-file", str(tmp_path / "none.jsonl")]

@@ -56,7 +56,7 @@ def test_subtasks_of_an_earlier_conversion_are_not_scored_along(data):
 
 
 @pytest.mark.parametrize(
-    ("experiment", "message"), [("yours", "yours.jsonl is not there"), ("half", "lacks 1 of the 32")]
+    ("experiment", "message"), [("yours", "yours.jsonl does not exist"), ("half", "lacks 1 of the 32")]
 )
 def test_bad_input_is_named(data, caplog, experiment, message):
     lines = (data / "answers/mine.jsonl").read_text().splitlines(True)

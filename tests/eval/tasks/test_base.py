@@ -13,9 +13,6 @@ from llava.eval.tasks.base import (
     Task,
     get_task,
     list_tasks,
-    read_json,
-    read_jsonl,
-    read_records,
     spread,
     subtask_scores,
 )
@@ -45,13 +42,6 @@ def test_spread_keeps_whole_pictures(limit, kept):
 
 def test_spread_reaches_over_the_whole_sequence():
     assert [example.picture for example in spread(examples(10, 2), 6)][::2] == ["0", "3", "6"]
-
-
-def test_read_jsonl_names_file_and_line(tmp_path):
-    file = tmp_path / "lines.jsonl"
-    file.write_text('{"a": 1}\n\n[1]\n')
-    with pytest.raises(ValueError, match="lines.jsonl:3 lacks a"):
-        read_jsonl(file, ["a"])
 
 
 def jsonl(file: Path, *lines: object) -> Path:
@@ -102,7 +92,7 @@ def test_the_fingerprint_is_that_of_questions_and_truth(tmp_path):
 
 def test_what_is_missing_is_named(tmp_path):
     with pytest.raises(
-        FileNotFoundError, match="asked.jsonl is not there; .* asked.jsonl or other.jsonl, or the question"
+        FileNotFoundError, match="asked.jsonl does not exist; .* asked.jsonl or other.jsonl, or the question"
     ):
         Little(tmp_path)
     with pytest.raises(FileNotFoundError, match="nowhere/asked.jsonl"):
@@ -114,7 +104,7 @@ def test_what_is_missing_is_named(tmp_path):
     [
         ([asked(), asked(text=" Why? <image>")], "asked.jsonl:2 asks twice what .*asked.jsonl:1 does: 'Why\\?' of 1"),
         ([asked(text=3)], "asked.jsonl:1: text=3"),
-        ([asked(image=["1.png"])], "asked.jsonl:1: text='Why\\?' and image=\\['1.png'\\]"),
+        ([asked(image=["1.png"])], r"asked.jsonl:1: image=\['1.png'\] must be text"),
         ([], "holds no question of little"),
     ],
 )
@@ -152,27 +142,3 @@ def test_subtask_scores_are_means_of_categories():
         {"category": "b", "correct": False},
     ]
     assert subtask_scores(lines) == {"a": {"score": 0, "questions": 1}, "b": {"score": 50, "questions": 2}}
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ('{\n"a": }', "file.json:2 is not JSON"),
-        ("[1]", "file.json holds a list where a dict belongs"),
-        ('{"b": 1}', "file.json has no list named a"),
-        ('{"a": [{"x": 1}, {"y": 1}]}', "file.json, record 2 lacks x; it needs x"),
-        ('{"a": [5]}', "file.json, record 1 lacks x"),
-    ],
-)
-def test_a_bad_json_file_is_named(tmp_path, content, message):
-    file = tmp_path / "file.json"
-    file.write_text(content)
-    with pytest.raises(ValueError, match=message):
-        list(read_records(file, ["x"], inside="a"))
-
-
-def test_a_file_that_is_no_text_is_named(tmp_path):
-    file = tmp_path / "picture.json"
-    file.write_bytes(b"\x89PNG\xff")
-    with pytest.raises(ValueError, match="picture.json is not a text file"):
-        read_json(file)

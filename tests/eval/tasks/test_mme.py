@@ -70,7 +70,7 @@ def test_a_subset_is_scored_over_what_is_there_and_says_so(tmp_path):
     ("content", "message"),
     [
         ("a.png\tq\tYes\tyes\n", "1 lines"),
-        ("a.png\tq\tYes\tyes\nb.png\tr\tNo\tno\n", "count.txt:2 is of b.png"),
+        ("a.png\tq\tYes\tyes\nb.png\tr\tNo\tno\n", "count.txt:2 is of 'b.png'"),
         ("a.png\tq\tYes\tyes\na.png\tr\tMaybe\tno\n", "count.txt:2 is not picture"),
         ("a.png\tq\tYes\n", "count.txt:1 is not picture"),
     ],
@@ -195,7 +195,7 @@ def test_truth_is_beside_pictures_that_lie_elsewhere(exported, tmp_path):
 
 
 def test_missing_files_are_named(exported, tmp_path):
-    with pytest.raises(FileNotFoundError, match="llava_mme.jsonl is not there"):
+    with pytest.raises(FileNotFoundError, match="llava_mme.jsonl does not exist"):
         Mme(tmp_path)
     folder = tmp_path / "data"
     shutil.copytree(exported, folder)

@@ -98,7 +98,7 @@ def test_reads_real_questions():
         ([record(1), record(1)], "record 2 asks twice what .*record 1 does"),
         ([record(1, "plum")], "record 1: the answer 'plum' is none of A, B, C, D, E"),
         ([{"id": "1", "conversations": [{"value": "x"}]}], "record 1: conversations must be a list of a question"),
-        ([{"id": "1", "conversations": [{"value": "x"}, {}]}], "record 1: both turns"),
+        ([{"id": "1", "conversations": [{"value": "x"}, {}]}], "record 1, turn 2 lacks value"),
         ([], "holds no question of scienceqa"),
     ],
 )

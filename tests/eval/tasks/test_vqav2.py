@@ -32,7 +32,7 @@ def test_reads_the_exported_layout(exported):
 def test_another_split_has_its_own_pictures_and_truth(exported, tmp_path):
     file = tmp_path / "llava_vqav2_mscoco_val2014.jsonl"
     shutil.copy(exported / "llava_vqav2_mscoco_test-dev2015.jsonl", file)
-    with pytest.raises(FileNotFoundError, match="v2_mscoco_val2014_annotations.json is not there"):
+    with pytest.raises(FileNotFoundError, match="v2_mscoco_val2014_annotations.json does not exist"):
         Vqav2(tmp_path)
     task = Vqav2(file, truth=exported / "v2_mscoco_test-dev2015_annotations.json")
     assert task.examples[0].image.parent == tmp_path / "val2014"
