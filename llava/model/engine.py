@@ -21,7 +21,7 @@ from transformers.masking_utils import create_causal_mask
 
 from llava.reduction import Ledger, Record, Stage, attention_rows
 from llava.reduction.evidence import LayerEvidence, Need, layer_keys
-from llava.reduction.stage import reduce_sequence
+from llava.reduction.apply import reduce_sequence
 
 Rope = tuple[Tensor, Tensor]
 

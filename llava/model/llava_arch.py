@@ -33,7 +33,7 @@ from llava.reduction import Cost, Need, Record, Stage
 from llava.reduction.context import recall, remember
 from llava.reduction.cost import decoder_flops, kv_bytes, linear_flops, selector_flops, tower_flops
 from llava.reduction.evidence import mixed_seed
-from llava.reduction.registry import Spec
+from llava.reduction.plan import Spec
 from llava.reduction.stage import Site
 
 __all__ = ["Images", "LlavaMetaForCausalLM", "LlavaMetaModel", "Spliced", "load_projector", "unpad_image"]

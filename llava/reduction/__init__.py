@@ -1,22 +1,15 @@
 """Visual-token reduction: ledger, stages, evidence, methods. Imports torch only, never ``llava.model``."""
 
 from . import methods  # noqa: F401  registers every method
+from .apply import Record
+from .checks import did_you_mean
 from .context import reduced
 from .cost import Cost
 from .evidence import Evidence, Need, attention_rows
 from .ledger import Ledger
-from .registry import (
-    check_plan,
-    did_you_mean,
-    get_method,
-    list_methods,
-    make_stage,
-    method_table,
-    plan_from,
-    plan_name,
-    register,
-)
-from .stage import Place, Record, Reducer, Stage
+from .plan import check_plan, plan_from, plan_name
+from .registry import get_method, list_methods, make_stage, method_table, register
+from .stage import Place, Reducer, Stage
 
 __all__ = [
     "Cost",

@@ -22,10 +22,14 @@ def mean_cells(tokens: Tensor, height: int, width: int, k: int) -> Tensor:
     return torch.stack(cells, dim=1) if cells else tokens[:, :0]
 
 
+def cosine_weights(tokens: Tensor, kept: Tensor, temperature: float) -> Tensor:
+    """softmax(cosine / temperature) of every kept token to all tokens, in float32: (G, k, N)."""
+    return (similarity(gather(tokens, kept), tokens) / temperature).softmax(-1)
+
+
 def cosine_attention(tokens: Tensor, kept: Tensor, temperature: float) -> Tensor:
-    """Every kept token becomes softmax(cosine / temperature) @ all tokens, a convex mixture of what is like it."""
-    weight = (similarity(gather(tokens, kept), tokens) / temperature).softmax(-1)  # (G, k, N)
-    return (weight @ tokens.float()).to(tokens.dtype)
+    """Every kept token becomes ``cosine_weights`` @ all tokens, a convex mixture of what is like it."""
+    return (cosine_weights(tokens, kept, temperature) @ tokens.float()).to(tokens.dtype)
 
 
 def head_attention(queries: Tensor, keys: Tensor, values: Tensor, heads: int) -> Tensor:

@@ -9,9 +9,12 @@ import torch
 from torch import Tensor
 
 from . import select
+from .aggregate import CrossAttention
+from .checks import check_choice, check_whole, is_number, shown
 from .evidence import Evidence, Need
-from .score import question_relevance, similarity
-from .stage import Reducer, is_number
+from .learned.trained import load_trained
+from .score import first_equal, question_relevance, similarity
+from .stage import Reducer
 
 STRATEGIES = {
     "fps": lambda alike, k, start: select.fps(alike, k, start),
@@ -28,8 +31,9 @@ class Centres(Reducer):
     the highest degrees), "dpp" (greedy determinantal). ``start``: the token that fps begins with, None is the one of
     highest degree. ``cover`` in (0, 1]: keep only as many as make every token that similar to a kept one on the mean,
     between ``least`` and the budget. ``semantic`` in [0, 1]: how much likeness to the question's words counts against
-    distance from what is kept already (maximal marginal relevance; 0 is the strategy alone). More tokens asked for than
-    there are: all are kept as they are.
+    distance from what is kept already (maximal marginal relevance; 0 is the strategy alone). ``attention``: a trained
+    ``CrossAttention`` that mixes the tokens, or ``weights``, the folder of one that ``llava.train.train_merger`` has written.
+    A budget above the number of tokens keeps all of them as they are.
     """
 
     sites = ("layer", "prompt", "features")
@@ -38,21 +42,34 @@ class Centres(Reducer):
     least_keep = 1
     keeps_all_beyond = True
 
-    def __init__(self, strategy: str, start: int | None, cover: float | None, least: int, semantic: float):
+    def __init__(
+        self,
+        strategy: str,
+        start: int | None,
+        cover: float | None,
+        least: int,
+        semantic: float,
+        weights: str | None,
+        attention: CrossAttention | None,
+    ):
         super().__init__()
-        if strategy not in STRATEGIES:
-            raise ValueError(f"strategy={strategy!r} is unknown; choose one of {', '.join(STRATEGIES)}")
-        if start is not None and (isinstance(start, bool) or not isinstance(start, int) or start < 0):
-            raise ValueError(f"start={start!r} must be the index of an image token, or None")
-        if start is not None and strategy != "fps":
-            raise ValueError(f"start={start!r} only has a meaning for strategy='fps', not {strategy!r}")
+        check_choice("strategy", strategy, STRATEGIES)
+        if start is not None:
+            check_whole("start", start, 0)
+            if strategy != "fps":
+                raise ValueError(f"start={start} only has a meaning for strategy='fps', not {strategy!r}")
         if cover is not None and not (is_number(cover) and 0 < cover <= 1):
-            raise ValueError(f"cover={cover!r} must be above 0 and at most 1, or None for a fixed number")
-        if isinstance(least, bool) or not isinstance(least, int) or least < 1:
-            raise ValueError(f"least={least!r} must be a whole number of at least 1")
+            raise ValueError(f"cover={shown(cover)} must be above 0 and at most 1, or None for a fixed number")
+        check_whole("least", least, 1)
         if not (is_number(semantic) and 0 <= semantic <= 1):
-            raise ValueError(f"semantic={semantic!r} must be a number between 0 and 1")
+            raise ValueError(f"semantic={shown(semantic)} must be a number between 0 and 1")
+        if attention is not None and not isinstance(attention, CrossAttention):
+            raise ValueError(
+                f"attention={shown(attention)} must be a CrossAttention; a folder of one is weights=FOLDER"
+            )
         self.strategy, self.start, self.cover, self.least, self.semantic = strategy, start, cover, least, semantic
+        self.weights = None if weights is None else str(weights)
+        self.attention = attention if weights is None else load_trained(weights, CrossAttention)
         if semantic:
             self.needs = frozenset({Need.TEXT})
 
@@ -63,7 +80,7 @@ class Centres(Reducer):
             raise ValueError(f"start={self.start} is no image token: {tokens.shape[1]} arrive; give less, or None")
         alike = similarity(tokens)
         if self.semantic:
-            relevance = question_relevance(tokens, *evidence.text())
+            relevance = question_relevance(tokens, *evidence.text(), first_equal(alike))
             picked = select.relevant(relevance, alike, k, diversity=1 - self.semantic)
         else:
             picked = STRATEGIES[self.strategy](alike, k, self.start)

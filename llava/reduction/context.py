@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import nn
 
-from .registry import Spec, plan_from
+from .plan import Spec, plan_from
 from .stage import Stage
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from .stage import Record
+from .apply import Record
 
 
 @dataclass(frozen=True)

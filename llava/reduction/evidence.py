@@ -6,7 +6,7 @@ Shapes: B batch, S sequence, G images of one length, N their tokens, H heads, R 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Literal
 
@@ -50,6 +50,11 @@ class Evidence:
     question: tuple[Tensor, Tensor] | None = None
     notes: dict = field(default_factory=dict)
 
+    def part(self, images: Tensor) -> Evidence:
+        """The evidence about some of the G images, ``images`` (g,); its notes are the same."""
+        question = self.question and (self.question[0][images], self.question[1][images])
+        return replace(self, seeds=self.seeds[images], question=question)
+
 
 @dataclass
 class DecoderEvidence(Evidence):
@@ -60,6 +65,10 @@ class DecoderEvidence(Evidence):
 
     layer: LayerEvidence | None = None
     group: Group | None = None
+
+    def part(self, images: Tensor) -> DecoderEvidence:
+        group = Group(self.group.rows[images], self.group.columns[images])
+        return replace(super().part(images), group=group)
 
     def attention(self) -> Tensor:
         """How much the prompt's last token attends to the image's tokens: (G, H, N)."""

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+ROUNDING = 1e-6  # of a cosine in float32: four times what a batch differs from its rows alone
+
 
 def mean_heads(attention: Tensor) -> Tensor:
     """Mean over the heads."""
@@ -53,19 +55,32 @@ def focus(attention: Tensor) -> Tensor:
 def similarity(tokens: Tensor, others: Tensor | None = None) -> Tensor:
     """Cosines between tokens (G, N, D) and themselves, or others (G, M, D), in float32: (G, N, N) or (G, N, M).
 
-    Among themselves exactly symmetric and exactly 1 on the diagonal: what ties on paper ties here, in any batch.
+    Among themselves exactly 1 on the diagonal, and tokens that are equal up to rounding have exactly equal rows and
+    columns: what ties on paper ties here, alone and in any batch.
     """
-    one = F.normalize(tokens.float(), dim=-1)
+    unit = F.normalize(tokens.float(), dim=-1)
     if others is not None:
-        return one @ F.normalize(others.float(), dim=-1).transpose(1, 2)
-    alike = one @ one.transpose(1, 2)
-    alike = (alike + alike.transpose(1, 2)) / 2
+        return unit @ F.normalize(others.float(), dim=-1).transpose(1, 2)
+    alike = unit @ unit.transpose(1, 2)
     alike.diagonal(dim1=1, dim2=2).fill_(1)
-    return alike
+    first = first_equal(alike)
+    alike = alike.gather(1, first[..., None].expand_as(alike))
+    return alike.gather(2, first[:, None].expand_as(alike))
 
 
-def question_relevance(tokens: Tensor, text: Tensor, real: Tensor) -> Tensor:
-    """How like the words (G, R, D) that are real (G, R) each token (G, N, D) is: mean cosine, scaled to [0, 1]."""
+def first_equal(alike: Tensor) -> Tensor:
+    """Of every token the lowest one that it equals up to rounding, given their cosines (G, N, N): (G, N)."""
+    return (alike > 1 - ROUNDING).to(torch.uint8).argmax(-1)
+
+
+def question_relevance(tokens: Tensor, text: Tensor, real: Tensor, same: Tensor | None = None) -> Tensor:
+    """How like the words (G, R, D) that are real (G, R) each token (G, N, D) is: mean cosine, scaled to [0, 1].
+
+    ``same`` (G, N), as ``first_equal`` gives it: equal tokens get exactly equal values, so that the scaling does not turn
+    rounding into a preference.
+    """
     near = (similarity(tokens, text) * real[:, None]).sum(-1) / real.sum(1, keepdim=True).clamp(min=1)  # (G, N)
+    if same is not None:
+        near = near.gather(1, same)
     low, high = near.aminmax(dim=1, keepdim=True)
     return (near - low) / (high - low).clamp(min=torch.finfo(near.dtype).tiny)

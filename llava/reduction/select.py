@@ -6,8 +6,24 @@ tokens only, with all images at once and without asking the device for a number.
 
 from __future__ import annotations
 
+import hashlib
+
 import torch
 from torch import Tensor
+
+from .score import first_equal
+
+RANK_NOISE = 1e-5  # of a token's own kernel entry: what is left below it after k projections is rounding
+
+
+def mixed(*numbers: int) -> int:
+    """One number from several, as far from any other combination's as a hash: what two draws must not share.
+
+    ``mixed(picture, crop)`` and ``mixed(picture, seed)`` are no sums, so a picture with the next seed is not the next
+    picture with the same seed.
+    """
+    digest = hashlib.blake2b(":".join(map(str, numbers)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
 
 
 def topk(score: Tensor, k: int) -> Tensor:
@@ -18,8 +34,8 @@ def topk(score: Tensor, k: int) -> Tensor:
 def random(seeds: Tensor, seed: int, tokens: int, k: int) -> Tensor:
     """k of ``tokens`` uniformly without replacement, drawn for each picture from its own number and ``seed``."""
     drawn = [
-        torch.randperm(tokens, generator=torch.Generator().manual_seed((int(own) * 1_000_003 + seed) % 2**63))[:k]
-        for own in seeds.tolist()
+        torch.randperm(tokens, generator=torch.Generator().manual_seed(mixed(picture, seed)))[:k]
+        for picture in seeds.tolist()
     ]
     return torch.stack(drawn).to(seeds.device)
 
@@ -84,13 +100,14 @@ def medoids(alike: Tensor, k: int, rounds: int = 3) -> Tensor:
     centres = connectivity(alike, k)
     if not k:
         return centres
-    own = torch.arange(k, device=alike.device).expand_as(centres)
+    numbers = torch.arange(k, device=alike.device).expand_as(centres)
+    same = first_equal(alike)[..., None].expand(-1, -1, k)  # a product of equal rows need not be equal
     for _ in range(rounds):
         to_centre = alike.gather(2, centres[:, None].expand(-1, alike.shape[1], -1))  # (G, N, k)
-        cluster = to_centre.argmax(-1).scatter(1, centres, own)  # (G, N)
+        cluster = to_centre.argmax(-1).scatter(1, centres, numbers)  # (G, N)
         member = torch.nn.functional.one_hot(cluster, k).to(alike.dtype)  # (G, N, k)
-        within = (alike @ member).masked_fill(member == 0, -torch.inf)  # (G, N, k)
-        centres = within.argmax(1)
+        within = (alike @ member).gather(1, same)  # (G, N, k)
+        centres = within.masked_fill(member == 0, -torch.inf).argmax(1)
     return centres
 
 
@@ -98,11 +115,13 @@ def dpp(alike: Tensor, k: int, quality: Tensor | None = None) -> Tensor:
     """Greedy MAP of a determinantal point process with kernel q_i alike_ij q_j, in the order of picking.
 
     ``quality`` (G, N) is one where it is not given. Chen, Zhang and Zhou 2018 (arXiv:1709.05135), algorithm 1: a Cholesky
-    row for each pick, k^2 N operations. Where no token adds volume any more the lowest index that is left is taken.
+    row for each pick, k^2 N operations. Where no token adds volume any more (as many are picked as the features have
+    dimensions) the lowest index that is left is taken.
     """
     images, tokens, _ = alike.shape
     kernel = alike if quality is None else quality[:, :, None] * alike * quality[:, None]
     gain = kernel.diagonal(dim1=1, dim2=2).clone()  # (G, N)
+    noise = RANK_NOISE * gain
     rows = alike.new_zeros(images, k, tokens)
     picked: list[Tensor] = []
     for step in range(k):
@@ -111,8 +130,11 @@ def dpp(alike: Tensor, k: int, quality: Tensor | None = None) -> Tensor:
         at = best[:, None]
         before = rows[:, :step]  # (G, step, N)
         shared = (before.gather(2, at[:, None].expand(-1, step, 1)) * before).sum(1)  # (G, N)
-        rows[:, step] = (_row(kernel, best) - shared) / gain.gather(1, at).clamp(min=1e-6).sqrt()
-        gain = (gain - rows[:, step].square()).clamp(min=0).scatter(1, torch.stack(picked, 1), -torch.inf)
+        left = gain.gather(1, at)  # (G, 1), zero where the volume is exhausted
+        row = (_row(kernel, best) - shared) / left.clamp(min=torch.finfo(left.dtype).tiny).sqrt()
+        rows[:, step] = torch.where(left > 0, row, 0)
+        gain = gain - rows[:, step].square()
+        gain = torch.where(gain > noise, gain, 0).scatter(1, torch.stack(picked, 1), -torch.inf)
     return torch.stack(picked, dim=1) if picked else connectivity(alike, 0)
 
 

@@ -26,7 +26,7 @@ from llava.model.engine import CACHE, Inputs, PassRecord, Prompt, begin, eager, 
 from llava.model.keywords import FORWARD, refuse_unknown
 from llava.reduction import Ledger, Record, Stage, check_plan, plan_from
 from llava.reduction.context import active_plan, recall, remember
-from llava.reduction.registry import Spec
+from llava.reduction.plan import Spec
 from llava.reduction.stage import Site
 
 

@@ -21,7 +21,7 @@ from llava.model.language_model.himap_condensation import HimapCondensation_Llam
 from llava.model.language_model.himap_configuration_llama import LlamaConfig, active_flags
 from llava.model.language_model.reducible_llama import ReducibleLlamaForCausalLM, ReducibleLlamaModel
 from llava.model.llava_arch import Images, LlavaMetaForCausalLM, LlavaMetaModel
-from llava.reduction.registry import Spec
+from llava.reduction.plan import Spec
 
 
 class LlavaConfig(LlamaConfig):

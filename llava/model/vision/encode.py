@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from llava.model.multimodal_encoder.clip_encoder import CLIPVisionTower
 from llava.reduction import Record, Stage
+from llava.reduction.apply import reduce_images, reduce_pixels
 from llava.reduction.evidence import mixed_seed
-from llava.reduction.stage import reduce_images, reduce_pixels
 
 from .anyres import CropLayout
 from .pictures import Picture
@@ -116,12 +116,13 @@ class VisionPath:
         record.patches = len(raw[0][0])
         self._check_patches(plan, record.patches)
         crop_seeds = [mixed_seed(seed, crop) for seed, picture in zip(seeds, pictures) for crop in range(picture.crops)]
-        if question is not None:
-            owner = [number for number, picture in enumerate(pictures) for _ in range(picture.crops)]
-            question = question[0][owner], question[1][owner]
+        owner = [number for number, picture in enumerate(pictures) for _ in range(picture.crops)]
+        question = question and (question[0][owner], question[1][owner])
         side = math.isqrt(record.patches)
         numbers = torch.tensor(crop_seeds, device=self.like.device)
-        crops, record.features = reduce_images(plan, "features", list(torch.cat(raw)), (side, side), numbers, question)
+        crops, record.features = reduce_images(
+            plan, "features", list(torch.cat(raw)), (side, side), numbers, question, owner
+        )
         record.projected = [len(crop) for crop in crops]
         projected = iter(self.projector(torch.cat(crops)).split(record.projected))
         return [[next(projected) for _ in range(picture.crops)] for picture in pictures]

@@ -4,9 +4,10 @@ from torch import Tensor
 
 from ..aggregate import CrossAttention, gather, head_attention, normalise
 from ..centres import Centres
+from ..checks import check_whole
 from ..evidence import Evidence
+from ..learned.trained import call_trained
 from ..registry import register
-from ..trained import fitted, load_trained
 
 
 @register("condensation")
@@ -38,11 +39,9 @@ class Condensation(Centres):
         weights: str | None = None,
         attention: CrossAttention | None = None,
     ):
-        super().__init__(strategy, start, cover, least, semantic)
-        if isinstance(heads, bool) or not isinstance(heads, int) or heads < 1:
-            raise ValueError(f"heads={heads!r} must be a whole number of at least 1")
-        self.heads, self.weights = heads, weights
-        self.attention = attention if weights is None else load_trained(weights, CrossAttention)
+        super().__init__(strategy, start, cover, least, semantic, weights, attention)
+        check_whole("heads", heads, 1)
+        self.heads = heads
 
     def aggregate(self, tokens: Tensor, kept: Tensor, evidence: Evidence) -> Tensor:
         centres = gather(tokens, kept)
@@ -53,5 +52,5 @@ class Condensation(Centres):
                 f"heads={self.heads} of condensation must divide the width {tokens.shape[2]} of the tokens"
             )
         if self.attention is not None:
-            return fitted(self.attention, tokens)(centres, tokens, tokens, self.heads)
+            return call_trained(self.attention, centres, tokens, tokens, heads=self.heads)
         return head_attention(normalise(centres), normalise(tokens), tokens, self.heads)

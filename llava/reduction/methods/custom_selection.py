@@ -4,10 +4,12 @@ from torch import Tensor
 
 from ..aggregate import CrossAttention, cosine_attention, gather
 from ..centres import Centres
+from ..checks import is_number, shown
 from ..evidence import Evidence
+from ..learned.trained import call_trained
 from ..registry import register
-from ..stage import is_number
-from ..trained import fitted, load_trained
+
+LEAST = 1e-6  # a temperature below would divide similarities into infinities
 
 
 @register("custom_selection")
@@ -41,15 +43,16 @@ class CustomSelection(Centres):
         weights: str | None = None,
         attention: CrossAttention | None = None,
     ):
-        super().__init__(strategy, start, cover, least, semantic)
-        if not (is_number(temperature) and temperature > 0):
-            raise ValueError(f"temperature={temperature!r} must be a number above 0; documented are 0.05 to 0.2")
-        self.temperature, self.weights = temperature, weights
-        self.attention = attention if weights is None else load_trained(weights, CrossAttention)
+        super().__init__(strategy, start, cover, least, semantic, weights, attention)
+        if not (is_number(temperature) and LEAST <= temperature):
+            raise ValueError(
+                f"temperature={shown(temperature)} must be a number of at least {LEAST}; documented are 0.05 to 0.2"
+            )
+        self.temperature = temperature
 
     def aggregate(self, tokens: Tensor, kept: Tensor, evidence: Evidence) -> Tensor:
         if kept.shape[1] == tokens.shape[1]:
             return gather(tokens, kept)
         if self.attention is not None:
-            return fitted(self.attention, tokens)(gather(tokens, kept), tokens, tokens)
+            return call_trained(self.attention, gather(tokens, kept), tokens, tokens)
         return cosine_attention(tokens, kept, self.temperature)

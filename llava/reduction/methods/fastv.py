@@ -5,11 +5,12 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from ..checks import check_choice, is_number, shown
 from ..evidence import DecoderEvidence, Need
 from ..registry import register
 from ..score import focus, head_importance, max_head, mean_heads, similarity, weighted_heads
 from ..select import relevant, topk
-from ..stage import Reducer, is_number
+from ..stage import Reducer
 
 Heads = Literal["avg_all_heads", "max_head", "weighted_combination", "adaptive"]
 
@@ -39,12 +40,11 @@ class FastV(Reducer):
 
     def __init__(self, heads: Heads = "avg_all_heads", alpha: float | Literal["focus"] = 0.5, diversity: float = 0.0):
         super().__init__()
-        if heads not in get_args(Heads):
-            raise ValueError(f"heads={heads!r} is unknown; choose one of {', '.join(get_args(Heads))}")
+        check_choice("heads", heads, get_args(Heads))
         if alpha != "focus" and not (is_number(alpha) and 0 <= alpha <= 1):
-            raise ValueError(f"alpha={alpha!r} must be a number between 0 and 1, or 'focus'")
+            raise ValueError(f"alpha={shown(alpha)} must be a number between 0 and 1, or 'focus'")
         if not (is_number(diversity) and 0 <= diversity < 1):
-            raise ValueError(f"diversity={diversity!r} must be a number of at least 0 and below 1")
+            raise ValueError(f"diversity={shown(diversity)} must be a number of at least 0 and below 1")
         self.heads, self.alpha, self.diversity = heads, alpha, diversity
 
     def select(self, tokens: Tensor, evidence: DecoderEvidence, k: int) -> Tensor:

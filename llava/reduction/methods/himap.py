@@ -4,6 +4,7 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
+from ..checks import check_choice, check_flag
 from ..evidence import DecoderEvidence, Need
 from ..registry import register
 from ..select import topk
@@ -36,8 +37,8 @@ class HiMAP(Reducer):
 
     def __init__(self, rows: Rows = "text", row_normalised: bool = False):
         super().__init__()
-        if rows not in get_args(Rows):
-            raise ValueError(f"rows={rows!r} is unknown; choose one of {', '.join(get_args(Rows))}")
+        check_choice("rows", rows, get_args(Rows))
+        check_flag("row_normalised", row_normalised)
         if row_normalised and rows == "text":
             raise ValueError("row_normalised=True only changes rows='image': every text row sees the whole image")
         self.rows, self.row_normalised = rows, row_normalised

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ..checks import shown
 from ..evidence import Evidence, Need
-from ..mergers import LearnableTokenMerger, LearnableTokenMergerV3, Merger
+from ..learned.mergers import LearnableTokenMerger, LearnableTokenMergerV3, Merger
+from ..learned.trained import call_trained, load_trained
 from ..registry import register
 from ..stage import Reducer
-from ..trained import fitted, load_trained
 from .custom_selection import CustomSelection
 
 UNTRAINED = CustomSelection()
@@ -31,7 +32,9 @@ class TrainedMerger(Reducer):
 
     def __init__(self, weights: str | None = None, module: Merger | None = None):
         super().__init__()
-        self.weights = weights
+        if module is not None and not isinstance(module, Merger):
+            raise ValueError(f"module={shown(module)} must be a Merger; a folder of one is weights=FOLDER")
+        self.weights = None if weights is None else str(weights)
         self.module = module
         if weights is not None:
             self.module = load_trained(weights, LearnableTokenMerger, LearnableTokenMergerV3)
@@ -44,9 +47,9 @@ class TrainedMerger(Reducer):
             evidence.notes["merged"] = UNTRAINED.aggregate(tokens, kept, evidence)
             return kept
         question, mask = evidence.question if self.module.needs_question else (None, None)
-        found = fitted(self.module, tokens)(tokens, question, mask, keep=k)
-        evidence.notes["merged"] = found["merged_features"]
-        return found["merge_indices"]
+        merged = call_trained(self.module, tokens, question, mask, keep=k)
+        evidence.notes["merged"] = merged["merged_features"]
+        return merged["merge_indices"]
 
     def aggregate(self, tokens: Tensor, kept: Tensor, evidence: Evidence) -> Tensor:
         return evidence.notes.pop("merged")

@@ -4,6 +4,7 @@ from typing import get_args
 
 from torch import Tensor
 
+from ..checks import check_choice
 from ..evidence import DecoderEvidence, Need, TextScope
 from ..registry import register
 from ..score import text_weighted
@@ -33,8 +34,7 @@ class TextWeighted(Reducer):
 
     def __init__(self, text: TextScope = "after"):
         super().__init__()
-        if text not in get_args(TextScope):
-            raise ValueError(f"text={text!r} is unknown; choose one of {', '.join(get_args(TextScope))}")
+        check_choice("text", text, get_args(TextScope))
         self.text = text
 
     def select(self, tokens: Tensor, evidence: DecoderEvidence, k: int) -> Tensor:
