@@ -18,8 +18,8 @@ from llava.reduction.learned.mergers import (
     make_merger,
     rank_preference,
 )
-from llava.reduction.methods.merger import TrainedMerger
 from llava.reduction.learned.trained import load_trained, save_trained
+from llava.reduction.methods.merger import TrainedMerger
 
 D, T, N = 24, 40, 64
 WIDTHS = {
