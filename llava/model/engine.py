@@ -20,8 +20,8 @@ from transformers.cache_utils import Cache
 from transformers.masking_utils import create_causal_mask
 
 from llava.reduction import Ledger, Record, Stage, attention_rows
-from llava.reduction.evidence import LayerEvidence, Need, layer_keys
 from llava.reduction.apply import reduce_sequence
+from llava.reduction.evidence import LayerEvidence, Need, layer_keys
 
 Rope = tuple[Tensor, Tensor]
 
