@@ -1,211 +1,38 @@
 """LLaVA's training data: a file of conversations and a folder of pictures, checked, tokenised and batched.
 
-A record is `{"id": ..., "image": "a.jpg", "conversations": [{"from": "human", "value": "<image>\\nWhat?"}, {"from": "gpt",
-"value": "A cat."}]}`; one without a picture has no `image`. Everything that can be wrong with one is found before the
-first step and named with file and number.
+Everything that a record (`llava.train.conversations`) and the headers of its pictures can have wrong is named with file and
+number before the first step.
 
 Shapes: S ids of one record, B records of a batch, n pictures of a batch.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import LongTensor, Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from llava.constants import (
-    DEFAULT_IM_END_TOKEN,
-    DEFAULT_IM_START_TOKEN,
-    DEFAULT_IMAGE_TOKEN,
-    IGNORE_INDEX,
-    IMAGE_TOKEN_INDEX,
-    LETTER_ANSWER,
-    SHORT_ANSWER,
-)
-from llava.conversation import Conversation, SeparatorStyle, get_conversation
-from llava.mm_utils import Size, load_image, process_images, tokenizer_image_token
+from llava.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
+from llava.conversation import get_conversation
+from llava.files import excerpt, numbered_lines, parse_json, read_json
+from llava.mm_utils import process_images
+from llava.pictures import Size, load_image, picture_size
+
+from .conversations import encode_record, images_of, segments_of, turns_apart
 
 logger = logging.getLogger(__name__)
 
-ROLES = ("human", "gpt")  # who speaks at even and at odd turns
-BLANK = "▁"  # how sentencepiece writes a blank
 SHOWN = 10  # bad records that an error message names
 
 Item = dict[str, Any]
-Segment = tuple[str, bool]  # a part of a prompt, and whether it is an answer
-
-
-# ------------------------------------------------------------------------------------------------------------ a record
-
-
-def encode_record(
-    record: Any, template: str | Conversation, tokenizer: PreTrainedTokenizerBase, image_marks: bool = False
-) -> tuple[LongTensor, LongTensor]:
-    """One record as the model reads it: `(input_ids, labels)`, both (S,).
-
-    template: a name of `llava.conversation` or a dialogue without turns. image_marks: put `<im_start>` and `<im_end>`
-    around every image (`mm_use_im_start_end`). input_ids has one BOS in front and IMAGE_TOKEN_INDEX for every `<image>`;
-    labels are those of the answers, each with the separator that ends it, and IGNORE_INDEX elsewhere.
-
-    Raises ValueError that says what is wrong with the record. Equal to LLaVA's `preprocess` for the templates v1 and plain;
-    there the labels come from counting the tokens of rounds tokenised apart, and a miscount silently ignores the whole
-    record. Here every token is looked up in the prompt, and one that cannot be found raises.
-    """
-    segments = _segments(record, get_conversation(template) if isinstance(template, str) else template, image_marks)
-    prompt = "".join(text for text, _ in segments)
-    ids = tokenizer_image_token(prompt, tokenizer)
-    answers, place = [], 0
-    for text, is_answer in segments:
-        start, place = place, place + len(_plain_bytes(text))
-        if is_answer:
-            answers.append((start, place))
-    spans = _spans(prompt, ids, tokenizer)
-    labels = [
-        token if any(start < last and end > first for first, last in answers) else IGNORE_INDEX
-        for token, (start, end) in zip(ids, spans, strict=True)
-    ]
-    return torch.tensor(ids), torch.tensor(labels)
-
-
-def turns_of(record: Any) -> list[str]:
-    """The texts of a record, questions at even places and answers at odd; ValueError says what is wrong with it."""
-    if not isinstance(record, dict):
-        raise ValueError(f"is no JSON object but {str(record)[:60]!r}")
-    turns = record.get("conversations")
-    if not isinstance(turns, list) or not turns:
-        raise ValueError('has no conversations; give a list of {"from": "human" or "gpt", "value": text}')
-    for number, turn in enumerate(turns):
-        role = turn.get("from") if isinstance(turn, dict) else None
-        if role != ROLES[number % 2]:
-            raise ValueError(f"turn {number + 1} is from {role!r}; turns must go human, gpt, human, gpt and so on")
-        if not isinstance(turn.get("value"), str) or not turn["value"].strip():
-            raise ValueError(f"turn {number + 1} ({role}) has no text")
-        if role == "gpt" and DEFAULT_IMAGE_TOKEN in turn["value"]:
-            raise ValueError(f"turn {number + 1} (gpt) has an {DEFAULT_IMAGE_TOKEN}; images belong into questions")
-    if len(turns) % 2:
-        raise ValueError("ends with a question; the last turn must be an answer")
-    return [turn["value"] for turn in turns]
-
-
-def images_of(record: dict[str, Any]) -> list[str]:
-    """The names of a record's picture files; ValueError where they do not fit its `<image>` tokens."""
-    named = record.get("image")
-    files = [] if named is None else [named] if isinstance(named, str) else named
-    if not isinstance(files, list) or not all(isinstance(file, str) and file for file in files):
-        raise ValueError(f"image is {named!r}; give the name of a file, or a list of names")
-    wanted = sum(text.count(DEFAULT_IMAGE_TOKEN) for text in turns_of(record)[::2])
-    if wanted != len(files):
-        raise ValueError(f"has {wanted} {DEFAULT_IMAGE_TOKEN} in its questions but {len(files)} picture files")
-    return files
-
-
-def turns_apart(record: Any) -> list[Any]:
-    """A record's questions each with its answer as a record of its own, all with its images; a bad record as it is.
-
-    LLaVA's data ask for short answers in the first question alone; every question gets that line here.
-    """
-    try:
-        turns, files = turns_of(record), images_of(record)
-    except ValueError:
-        return [record]
-    images = "".join(f"{DEFAULT_IMAGE_TOKEN}\n" for _ in files)
-    form = next((f"\n{form}" for form in (SHORT_ANSWER, LETTER_ANSWER) if turns[0].rstrip().endswith(f"\n{form}")), "")
-    return [
-        {
-            **record,
-            "conversations": [
-                {"from": "human", "value": images + _plain(question).removesuffix(form) + form},
-                {"from": "gpt", "value": answer},
-            ],
-        }
-        for question, answer in zip(turns[::2], turns[1::2])
-    ]
-
-
-def _plain(question: str) -> str:
-    return question.replace(DEFAULT_IMAGE_TOKEN, "").strip()
-
-
-def _segments(record: Any, template: Conversation, image_marks: bool) -> list[Segment]:
-    """The prompt of a record in parts: what comes before an answer, the answer, and so on."""
-    texts = turns_of(record)
-    if template.sep_style is SeparatorStyle.PLAIN:
-        # LLaVA pre-trains on image and caption alone: neither the question nor the separator behind it is there.
-        if len(texts) != 2 or texts[0].count(DEFAULT_IMAGE_TOKEN) != 1:
-            raise ValueError(f"does not fit the plain template: give one question with one {DEFAULT_IMAGE_TOKEN}")
-        return [(DEFAULT_IMAGE_TOKEN, False), (texts[1] + template.sep, True)]
-    dialogue, written, segments = template.copy(), "", []
-    for question, answer in zip(texts[::2], texts[1::2]):
-        dialogue.append_message(dialogue.roles[0], _with_image_first(question, template, image_marks))
-        dialogue.append_message(dialogue.roles[1], None)
-        asked = dialogue.get_prompt()
-        dialogue.messages[-1][1] = answer
-        answered = dialogue.get_prompt()
-        if not (asked.startswith(written) and answered.startswith(asked)):
-            raise ValueError(f"the template {template.version!r} writes earlier turns anew; it cannot be trained on")
-        segments += [(asked[len(written) :], False), (answered[len(asked) :], True)]
-        written = answered
-    return segments
-
-
-def _with_image_first(text: str, template: Conversation, image_marks: bool) -> str:
-    """A question as LLaVA writes it: its image, if it has one, on a line of its own in front."""
-    if text.count(DEFAULT_IMAGE_TOKEN) == 1:
-        text = f"{DEFAULT_IMAGE_TOKEN}\n{text.replace(DEFAULT_IMAGE_TOKEN, '').strip()}".strip()
-    image = DEFAULT_IMAGE_TOKEN
-    if image_marks:
-        image = f"{DEFAULT_IM_START_TOKEN}{image}{DEFAULT_IM_END_TOKEN}"
-    if "mmtag" in template.version:
-        image = f"<Image>{image}</Image>"
-    return text.replace(DEFAULT_IMAGE_TOKEN, image)
-
-
-def _spans(prompt: str, ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[tuple[int, int]]:
-    """Where in the prompt's bytes every id stands; ValueError if they do not spell the prompt."""
-    text, place, spans = _plain_bytes(prompt), 0, []
-    for number, token in enumerate(ids):
-        spelled = _spelling(token, tokenizer)
-        if number == 0 and token == tokenizer.bos_token_id:
-            spelled = b""
-        elif not text.startswith(spelled, place) and spelled.startswith(b" "):
-            spelled = spelled[1:]  # the blank that sentencepiece puts in front of every text
-        if not text.startswith(spelled, place):
-            there = text[place : place + 20].decode(errors="replace")
-            raise ValueError(f"the tokenizer reads {spelled.decode(errors='replace')!r} where the prompt has {there!r}")
-        spans.append((place, place + len(spelled)))
-        place += len(spelled)
-    if place < len(text):
-        raise ValueError(f"the tokenizer leaves out the end of the prompt, {text[place:].decode(errors='replace')!r}")
-    return spans
-
-
-def _spelling(token: int, tokenizer: PreTrainedTokenizerBase) -> bytes:
-    """The bytes that an id stands for."""
-    if token == IMAGE_TOKEN_INDEX:
-        return DEFAULT_IMAGE_TOKEN.encode()
-    piece = tokenizer.convert_ids_to_tokens(token)
-    byte = re.fullmatch(r"<0x([0-9A-F]{2})>", piece)
-    return bytes.fromhex(byte[1]) if byte else _plain_bytes(piece)
-
-
-def _plain_bytes(text: str) -> bytes:
-    """UTF-8, with one way to write a blank."""
-    return text.replace(BLANK, " ").encode()
-
-
-# ----------------------------------------------------------------------------------------------------------- the records
 
 
 def read_records(file: str | Path) -> list[Any]:
@@ -216,23 +43,20 @@ def read_records(file: str | Path) -> list[Any]:
     file = Path(file)
     if not file.is_file():
         raise FileNotFoundError(f"data_path={str(file)!r} does not exist; give a JSON file of conversations")
-    text = file.read_text(encoding="utf-8")
+    advice = "give a JSON list of conversations, whole"
     if file.suffix == ".jsonl":
-        records = [_json_or_text(line) for line in text.split("\n") if line.strip()]
+        records = [_json_or_text(line, file, number) for number, line in numbered_lines(file)]
     else:
-        try:
-            records = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{file} is not valid JSON, perhaps cut short: {error}") from None
-    if not isinstance(records, list) or not records:
-        raise ValueError(f"{file} holds no records; give a JSON list of conversations")
+        records = read_json(file, list, advice, surrogates=True)
+    if not records:
+        raise ValueError(f"{file} holds no records; {advice}")
     return records
 
 
-def _json_or_text(line: str) -> Any:
+def _json_or_text(line: str, file: Path, number: int) -> Any:
     try:
-        return json.loads(line)
-    except json.JSONDecodeError:
+        return parse_json(line, file, number, surrogates=True)
+    except ValueError:
         return line
 
 
@@ -329,7 +153,7 @@ class ConversationDataset(Dataset):
         """Checks a record and keeps it, or notes what is wrong with it."""
         name = f"{self.file} record {number}"
         if isinstance(record, dict) and "id" in record:
-            name += f" (id {record['id']!r})"
+            name += f" (id {excerpt(record['id'])})"
         try:
             length, encoded = self._check(record)
         except (ValueError, OSError) as error:
@@ -344,19 +168,25 @@ class ConversationDataset(Dataset):
 
     def _check(self, record: Any) -> tuple[int, tuple[LongTensor, LongTensor] | None]:
         """About how long a record is, and its ids where they had to be computed; ValueError says what is wrong."""
-        segments = _segments(record, self.template, self._image_marks)
+        segments = segments_of(record, self.template, self._image_marks)
         files = images_of(record)
         if self.images_required and not files:
             raise ValueError("has no image, but only the projector is trained, which a text without one does not pass")
         for file in files:
-            if not os.path.isfile(self.image_folder / file):
-                raise ValueError(f"image file {str(self.image_folder / file)!r} does not exist")
+            self._check_picture(self.image_folder / file)
         length = sum(len(text.encode()) for text, _ in segments)
-        # A piece spells a byte at least, but for the blank in front of each text around an image or a separator.
+        # A piece spells at least a byte, except for the blank in front of each text around an image or a separator.
         most = length + 2 * len(segments) + 2 + sum(self._tokens_of(record))
         if self._encoded is None and most <= self.max_length:
             return length, None
         return length, self._ids(record)
+
+    def _check_picture(self, file: Path) -> None:
+        """Raises ValueError for a file that is missing or, where nothing else looks at it, no picture by its header."""
+        if not file.is_file():
+            raise ValueError(f"image file {str(file)!r} does not exist")
+        if not self.skip_bad and not callable(self.image_tokens):  # with skip_bad another record stands in for it
+            picture_size(file)
 
     def _ids(self, record: dict[str, Any]) -> tuple[LongTensor, LongTensor]:
         """ids and labels of a record, no longer than the model reads."""
@@ -379,7 +209,7 @@ class ConversationDataset(Dataset):
         """How many positions each picture of a record takes."""
         if not callable(self.image_tokens):
             return [self.image_tokens or 0 for _ in images_of(record)]
-        return [self.image_tokens(_picture_size(self.image_folder / file)) for file in images_of(record)]
+        return [self.image_tokens(picture_size(self.image_folder / file)) for file in images_of(record)]
 
     @property
     def _image_marks(self) -> bool:
@@ -400,15 +230,6 @@ class ConversationDataset(Dataset):
         if not self.records:
             raise ValueError(f"none of the {total} records of {self.file} can be trained on:\n  {listed}")
         logger.warning("%d of %d records are skipped:\n  %s", len(self.skipped), total, listed)
-
-
-def _picture_size(file: Path) -> Size:
-    """(width, height) of a picture file, from its first bytes."""
-    try:
-        with Image.open(file) as picture:
-            return picture.size
-    except UnidentifiedImageError as error:
-        raise ValueError(f"image {str(file)!r} cannot be read: {error}") from error
 
 
 # ------------------------------------------------------------------------------------------------------------- batches

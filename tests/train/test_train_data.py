@@ -15,7 +15,8 @@ from llava.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX, LETTER_ANSWER, SHOR
 from llava.conversation import conv_templates, get_conversation
 from llava.mm_utils import tokenizer_image_token
 from llava.model.tokenizer import load_tokenizer
-from llava.train.data import Collator, ConversationDataset, encode_record, read_records, turns_apart
+from llava.train.conversations import encode_record, turns_apart
+from llava.train.data import Collator, ConversationDataset, read_records
 
 SIDE = 28
 
@@ -148,10 +149,14 @@ def test_marks_around_an_image():
 
 
 def test_a_token_that_is_not_in_the_prompt_raises(tokenizer, monkeypatch):
-    monkeypatch.setattr("llava.train.data.tokenizer_image_token", lambda prompt, _: tokenizer(prompt + "x").input_ids)
+    monkeypatch.setattr(
+        "llava.train.conversations.tokenizer_image_token", lambda prompt, _: tokenizer(prompt + "x").input_ids
+    )
     with pytest.raises(ValueError, match="the tokenizer reads 'x' where the prompt has ''"):
         encode_record(TEXT_ONLY, "v1", tokenizer)
-    monkeypatch.setattr("llava.train.data.tokenizer_image_token", lambda prompt, _: tokenizer(prompt[:-5]).input_ids)
+    monkeypatch.setattr(
+        "llava.train.conversations.tokenizer_image_token", lambda prompt, _: tokenizer(prompt[:-5]).input_ids
+    )
     with pytest.raises(ValueError, match="leaves out the end of the prompt"):
         encode_record(TEXT_ONLY, "v1", tokenizer)
 
@@ -198,7 +203,7 @@ def test_a_broken_line_is_a_bad_record(folder):
     file.write_text(json.dumps(GOOD) + "\n{cut sh\n\n")
     assert read_records(file) == [GOOD, "{cut sh"]
     (folder / "cut.json").write_text("[{")
-    with pytest.raises(ValueError, match="cut.json is not valid JSON"):
+    with pytest.raises(ValueError, match="cut.json:1 is not JSON: .*; give a JSON list"):
         read_records(folder / "cut.json")
     (folder / "none.json").write_text("[]")
     with pytest.raises(ValueError, match="none.json holds no records"):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llava.eval import eval_science_qa, eval_textvqa
@@ -17,6 +16,7 @@ from llava.eval.scoring.calculation import calculate
 from llava.eval.scoring.convert_answer_to_mme import rows
 from llava.eval.scoring.eval_answers import lines_of
 from llava.eval.tasks.base import get_task, list_tasks
+from tests.damage import FUZZ, other_bytes, other_value
 
 PEOPLE = [{"answer": "red", "answer_id": number} for number in range(10)]
 ASKED = {"question_id": 1, "image": "a.png", "text": "Is it red?\nAnswer the question using a single word or phrase."}
@@ -60,13 +60,6 @@ FILES: dict[str, dict[str, Any]] = {
 FILES["textvqa_no_ocr"] = FILES["textvqa"]
 JSON_LINES = ("jsonl", "coco_pope_random.json")
 
-FUZZ = settings(
-    max_examples=60, deadline=5000, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-VALUES = st.sampled_from(
-    [None, True, -1, 1.5, 10**400, "", "\0", "../..", "a" * 300, "<image>", [], [None], {}, {"a": 1}, [[]] * 3]
-)
-
 
 def written(content: Any, name: str) -> bytes:
     if isinstance(content, str):
@@ -80,35 +73,6 @@ def write(folder: Path, files: dict[str, Any]) -> None:
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(written(content, name))
-
-
-@st.composite
-def other_value(draw: st.DrawFn, content: Any) -> Any:
-    """A copy of a nested value of which one part is another value, is gone, or is there twice."""
-    if not isinstance(content, dict | list) or not content or draw(st.integers(0, 5)) == 0:
-        return draw(VALUES)
-    content = copy.copy(content)
-    place = draw(st.sampled_from(list(content) if isinstance(content, dict) else range(len(content))))
-    change = draw(st.sampled_from(["inside", "inside", "inside", "gone", "twice"]))
-    if change == "inside":
-        content[place] = draw(other_value(content[place]))
-    elif change == "gone":
-        del content[place]
-    elif isinstance(content, list):
-        content.append(content[place])
-    return content
-
-
-@st.composite
-def other_bytes(draw: st.DrawFn, content: bytes) -> bytes:
-    """The bytes with a cut, or with something put in that is hard to read."""
-    place = draw(st.integers(0, len(content)))
-    put_in = draw(
-        st.sampled_from(
-            [b"", b"\xff", b"\xef\xbb\xbf", "\u2028".encode(), b'"\\ud83d"', b"[" * 10**5, b"\r", b"\n", b"\t"]
-        )
-    )
-    return content[:place] + put_in + content[place if draw(st.booleans()) else len(content) :]
 
 
 def damaged(data: st.DataObject, files: dict[str, Any], folder: Path) -> None:
