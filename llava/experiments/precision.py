@@ -24,10 +24,10 @@ from rich.table import Table
 
 from llava.cli.console import STOPPED, terminal
 from llava.eval import run as evaluation
-from llava.eval.report.rows import read_json
 from llava.eval.report.table import MISSING, Cell, Column, markdown
 from llava.eval.results.folder import read_predictions, write_json
 from llava.eval.results.samples import FILE, from_mask
+from llava.files import read_json
 from llava.reduction import did_you_mean, list_methods, plan_from, plan_name
 from llava.utils import exit_code, installed
 

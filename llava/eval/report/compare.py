@@ -1,24 +1,25 @@
-"""Two runs over the same questions, compared: answers read back from ``predictions.jsonl``, and what sets runs apart.
+"""Paired comparison of two runs over the same questions, and the reasons why two runs cannot be compared.
 
 Runs are compared only where they were asked the same questions, in the same words, of the same checkpoint; else the
-comparison is left out and the reason is said.
+comparison is left out and its reason is reported.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 
-from ..results.folder import read_predictions
 from ..tasks.base import Line, by_picture, get_task, list_tasks
 from ..tasks.statistics import Contributions, difference_interval, mcnemar, total, verdict
 
-FIELDS = ("key", "picture", "category", "prompt", "label", "correct")
-# What two runs must agree on besides the questions, and how to call it
+REPAIR = "remove the folder and run it again"
+FIELDS = {"key": str, "picture": str, "category": str, "prompt": str, "label": str, "correct": bool}
+# What two runs must agree on besides the questions, and the words for a difference
 SETTINGS = {
     "model.fingerprint": "another checkpoint",
     "model.base": "another base model",
@@ -50,7 +51,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Answers:
-    """What a comparison needs of a run, or of the several seeds of one plan.
+    """The answers of a run, or of the several seeds of one plan, as a comparison needs them.
 
     ``asked`` stands for all questions, their words and true answers; ``correct`` (seeds, questions) in order of the key;
     ``accuracy`` and ``score`` are each picture's contributions, one for each seed, ``score`` empty where the task's score is
@@ -58,31 +59,31 @@ class Answers:
     """
 
     asked: str
-    settings: tuple
+    settings: tuple[object, ...]
     correct: np.ndarray
     accuracy: list[Contributions]
     score: list[Contributions]
     categories: dict[str, float]
 
     @classmethod
-    def read(cls, file: Path, task: str, score: float, config: dict) -> Answers:
-        """From a run's ``predictions.jsonl``; ``score`` is what the run's metrics say, ``config`` its configuration.
+    def from_lines(cls, lines: Sequence[Line], file: Path, task: str, score: float, config: Mapping) -> Answers:
+        """From the lines of ``file``; ``score`` is that of the run's metrics, ``config`` its configuration.
 
         Raises ValueError naming file and line for a line without what a comparison needs.
         """
-        lines = read_predictions(file)
         for number, line in enumerate(lines, start=1):
-            missing = [name for name in FIELDS if name not in line]
-            if missing:
-                raise ValueError(f"{file}:{number} lacks {', '.join(missing)}; remove the folder and run it anew")
+            wrong = [name for name, kind in FIELDS.items() if not isinstance(line.get(name), kind)]
+            if wrong:
+                problem = "lacks" if wrong[0] not in line else "has no text, or no true or false, as its"
+                raise ValueError(f"{file}:{number} {problem} {', '.join(wrong)}; {REPAIR}")
         if not lines:
-            raise ValueError(f"{file} holds no answer although the run has its metrics; run it anew")
-        lines.sort(key=lambda line: line["key"])  # a run that was resumed or shared out has another order
+            raise ValueError(f"{file} holds no answer although the run has its metrics; run it again")
+        lines = sorted(lines, key=lambda line: line["key"])  # a run that was resumed or shared out has another order
         asked = "\n".join(f"{line['key']}\t{line['picture']}\t{line['prompt']}\t{line['label']}" for line in lines)
         pictures = by_picture(lines).values()
         right = [sum(line["correct"] for line in group) for group in pictures]
         return cls(
-            asked=hashlib.sha256(asked.encode()).hexdigest(),
+            asked=hashlib.sha256(asked.encode("utf-8", "surrogatepass")).hexdigest(),
             settings=tuple(_setting(config, name) for name in SETTINGS),
             correct=np.array([[line["correct"] for line in lines]], dtype=bool),
             accuracy=[Contributions(right, [len(group) for group in pictures], limit=1.0)],
@@ -113,12 +114,12 @@ def obstacle(first: Answers, second: Answers) -> str | None:
     if first.asked != second.asked:
         counts = "" if first.questions == second.questions else f" ({second.questions}, not {first.questions})"
         return f"other questions{counts}"
-    pairs = zip(SETTINGS.values(), first.settings, second.settings)
-    return next((words for words, mine, other in pairs if mine != other), None)
+    pairs = zip(SETTINGS.values(), first.settings, second.settings, strict=True)
+    return next((words for words, first_value, second_value in pairs if first_value != second_value), None)
 
 
 def difference(first: Answers, second: Answers, other: str) -> Difference:
-    """What ``first`` has more than ``second``, which is called ``other``."""
+    """By how much ``first`` is better than ``second``, whose plan is ``other``."""
     accuracy, accuracy_interval = _paired(first.accuracy, second.accuracy)
     score, score_interval = _paired(first.score, second.score) if first.score and second.score else (None, None)
     return Difference(
@@ -128,7 +129,7 @@ def difference(first: Answers, second: Answers, other: str) -> Difference:
         accuracy=accuracy,
         accuracy_interval=accuracy_interval,
         verdict=verdict(score_interval or accuracy_interval),
-        p=max(mcnemar(mine, its) for mine in first.correct for its in second.correct),
+        p=max(mcnemar(*pair) for pair in product(first.correct, second.correct)),
     )
 
 
@@ -144,8 +145,8 @@ def _score_contributions(file: Path, task: str, lines: list[Line], score: float)
         return []
     try:
         pictures = get_task(task).contributions(lines)
-    except (ValueError, KeyError) as error:
-        raise ValueError(f"{file}: {error}; remove the folder and run it anew") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{file}: {error}; {REPAIR}") from None
     return [pictures] if np.isclose(total(pictures), score, rtol=1e-6, atol=1e-6) else []
 
 
@@ -156,8 +157,9 @@ def _categories(lines: list[Line]) -> dict[str, float]:
     return {name: 100 * float(np.mean(right)) for name, right in groups.items()}
 
 
-def _setting(config: dict, dotted: str) -> object:
-    found: object = config
+def _setting(config: Mapping, dotted: str) -> object:
+    """The value at a path such as ``model.dtype``; None where there is none."""
+    value: object = config
     for name in dotted.split("."):
-        found = found.get(name) if isinstance(found, dict) else None
-    return found
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value

@@ -1,7 +1,8 @@
-"""What a table of runs shows, for terminal, Markdown and page alike: its columns, and the notes below it."""
+"""The table of a report, for terminal, Markdown and page alike: its columns, and the notes below it."""
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,16 +13,17 @@ from .rows import Row
 
 LEVEL = 0.05
 MISSING = "-"
+FILES_ONLY = 9  # the rank of columns that no terminal shows
 COST_NOTE = (
-    "visual tokens: mean over decoder layers. GFLOPs: the prompt's, with tower. ms: median milliseconds a question in the "
-    "run, from projector to answer; the vision tower runs once a picture and comes on top. Brackets: 95 % bootstrap "
-    "interval over pictures."
+    "visual tokens: mean over decoder layers, as measured; in parentheses the least and the most of a question. GFLOPs: the "
+    "prompt's, with tower. ms: median milliseconds per question in the run, from projector to answer; the vision tower runs "
+    "once per picture and comes on top. Brackets: 95 % bootstrap interval over pictures, corrected for few pictures."
 )
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One entry: its text, its interval, of a comparison the verdict and an aside, and what it is sorted by."""
+    """One entry: its text, its interval, of a comparison the verdict and its p, and what it is sorted by."""
 
     text: str
     detail: str = ""
@@ -35,42 +37,63 @@ class Cell:
 
     @property
     def brief(self) -> str:
-        """Text and verdict in the fewest letters; the notes say what "indistinct" is."""
+        """Text and verdict in the fewest letters; the notes explain "indistinct"."""
         return " ".join(filter(None, (self.text, self.verdict.replace(INDISTINCT, "indistinct"))))
 
 
 @dataclass(frozen=True)
 class Column:
-    """A heading and its entries, one a row. ``words``: text rather than numbers; ``always``: also where room is scarce."""
+    """A heading and its entries, one for each row.
+
+    ``words``: text rather than numbers. ``detailed``: a terminal shows the detail too. ``rank``: 0 is always shown; where
+    lines are short the columns of the highest rank give way first.
+    """
 
     head: str
     cells: list[Cell]
     words: bool = False
-    always: bool = True
+    detailed: bool = False
+    rank: int = 0
 
 
 def columns(rows: Sequence[Row]) -> list[Column]:
-    """All columns that hold anything; task, model, folder and failures are there only where they differ or occur."""
+    """All columns that hold anything; task, model, template, folder and failures only where they differ or occur."""
     return [*_names(rows), *_scores(rows), *_costs(rows), *_comparisons(rows)]
 
 
 def markdown(shown: Sequence[Column]) -> str:
-    """The columns as a table of Markdown."""
+    """The columns as a table of Markdown; text that is code to a renderer is escaped."""
     head = [column.head for column in shown]
     rule = ["---" if column.words else "---:" for column in shown]
-    lines = zip(*([str(cell) for cell in column.cells] for column in shown), strict=True)
+    lines = zip(*([escape_markdown(str(cell)) for cell in column.cells] for column in shown), strict=True)
     return "\n".join("| " + " | ".join(line) + " |" for line in (head, rule, *lines))
 
 
+def escape_markdown(text: str) -> str:
+    """Text that a renderer of Markdown shows as it is: no tags, no links, no further columns or lines."""
+    return " ".join(html.escape(text, quote=False).replace("|", "\\|").replace("](", "]\\(").split())
+
+
+def templates(rows: Sequence[Row]) -> str:
+    """The prompt templates of the rows, in words."""
+    return " and ".join(dict.fromkeys(row.template or "not recorded" for row in rows))
+
+
 def _names(rows: Sequence[Row]) -> list[Column]:
-    found = []
-    for head, name in (("task", lambda row: row.task), ("model", lambda row: row.model)):
-        if len({name(row) for row in rows}) > 1:
-            found.append(Column(head, [Cell(name(row), order=name(row)) for row in rows], words=True))
-    if len({(row.task, row.model, row.plan) for row in rows}) < len(rows):
-        found.append(Column("folder", [Cell(str(row.root), order=str(row.root)) for row in rows], words=True))
+    names: tuple[tuple[str, Callable[[Row], str]], ...] = (
+        ("task", lambda row: row.task),
+        ("model", lambda row: row.model),
+        ("template", lambda row: row.template or MISSING),
+    )
+    shown = [
+        Column(head, [Cell(name(row), order=name(row)) for row in rows], words=True)
+        for head, name in names
+        if len({name(row) for row in rows}) > 1
+    ]
+    if len({(row.task, row.model, row.template, row.plan) for row in rows}) < len(rows):
+        shown.append(Column("folder", [Cell(str(row.results), order=str(row.results)) for row in rows], words=True))
     plans = [Cell(row.plan, aside=f"{row.seeds} seeds" if row.seeds > 1 else "", order=row.plan) for row in rows]
-    return [*found, Column("plan", plans, words=True)]
+    return [*shown, Column("plan", plans, words=True)]
 
 
 def _scores(rows: Sequence[Row]) -> list[Column]:
@@ -87,57 +110,72 @@ def _scores(rows: Sequence[Row]) -> list[Column]:
         return Cell(f"{100 * row.accuracy:.1f}", interval(row.accuracy_interval, 1, scale=100), order=row.accuracy)
 
     return [
-        Column(f"score{of_limit} [95 %]", list(map(score, rows))),
-        Column("accuracy % [95 %]", list(map(accuracy, rows))),
+        Column(f"score{of_limit} [95 %]", list(map(score, rows)), detailed=True),
+        Column("accuracy % [95 %]", list(map(accuracy, rows)), rank=1),
     ]
 
 
 def _costs(rows: Sequence[Row]) -> list[Column]:
-    figures: list[tuple[str, Callable[[Row], float | None], int, bool]] = [
-        ("visual tokens", lambda row: row.visual_tokens, 1, True),
-        ("GFLOPs", lambda row: row.gflops, 2, True),
-        ("KV MB", lambda row: row.kv_mb, 2, True),
-        ("prefill ms", lambda row: row.prefill_ms, 1, False),
-        ("decode ms", lambda row: row.decode_ms, 1, False),
-        ("ms", lambda row: row.ms, 1, True),
-        ("tower ms", lambda row: row.tower_ms, 1, False),
+    figures: list[tuple[str, Callable[[Row], float | None], int, int]] = [
+        ("GFLOPs", lambda row: row.gflops, 2, 2),
+        ("KV MB", lambda row: row.kv_mb, 2, 4),
+        ("prefill ms", lambda row: row.prefill_ms, 1, FILES_ONLY),
+        ("decode ms", lambda row: row.decode_ms, 1, FILES_ONLY),
+        ("ms", lambda row: row.ms, 1, 3),
+        ("tower ms", lambda row: row.tower_ms, 1, FILES_ONLY),
     ]
-    found = []
-    for head, figure, digits, always in figures:
+    shown = [Column("visual tokens", list(map(_visual_tokens, rows)), detailed=True)]
+    for head, figure, digits, rank in figures:
         values = list(map(figure, rows))
-        cells = [Cell(MISSING if value is None else f"{value:.{digits}f}", order=value) for value in values]
-        if always or any(value is not None for value in values):
-            found.append(Column(head, cells, always=always))
+        if rank < FILES_ONLY or any(value is not None for value in values):
+            shown.append(Column(head, [_figure(value, digits) for value in values], rank=rank))
     if any(row.failed for row in rows):
-        found.append(Column("failed", [Cell(str(row.failed), order=row.failed) for row in rows]))
-    return found
+        shown.append(Column("failed", [Cell(str(row.failed), order=row.failed) for row in rows]))
+    return shown
+
+
+def _figure(value: float | None, digits: int) -> Cell:
+    return Cell(MISSING if value is None else f"{value:.{digits}f}", order=value)
+
+
+def _visual_tokens(row: Row) -> Cell:
+    """The mean that was really kept, and its range where questions differ, as under an adaptive plan."""
+    cell = _figure(row.visual_tokens, 1)
+    if row.visual_tokens_range is None:
+        return cell
+    least, most = row.visual_tokens_range
+    return Cell(cell.text, f"({least:.0f} to {most:.0f})", order=cell.order)
 
 
 def _comparisons(rows: Sequence[Row]) -> list[Column]:
     sides = (("vs full", [row.vs_full for row in rows]), ("vs random", [row.vs_random for row in rows]))
     return [
-        Column(head, [_comparison(one, _digits(row)) for one, row in zip(found, rows)])
-        for head, found in sides
-        if any(found)
+        Column(head, [_comparison(difference, _digits(row)) for difference, row in zip(differences, rows, strict=True)])
+        for head, differences in sides
+        if any(differences)
     ]
 
 
-def _comparison(found: Difference | None, digits: int) -> Cell:
+def _comparison(difference: Difference | None, digits: int) -> Cell:
     """Difference of the score, or of accuracy in per cent where the score cannot be resampled."""
-    if found is None:
+    if difference is None:
         return Cell("")
-    p = "p < 0.001" if found.p_holm < 0.001 else f"p = {found.p_holm:.3f}"
-    said = f"perhaps {found.verdict}" if _weak(found) else found.verdict
-    if found.score is None:
-        bounds = interval(found.accuracy_interval, 1, scale=100, sign="+")
-        return Cell(f"{100 * found.accuracy:+.1f} %", bounds, said, p, found.accuracy)
-    bounds = interval(found.score_interval, digits, sign="+")
-    return Cell(f"{found.score:+.{digits}f}", bounds, said, p, found.score)
+    p = "" if difference.p_holm is None else _p_value(difference.p_holm)
+    verdict = f"perhaps {difference.verdict}" if _by_interval_alone(difference) else difference.verdict
+    if difference.score is None or difference.score_interval is None:
+        bounds = interval(difference.accuracy_interval, 1, scale=100, sign="+")
+        return Cell(f"{100 * difference.accuracy:+.1f} %", bounds, verdict, p, difference.accuracy)
+    bounds = interval(difference.score_interval, digits, sign="+")
+    return Cell(f"{difference.score:+.{digits}f}", bounds, verdict, p, difference.score)
 
 
-def _weak(found: Difference) -> bool:
+def _p_value(p: float) -> str:
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def _by_interval_alone(difference: Difference) -> bool:
     """Whether only the interval tells two runs apart, not the corrected test."""
-    return found.verdict != INDISTINCT and found.p_holm > LEVEL
+    return difference.verdict != INDISTINCT and difference.p_holm is not None and difference.p_holm > LEVEL
 
 
 def interval(bounds: Sequence[float], digits: int, scale: float = 1.0, sign: str = "") -> str:
@@ -152,45 +190,46 @@ def _digits(row: Row) -> int:
 
 def notes(rows: Sequence[Row], unfinished: Sequence[Path] = ()) -> list[str]:
     """What a reader of the table must know."""
-    said = [f"{row.task}: {row.note}." for row in rows if row.note]
-    said += [
+    remarks = [f"{row.task}: {row.note}." for row in rows if row.note]
+    remarks += [
         f"{row.plan}: {row.failed} of {row.questions} questions failed and count as wrong."
         for row in rows
         if row.failed
     ]
-    said += [f"{folder} is not finished and not shown." for folder in unfinished]
+    remarks += [f"{folder} is not finished and not shown." for folder in unfinished]
     if any(row.seeds > 1 for row in rows):
-        said.append("Plans with several seeds: mean ± standard deviation over the seeds; costs are means.")
-    return [*dict.fromkeys(said), COST_NOTE, *_uncompared(rows), *_compared(rows)]
+        remarks.append("Plans with several seeds: mean ± standard deviation over the seeds; costs are means.")
+    template = f"Prompt template: {templates(rows)}."
+    return [template, *dict.fromkeys(remarks), COST_NOTE, *_uncompared(rows), *_compared(rows)]
 
 
 def _uncompared(rows: Sequence[Row]) -> list[str]:
-    """Which comparisons were left out, those of one reason in one sentence."""
-    reasons: dict[tuple[str, str], list[str]] = {}
+    """Which comparisons were left out, those with the same reason in one sentence."""
+    plans_by_reason: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         for name, reason in row.uncompared.items():
-            reasons.setdefault((name, reason), []).append(row.plan)
-    found = []
-    for (name, reason), plans in reasons.items():
+            plans_by_reason.setdefault((name, reason), []).append(row.plan)
+    sentences = []
+    for (name, reason), plans in plans_by_reason.items():
         why = "one of the two folders holds none" if reason == "no predictions.jsonl" else "that run had"
-        found.append(f"Not compared with {name}, since {why} {reason}: {', '.join(plans)}.")
-    return found
+        sentences.append(f"Not compared with {name}, since {why} {reason}: {', '.join(plans)}.")
+    return sentences
 
 
 def _compared(rows: Sequence[Row]) -> list[str]:
-    """What the comparisons are, and what remains of them once it counts how many there are."""
-    made = [found for row in rows for found in (row.vs_full, row.vs_random) if found is not None]
+    """What the comparisons are, and what is left of them after the correction for their number."""
+    made = [difference for row in rows for difference in (row.vs_full, row.vs_random) if difference is not None]
     if not made:
         return []
-    said = [
+    sentences = [
         "vs full, vs random: paired difference of the score over the same questions (per cent: of accuracy), random at the "
-        f"same mean visual tokens within 2 %; better or worse where its 95 % interval leaves 0 out, else not "
+        "same mean visual tokens within 2 %; better or worse where its 95 % interval excludes 0, else not "
         "distinguishable (indistinct). p: exact McNemar test of the answers, after Holm's correction for "
         f"{len(made)} comparison{'s' if len(made) > 1 else ''}."
     ]
-    if any(map(_weak, made)):
-        said.append(
+    if any(map(_by_interval_alone, made)):
+        sentences.append(
             f"perhaps: by the interval alone, not by the corrected p; of {len(made)} intervals about "
-            f"{LEVEL * len(made):.1f} leave 0 out by chance."
+            f"{LEVEL * len(made):.1f} exclude 0 by chance."
         )
-    return said
+    return sentences

@@ -184,7 +184,9 @@ def read_predictions(file: Path, cut: bool = False) -> list[Line]:
         try:
             line = json.loads(text)
             key = line["key"]
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
+            if not isinstance(key, str):
+                raise TypeError
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise ValueError(
                 f"{file}:{number} is not a line of a run; remove it and give the same command again"
             ) from None

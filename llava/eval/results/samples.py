@@ -26,12 +26,12 @@ import numpy as np
 import torch
 from PIL import Image
 
+from llava.files import read_json
 from llava.mm_utils import process_images
 from llava.reduction import Place, Record, Stage
 
 from ..ask.loop import answers
 from ..ask.subject import Generation, LlavaSubject, Reply
-from ..report.rows import read_json
 from ..tasks.base import Example, Task
 from .folder import Run, write_json
 

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from llava.eval.report.compare import Answers, difference, obstacle
+from llava.eval.results.folder import read_predictions
 from llava.eval.tasks.statistics import mcnemar
 from tests.eval.folders import make_run, questions
 
@@ -20,7 +21,8 @@ KEYS = questions(pictures=4, subtasks=("existence", "count"))
 def read(folder: Path) -> Answers:
     config = yaml.safe_load((folder / "config.yaml").read_text())
     metrics = json.loads((folder / "metrics.json").read_text())
-    return Answers.read(folder / "predictions.jsonl", metrics["task"], metrics["score"], config)
+    file = folder / "predictions.jsonl"
+    return Answers.from_lines(read_predictions(file), file, metrics["task"], metrics["score"], config)
 
 
 def test_difference_by_hand(tmp_path):
@@ -61,9 +63,8 @@ def test_a_score_that_is_no_sum_over_pictures_is_judged_by_accuracy(tmp_path):
     other = replace(read(make_run(tmp_path, "fastv@2:64", KEYS[:14], keys=KEYS)), score=[])
     found = difference(other, full, "full")
     assert found.score is None and found.verdict == "worse" and found.accuracy == pytest.approx(-14 / 16)
-    assert not Answers.read(
-        tmp_path / "full/predictions.jsonl", "mme", score=1.0, config={}
-    ).score  # the parts add up to 400
+    file = tmp_path / "full/predictions.jsonl"
+    assert not Answers.from_lines(read_predictions(file), file, "mme", score=1.0, config={}).score  # they add up to 400
 
 
 def test_what_keeps_runs_apart(tmp_path):

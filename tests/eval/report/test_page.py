@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
 import os
@@ -17,7 +18,7 @@ from PIL import Image
 
 from llava.eval.report.page import write_page
 from llava.eval.report.page.chart import AXES, make_chart
-from llava.eval.report.rows import collect
+from llava.eval.report.runs import collect
 from tests.eval.folders import add_samples, make_run, questions
 
 KEYS = questions(pictures=4)
@@ -51,6 +52,17 @@ def test_nothing_is_fetched(page):
     assert "default-src 'none'" in text and "</html>" in text
     assert not re.findall(r"""(?:src|href|url)\s*[=(]\s*["']?(?:https?:|//|file:)""", text)
     assert not re.search(r"<link(?! rel=\"icon\" href=\"data:,\")|@import|<script src", text)
+
+
+def test_the_policy_lets_the_pages_own_style_and_script_in_and_no_other(page):
+    """By their hashes; the text of the elements is what is hashed, and no element has a style of its own."""
+    text = page.read_text()
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', text)[1]
+    assert "unsafe" not in policy and "style=" not in text
+    for tag in ("style", "script"):
+        (content,) = re.findall(f"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in policy
 
 
 def test_the_samples_are_embedded_once_a_picture(page):
@@ -287,6 +299,17 @@ def test_samples_open_and_follow_the_layer(opened):
     assert "count/0001.png#1" in opened.find_element("css selector", ".question").text
     pressed = [button.get_attribute("aria-pressed") for button in opened.find_elements("css selector", ".strip button")]
     assert pressed == ["false", "true"]
+
+
+def test_a_handler_that_got_in_does_not_run(browser, page, tmp_path):
+    """Escaping is the first wall; the policy is the second, tried here without the first."""
+    handlers = "<img src=x onerror='document.title = 1'><script>document.title = 2</script>"
+    broken = tmp_path / "broken.html"
+    broken.write_text(page.read_text().replace("<main>", f"<main>{handlers}"))
+    browser.get(broken.as_uri())
+    assert browser.title == "llava-shapes-v1 on MME"
+    assert any("Content Security Policy" in entry["message"] for entry in browser.get_log("browser"))
+    assert len(column(browser, 0)) == 9  # the page's own script and style work all the same
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")])

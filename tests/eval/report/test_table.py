@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llava.eval.report.rows import collect
+from llava.eval.report.runs import collect
 from llava.eval.report.table import columns, notes
 from tests.eval.folders import make_run, questions
 
@@ -54,6 +54,19 @@ def test_prefill_and_decode_are_columns_where_some_run_has_them(made, tmp_path):
     make_run(tmp_path, "pool:16", keys=KEYS, timed=True)
     found = texts(collect([made, tmp_path])[0])
     assert sorted(found["prefill ms"]) == ["-", "-", "-", "-", "30.0"] and "10.0" in found["decode ms"]
+
+
+def test_the_template_is_in_every_table_and_a_column_where_it_differs(made):
+    rows, _ = collect([made])
+    assert "template" not in texts(rows) and notes(rows)[0] == "Prompt template: vicuna_v1."
+    mixed = [rows[0], replace(rows[1], template="llava_v1"), replace(rows[2], template=None)]
+    assert texts(mixed)["template"] == ["vicuna_v1", "llava_v1", "-"]
+    assert notes(mixed)[0] == "Prompt template: vicuna_v1 and llava_v1 and not recorded."
+
+
+def test_visual_tokens_that_differ_have_their_range(made):
+    row = replace(collect([made])[0][1], visual_tokens=46.25, visual_tokens_range=[12.0, 80.4])
+    assert texts([row])["visual tokens"] == ["46.2 (12 to 80)"]
 
 
 def test_task_model_and_folder_are_columns_where_they_differ(made, tmp_path):

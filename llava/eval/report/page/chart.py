@@ -1,7 +1,7 @@
-"""Where everything of a score-against-cost chart lies, in pixels; the template turns it into SVG.
+"""The geometry of a score-against-cost chart, in pixels; the template turns it into SVG.
 
-The page draws its own charts, so that they follow the reader's light or dark scheme and are small: a figure of matplotlib's is
-a few hundred kilobytes with the colours inside.
+The page draws its own charts, so that they follow the reader's light or dark scheme and are small: an SVG of
+matplotlib is a few hundred kilobytes with the colours inside.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LABEL = 15  # pixels between the baselines of two labels that do not touch
 
 @dataclass(frozen=True)
 class Axis:
-    """What a chart can have along: a short name, the heading, and how a row's figure is found."""
+    """A cost axis: a short name, the heading, the base of its ticks, and a row's cost."""
 
     name: str
     title: str
@@ -30,19 +30,19 @@ class Axis:
 AXES = (
     Axis("visual tokens", "visual tokens, mean over decoder layers", 2, lambda row: row.visual_tokens),
     Axis("GFLOPs", "GFLOPs of the prompt, with tower", 10, lambda row: row.gflops),
-    Axis("ms", "milliseconds a question, without tower", 10, lambda row: row.ms),
+    Axis("ms", "milliseconds per question, without tower", 10, lambda row: row.ms),
 )
 
 
 @dataclass(frozen=True)
 class Point:
-    """One run: its middle, the ends of its interval, and what is said when it is pointed at."""
+    """One run: its middle, the ends of its interval, and the text shown when it is pointed at."""
 
     x: float
     y: float
     low: float
     high: float
-    said: str
+    text: str
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Reference:
-    """A level that needs no cost: full, blind. ``label`` is where its name stands clear of the others."""
+    """A level without a cost: full, blind. ``label`` is the height at which its name is clear of the others."""
 
     name: str
     score: str
@@ -68,7 +68,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class Tick:
-    """A place on an axis and what is written there."""
+    """A position on an axis and the text there."""
 
     at: float
     text: str
@@ -99,14 +99,13 @@ def methods_of(rows: Sequence[Row]) -> list[str]:
 
 def make_chart(rows: Sequence[Row], axis: Axis, size: str, width: int, height: int) -> Chart | None:
     """The chart of one board; None where fewer than two runs have that cost. Costs are on a logarithmic scale."""
-    lines = [row for row in rows if row.method not in REFERENCES and axis.value(row)]
-    if len(lines) < 2:
+    costs = [(cost, row) for row in rows if row.method not in REFERENCES and (cost := axis.value(row))]
+    if len(costs) < 2:
         return None
     left, right, top, bottom = 50, width - 56, 12, height - 46
-    costs = [axis.value(row) for row in lines]
-    low, high = min(costs) / 1.15, max(costs) * 1.15
-    reached = [row for row in rows if row in lines or row.method in REFERENCES]
-    ends = [bound for row in reached for bound in (*row.score_interval, row.score)]
+    low, high = min(cost for cost, _ in costs) / 1.15, max(cost for cost, _ in costs) * 1.15
+    shown = [*(row for _, row in costs), *(row for row in rows if row.method in REFERENCES)]
+    ends = [bound for row in shown for bound in (*row.score_interval, row.score)]
     y_values = MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]).tick_values(min(ends), max(ends))
 
     def across(cost: float) -> float:
@@ -118,12 +117,12 @@ def make_chart(rows: Sequence[Row], axis: Axis, size: str, width: int, height: i
     names = methods_of(rows)
     series = []
     for number, name in enumerate(names):
-        # Runs at one cost would hide each other's intervals: set them a hair apart.
-        aside = 2.5 * (number - (len(names) - 1) / 2) if len(names) < 9 else 0
-        runs = sorted((row for row in lines if row.method == name), key=axis.value)
+        # Runs at one cost would hide each other's intervals, so methods are shifted a little.
+        shift = 2.5 * (number - (len(names) - 1) / 2) if len(names) < 9 else 0
+        runs = sorted(((cost, row) for cost, row in costs if row.method == name), key=lambda run: run[0])
         points = [
-            Point(across(axis.value(row)) + aside, up(row.score), *map(up, row.score_interval), _said(row, axis))
-            for row in runs
+            Point(across(cost) + shift, up(row.score), *map(up, row.score_interval), _tooltip(row, cost, axis))
+            for cost, row in runs
         ]
         if points:
             series.append(Series(number, name, points))
@@ -163,14 +162,14 @@ def _thinned(ticks: Sequence[Tick], room: float) -> list[Tick]:
 
 def _references(rows: Sequence[Row], up: Callable[[float], float]) -> list[Reference]:
     """The levels from top to bottom, their labels (two lines each) pushed apart where they would touch."""
-    found: list[Reference] = []
+    references: list[Reference] = []
     for row in sorted(rows, key=lambda row: -row.score):
         y = up(row.score)
-        label = max(y, found[-1].label + 2 * LABEL) if found else y
-        found.append(Reference(row.method, f"{row.score:.0f}", y, *map(up, row.score_interval), label))
-    return found
+        label = max(y, references[-1].label + 2 * LABEL) if references else y
+        references.append(Reference(row.method, f"{row.score:.0f}", y, *map(up, row.score_interval), label))
+    return references
 
 
-def _said(row: Row, axis: Axis) -> str:
+def _tooltip(row: Row, cost: float, axis: Axis) -> str:
     low, high = row.score_interval
-    return f"{row.plan}: {row.score:.1f} [{low:.1f}, {high:.1f}] at {axis.value(row):.4g} {axis.name}"
+    return f"{row.plan}: {row.score:.1f} [{low:.1f}, {high:.1f}] at {cost:.4g} {axis.name}"

@@ -1,0 +1,76 @@
+"""The files of a report: Markdown, CSV, JSON, the page, and the curves."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llava.files import write_json, write_text
+
+from ..results.folder import check_writable
+from .curve import draw_curve
+from .page import write_page
+from .rows import Row, boards
+from .table import columns, escape_markdown, markdown, notes
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet would compute
+
+
+def write(rows: Sequence[Row], output: str | Path, unfinished: Sequence[Path] = (), page: bool = True) -> list[Path]:
+    """Write ``report.md``, ``report.csv``, ``report.json``, the ``page`` and the curves; returns the files."""
+    output = Path(output)
+    check_writable(output)
+    tables = boards(rows)
+    curves = []
+    for (task, model), board in tables.items():
+        name = "curve" if len(tables) == 1 else re.sub(r"[^\w.-]", "_", f"curve-{task}-{model}")
+        file = output / f"{name}.png"
+        draw_curve(board).savefig(file)
+        curves.append(file)
+    pictures = [f"![score against visual tokens]({file.name})" for file in curves]
+    remarks = map(escape_markdown, notes(rows, unfinished))
+    write_text(output / "report.md", "\n\n".join([markdown(columns(rows)), *remarks, *pictures]) + "\n")
+    write_text(output / "report.csv", as_csv(rows))
+    write_json(output / "report.json", [row.as_dict() for row in rows])
+    pages = [write_page(rows, unfinished, output / "report.html")] if page else []
+    return [*curves, *(output / f"report.{kind}" for kind in ("md", "csv", "json")), *pages]
+
+
+def as_csv(rows: Sequence[Row]) -> str:
+    """The rows as plain columns; text that a spreadsheet would compute or a page would run is made harmless."""
+    records = [_flat(row.as_dict()) for row in rows]
+    text = io.StringIO()
+    table = csv.DictWriter(text, fieldnames=list(dict.fromkeys(name for record in records for name in record)))
+    table.writeheader()
+    table.writerows({name: _harmless(value) for name, value in record.items()} for record in records)
+    return text.getvalue()
+
+
+def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Plain columns of a row: nested names joined, intervals as two columns, lists as words."""
+    record: dict[str, Any] = {}
+    for name, value in nested.items():
+        if isinstance(value, dict):
+            record.update(_flat(value, f"{prefix}{name}_"))
+        elif name in ("vs_full", "vs_random"):
+            continue  # not compared
+        elif name.endswith(("_interval", "_range")):
+            low, high = value or (None, None)
+            stem = prefix + name.rpartition("_")[0]
+            record.update({f"{stem}_low": low, f"{stem}_high": high})
+        else:
+            record[prefix + name] = " ".join(value) if isinstance(value, list) else value
+    return record
+
+
+def _harmless(value: object) -> object:
+    """Text without tags, and with an apostrophe in front where it would be a formula."""
+    if not isinstance(value, str):
+        return value
+    text = html.escape(value, quote=False)
+    return f"'{text}" if text.startswith(FORMULA) else text

@@ -1,0 +1,165 @@
+"""Results folders read back: one finished run becomes one row."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from llava.files import excerpt, read_json, read_text
+
+from ..results.folder import FORMAT, read_predictions
+from ..tasks.base import Line
+from ..tasks.statistics import Contributions, containing, score_interval
+from .compare import Answers
+from .rows import Row, boards, compared, seeds_together
+
+REPAIR = "remove it and give the run's command again"
+
+
+def collect(paths: Iterable[str | Path]) -> tuple[list[Row], list[Path]]:
+    """All finished runs in and under the folders, dearest first, and the folders of runs that are not finished.
+
+    Raises FileNotFoundError when there is no run at all and ValueError naming a file that is not what it should be.
+    """
+    paths = list(paths)
+    rows, unfinished = [], []
+    folders = {file.parent for path in paths for file in Path(path).rglob("config.yaml")}
+    for folder in sorted(folders):
+        if (folder / "metrics.json").is_file() and (folder / "cost.json").is_file():
+            rows.append(read_run(folder))
+        elif (folder / "predictions.jsonl").is_file():
+            unfinished.append(folder)
+    if not rows:
+        stopped = f"; unfinished: {', '.join(map(str, unfinished))}" if unfinished else ""
+        raise FileNotFoundError(
+            f"no finished run in {', '.join(map(str, paths))}{stopped}; make one with llava.eval.run"
+        )
+    rows = [row for board in boards(seeds_together(rows)).values() for row in compared(board)]
+    rows.sort(key=lambda row: (row.task, row.model, -(row.visual_tokens or 0), -row.score))
+    return rows, unfinished
+
+
+def read_run(folder: Path) -> Row:
+    """The row of one run's folder. Raises ValueError that names the file and what to do."""
+    config = _config(folder / "config.yaml")
+    metrics_file, predictions = folder / "metrics.json", folder / "predictions.jsonl"
+    metrics, cost = read_json(metrics_file, hint=REPAIR), read_json(folder / "cost.json", hint=REPAIR)
+    try:
+        score, accuracy, task = _number(metrics, "score"), _number(metrics, "accuracy"), _text(metrics, "task")
+        lines = read_predictions(predictions) if predictions.is_file() else None
+        answers = None if lines is None else Answers.from_lines(lines, predictions, task, score, config)
+        subtasks, subtask_max = _subtasks(metrics, answers)
+        row = Row(
+            task=task,
+            model=_text(config["model"], "name"),
+            template=_text(config, "conv_mode") if config.get("conv_mode") else None,
+            plan=_text(metrics, "plan"),
+            method=_text(metrics, "method"),
+            score=score,
+            max_score=_number(metrics, "max_score"),
+            score_interval=_interval(metrics, "score", answers and answers.score),
+            accuracy=accuracy,
+            accuracy_interval=_interval(metrics, "accuracy", answers and answers.accuracy),
+            visual_tokens=_cost(cost, "visual_tokens"),
+            visual_tokens_range=_visual_range(lines or ()),
+            gflops=_cost(cost, "total_flops", 1e9),
+            kv_mb=_cost(cost, "kv_bytes", 1e6),
+            ms=_cost(cost, "ms_per_question"),
+            tower_ms=_cost(cost, "tower_ms_per_picture"),
+            prefill_ms=_cost(cost, "prefill_ms"),
+            decode_ms=_cost(cost, "decode_ms"),
+            questions=int(_number(metrics, "questions")),
+            failed=int(_number(metrics, "failed")),
+            note=_text(metrics, "note") if "note" in metrics else "",
+            subtasks=subtasks,
+            subtask_max=subtask_max,
+            folders=[str(folder)],
+            answers=answers,
+        )
+    except KeyError as error:
+        raise ValueError(f"{folder} has no {error} in its config.yaml or metrics.json; run it again") from None
+    except TypeError as error:
+        raise ValueError(
+            f"{metrics_file}, cost.json or config.yaml holds {error}; remove the folder and run it again"
+        ) from None
+    if answers is not None:
+        _check_agreement(row, answers, metrics_file)
+    return row
+
+
+def _check_agreement(row: Row, answers: Answers, metrics_file: Path) -> None:
+    """Raises ValueError where a run's metrics are not those of its answers."""
+    accuracy = float(answers.correct.mean())
+    if answers.questions != row.questions or not math.isclose(accuracy, row.accuracy, abs_tol=1e-9):
+        raise ValueError(
+            f"{metrics_file} speaks of {row.questions} questions and accuracy {row.accuracy:.6g}, predictions.jsonl holds "
+            f"{answers.questions} and {accuracy:.6g}; remove metrics.json and give the run's command again"
+        )
+
+
+def _subtasks(metrics: dict[str, Any], answers: Answers | None) -> tuple[dict[str, float], float]:
+    """Each subtask's score and its largest value, from the metrics where they have them; else accuracies in per cent."""
+    subtasks = metrics.get("subtasks")
+    if not isinstance(subtasks, dict) or not subtasks or not all(map(_has_score, subtasks.values())):
+        return (answers.categories if answers else {}), 100.0
+    scores = {name: _number(figures, "score") for name, figures in subtasks.items()}
+    is_sum = math.isclose(sum(scores.values()), _number(metrics, "score"), rel_tol=1e-6)  # as MME's is
+    return scores, _number(metrics, "max_score") / (len(scores) if is_sum else 1)
+
+
+def _has_score(figures: object) -> bool:
+    return isinstance(figures, dict) and "score" in figures
+
+
+def _visual_range(lines: Sequence[Line]) -> list[float] | None:
+    """Mean visual tokens per layer of the cheapest and of the dearest question; None where all have as many."""
+    means = {sum(line["kept"]) / len(line["kept"]) for line in lines if line.get("kept")}
+    return [min(means), max(means)] if len(means) > 1 else None
+
+
+def _interval(metrics: dict[str, Any], name: str, pictures: Sequence[Contributions] | None) -> list[float]:
+    """The interval of the answers, so that runs of all versions have the same; the stored one where there are none."""
+    if pictures:
+        return score_interval(pictures)
+    low, high = metrics[f"{name}_interval"]
+    return containing(_number(metrics, name), [float(low), float(high)])
+
+
+def _number(figures: dict[str, Any], name: str) -> float:
+    value = figures[name]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name}={excerpt(value)}, which is no number")
+    return float(value)
+
+
+def _text(words: Any, name: str) -> str:
+    if not isinstance(words, dict) or not isinstance(words[name], str):
+        raise TypeError(f"{name}={excerpt(words[name] if isinstance(words, dict) else words)}, which is no text")
+    return words[name]
+
+
+def _cost(cost: dict[str, Any], name: str, unit: float = 1.0) -> float | None:
+    return _number(cost, name) / unit if name in cost else None
+
+
+def _config(file: Path) -> dict[str, Any]:
+    """A run's configuration. Raises ValueError naming the file, and the line if it can."""
+    advice = "remove the folder and run it again"
+    try:
+        config = yaml.safe_load(read_text(file))
+    except yaml.YAMLError as error:
+        line = getattr(getattr(error, "problem_mark", None), "line", 0) + 1
+        raise ValueError(f"{file}:{line} is not plain YAML; {advice}") from None
+    except RecursionError:
+        raise ValueError(f"{file} is nested too deeply; {advice}") from None
+    if not isinstance(config, dict):
+        raise ValueError(f"{file} holds {excerpt(config)} where a mapping belongs; {advice}")
+    if config.get("format") != FORMAT:
+        raise ValueError(
+            f"{file} is of format {excerpt(config.get('format'))}, this version reads {FORMAT}; run it again"
+        )
+    return config
