@@ -5,54 +5,53 @@ Which layout a folder has is read from its files, never from its name.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import BitsAndBytesConfig, PreTrainedTokenizerBase
+from huggingface_hub.errors import StrictDataclassError
+from transformers import PreTrainedTokenizerBase
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from llava.model.checkpoint import find_folder, has_weights, load_tensors, read_json, weight_names
-from llava.model.language_model.himap_configuration_llama import REDUCTION_KNOBS
+from llava.conversation import get_conversation
+from llava.files import excerpt
+from llava.model.checkpoint import HUB_KEYWORDS, find_folder, has_weights, weight_names
+from llava.model.language_model.himap_configuration_llama import REDUCTION_KNOBS, LlamaConfig, active_flags
 from llava.model.language_model.knobs import plan_from_config
-from llava.model.language_model.llava_llama import LlavaConfig, LlavaLlamaForCausalLM, variant
+from llava.model.language_model.llava_llama import LlavaConfig, LlavaLlamaForCausalLM
 from llava.model.llava_arch import load_projector
-from llava.model.multimodal_encoder.clip_encoder import load_vision_config
+from llava.model.loading.config import context_length, read_config
+from llava.model.loading.layout import own_name
+from llava.model.loading.lora import LORA_FILE, NON_LORA_FILE, check_peft, fill_beside, grow_vocabulary, merge_lora
+from llava.model.loading.placement import dtype_of, leave_odd_shapes_unpacked, placement, quantization
+from llava.model.loading.weights import PROJECTION, PROJECTOR_FILE, UNTRAINED, check_finite, load_tower, load_whole
+from llava.model.multimodal_encoder.clip_encoder import check_tower
 from llava.model.tokenizer import load_tokenizer
 from llava.reduction import check_plan, did_you_mean
-from llava.utils import installed
 
-logger = logging.getLogger(__name__)
+__all__ = [
+    "LORA_FILE",
+    "NON_LORA_FILE",
+    "PROJECTION",
+    "PROJECTOR_FILE",
+    "UNTRAINED",
+    "context_length",
+    "load_pretrained_model",
+    "read_config",
+]
 
-PROJECTOR_FILE = "mm_projector.bin"
-LORA_FILE = "adapter_config.json"
-NON_LORA_FILE = "non_lora_trainables.bin"
-
-# What may be absent from a language model that gets its projector from elsewhere.
-PROJECTION = ("model.mm_projector.", "model.image_newline")
-
-# Modules that are the identity until they are trained.
-UNTRAINED = ("model.condensation.",)
-
-# Decoders that compute what Llama computes. Mistral does as long as its attention has no window.
-MODEL_TYPES = ("llava", "llava_llama", "llama", "llava_mistral", "mistral")
-
-# llava-hf/* names its tensors differently, and transformers 5 differently again.
-HF_LAYOUT = {
-    r"^language_model\.model\.": "model.",
-    r"^language_model\.lm_head\.": "lm_head.",
-    r"^model\.language_model\.": "model.",
-    r"^(?:model\.)?vision_tower\.(?:vision_model\.)?": "model.vision_tower.vision_tower.",
-    r"^(?:model\.)?multi_modal_projector\.linear_1\.": "model.mm_projector.0.",
-    r"^(?:model\.)?multi_modal_projector\.linear_2\.": "model.mm_projector.2.",
-    r"^(?:model\.)?image_newline$": "model.image_newline",
-}
 # Keywords handed to transformers' from_pretrained as they are.
 PASSED_ON = ("max_memory", "offload_folder")
-# Keywords of LLaVA's callers that change nothing here.
-TOLERATED = ("multimodal", "low_cpu_mem_usage")
+# Keywords of LLaVA's and transformers' callers that change nothing here.
+TOLERATED = ("multimodal", "low_cpu_mem_usage", "trust_remote_code")
+
+# What a documented method needs besides its switch, and may be given after loading.
+_HIMAP = ("hmap_v_attn_txt_layer", "hmap_v_attn_txt_rank", "hmap_v_attn_img_layer", "hmap_v_attn_img_rank")
+NUMBERS = {
+    "use_fast_v": ("fast_v_attention_rank",),
+    "use_hmap_v": _HIMAP,
+    "use_token_condensation": (*_HIMAP, "condensation_layers", "condensation_ranks"),
+}
 
 
 def load_pretrained_model(
@@ -68,6 +67,7 @@ def load_pretrained_model(
     torch_dtype: torch.dtype | str | None = None,
     dtype: torch.dtype | str | None = None,
     attn_implementation: str | None = None,
+    conv_mode: str | None = None,
     **kwargs: Any,
 ) -> tuple[PreTrainedTokenizerBase, LlavaLlamaForCausalLM, CLIPImageProcessorPil | None, int]:
     """Loads a LLaVA: `(tokenizer, model, image_processor, context_len)`.
@@ -77,168 +77,143 @@ def load_pretrained_model(
     callers give it; files decide, not names. load_8bit, load_4bit: through bitsandbytes. device_map: accelerate's
     placement on GPUs. device: "cuda" where there is one, else "cpu"; one with a number, such as "cuda:1", takes all of
     the model. torch_dtype (or dtype): float16 on CUDA and float32 on the CPU unless given; tower and language model
-    always agree. attn_implementation: "eager", "sdpa", "flash_attention_2" (also by use_flash_attn).
+    always agree. attn_implementation: "eager", "sdpa", "flash_attention_2" (also by use_flash_attn). conv_mode: the prompt
+    template that `model.config.conv_mode` is to name in place of the checkpoint's own.
 
     Other keywords are reduction knobs of the config, e.g. `reduction="fastv@2:64"` or `use_fast_v=True,
-    fast_v_attention_rank=144`. image_processor is None for a model without a tower; context_len is the number of
-    positions the model reads.
+    fast_v_attention_rank=144`; `cache_dir`, `token`, `revision` (of model_path) and `local_files_only` for the hub; and
+    `max_memory` and `offload_folder` for accelerate. image_processor is None for a model without a tower; context_len is
+    the number of positions the model reads.
 
-    Raises FileNotFoundError for a missing folder, file or tower; ValueError for a damaged file, missing or unexpected
-    weights (named), an unknown keyword, or a plan that cannot be; ImportError naming the extra to install.
+    Raises FileNotFoundError for a missing folder, file or tower; ValueError for a damaged file, weights that are missing,
+    unexpected, of another shape or not finite (named), an unknown keyword, or a plan that cannot be; ImportError naming the
+    extra to install.
     """
-    load = {name: kwargs.pop(name) for name in PASSED_ON if name in kwargs}
+    options = {name: kwargs.pop(name) for name in PASSED_ON if name in kwargs}
+    hub = {name: kwargs.pop(name) for name in HUB_KEYWORDS if name in kwargs}
     knobs = _knobs(kwargs)
-    load["device_map"], device = _placement(device_map, device)
-    load["dtype"] = _dtype(torch_dtype if dtype is None else dtype, device)
-    load["attn_implementation"] = "flash_attention_2" if use_flash_attn else attn_implementation
+    options["device_map"], device = placement(device_map, device)
+    options["dtype"] = dtype_of(torch_dtype if dtype is None else dtype, device)
+    options["attn_implementation"] = "flash_attention_2" if use_flash_attn else attn_implementation
     if load_8bit or load_4bit:
-        load["quantization_config"] = _quantization(load_8bit, load_4bit, load["dtype"])
+        options["quantization_config"] = quantization(load_8bit, load_4bit, options["dtype"])
 
-    folder = find_folder(model_path, "model")
-    base = None if model_base is None else find_folder(model_base, "model_base")
-    loader = _loader(folder, base)
-    config = read_config(folder)
+    folder = find_folder(model_path, "model", **hub)
+    hub.pop("revision", None)
+    base = None if model_base is None else find_folder(model_base, "model_base", **hub)
+    layout = _layout(folder, base)
+    # peft alone saves no config next to an adapter.
+    config = read_config(base if layout == LORA_FILE and not (folder / "config.json").is_file() else folder)
+    if conv_mode is not None:
+        get_conversation(conv_mode)
+        config.conv_mode = conv_mode
     _set_knobs(config, knobs)
-    tokenizer = load_tokenizer(folder if base is None else base)
-    model = loader(folder, base, config, load)
+    tokenizer = load_tokenizer(base or folder)
+    model = _load_weights(folder, base, layout, config, options, hub)
     if load_4bit:
-        _leave_odd_shapes_unpacked(model)
-
+        leave_odd_shapes_unpacked(model)
     if config.mm_vision_tower:
         model.initialize_vision_tokenizer(config, tokenizer)
-    image_processor = _load_tower(model, (folder,) if base is None else (folder, base))
     _repair_generation_config(model)
-    return tokenizer, model.eval(), image_processor, context_length(config)
+    tower = model.get_vision_tower()
+    return tokenizer, model.eval(), None if tower is None else tower.image_processor, context_length(config)
 
 
-# ------------------------------------------------------------------------------------------------------------ options
+# ------------------------------------------------------------------------------------------------------------ keywords
 
 
 def _knobs(kwargs: dict[str, Any]) -> dict[str, Any]:
     """The keywords that are reduction knobs; an unknown one raises ValueError with the nearest name."""
     for name in kwargs:
         if name not in (*REDUCTION_KNOBS, *TOLERATED):
-            known = (*REDUCTION_KNOBS, *PASSED_ON, *load_pretrained_model.__kwdefaults__)
+            known = (*REDUCTION_KNOBS, *PASSED_ON, *HUB_KEYWORDS, *load_pretrained_model.__kwdefaults__)
             raise ValueError(
                 f"load_pretrained_model does not know {name!r}{did_you_mean(name, known)}; "
-                f"beside LLaVA's own keywords there are {', '.join(REDUCTION_KNOBS)}"
+                f"beside LLaVA's own keywords there are {', '.join((*REDUCTION_KNOBS, *PASSED_ON, *HUB_KEYWORDS))}"
             )
+    if kwargs.get("trust_remote_code"):
+        raise ValueError("trust_remote_code=True: no code of a checkpoint is ever run here; leave it out")
     return {name: value for name, value in kwargs.items() if name in REDUCTION_KNOBS}
 
 
 def _set_knobs(config: LlavaConfig, knobs: dict[str, Any]) -> None:
-    """Writes the knobs into the config and checks the plan they spell, before any weight is read."""
-    for name, value in knobs.items():
-        setattr(config, name, value)
-    check_plan(plan_from_config(config), config.num_hidden_layers)
+    """Writes the knobs into the config and checks the plan they spell, before any weight is read.
 
-
-def _placement(device_map: Any, device: str | torch.device | None) -> tuple[Any, torch.device]:
-    """(device_map for from_pretrained, the device where images and prompts go)."""
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device={str(device)!r}, but torch sees no CUDA device; leave device out or give 'cpu'")
-    if device.type == "cuda" and device.index is None or isinstance(device_map, dict):
-        return device_map, device
-    return {"": device}, device
-
-
-def _dtype(dtype: torch.dtype | str | None, device: torch.device) -> torch.dtype:
-    """The dtype by name, or float16 on CUDA and float32 elsewhere."""
-    if dtype is None:
-        return torch.float16 if device.type == "cuda" else torch.float32
-    found = getattr(torch, str(dtype).removeprefix("torch."), None)
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise ValueError(f"torch_dtype={dtype!r} is no floating point type; give 'float32', 'float16' or 'bfloat16'")
-    return found
-
-
-def _quantization(load_8bit: bool, load_4bit: bool, dtype: torch.dtype) -> BitsAndBytesConfig:
-    if load_8bit and load_4bit:
-        raise ValueError("load_8bit and load_4bit are both set; choose one")
-    if not installed("bitsandbytes"):
-        raise ImportError("load_8bit and load_4bit need bitsandbytes: pip install 'llava-condense[quantize]'")
-    # What turns pixels into tokens is small and feels rounding most.
-    whole = ["lm_head", "model.vision_tower", "model.mm_projector"]
-    if load_8bit:
-        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=whole)
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_compute_dtype=dtype,
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_quant_type="nf4",
-        llm_int8_skip_modules=whole,
-    )
-
-
-def _leave_odd_shapes_unpacked(model: LlavaLlamaForCausalLM) -> None:
-    """On CPUs with AVX512-BF16 bitsandbytes packs 4 bit weights anew when first used, in blocks of 32 rows and of as many
-    columns as share a scale; a shape that these do not divide raises there, and is computed as on any other CPU here.
+    The documented use of a method switches it on at loading and gives its layers and ranks afterwards: a method whose
+    numbers are not all there is checked when it is used.
     """
-    for module in model.modules():
-        if getattr(module, "support_avx512bf16_for_cpu", False):
-            block = module.weight.quant_state.blocksize
-            module.support_avx512bf16_for_cpu = not (module.out_features % 32 or module.in_features % block)
+    for name, value in knobs.items():
+        try:
+            setattr(config, name, value)
+        except StrictDataclassError:
+            kind = LlamaConfig.__annotations__[name]
+            raise ValueError(f"{name}={excerpt(value)} must be of type {getattr(kind, '__name__', kind)}") from None
+    try:
+        check_plan(plan_from_config(config), config.num_hidden_layers)
+    except ValueError:
+        if not _is_unfinished(config):
+            raise
 
 
-# ------------------------------------------------------------------------------------------------------------- config
+def _is_unfinished(config: LlavaConfig) -> bool:
+    """Whether a documented method is switched on, alone and without its numbers."""
+    flags = active_flags(config)
+    if len(flags) != 1 or config.reduction:
+        return False
+    return any(getattr(config, name) is None for name in NUMBERS.get(flags[0], ()))
 
 
-def read_config(folder: Path) -> LlavaConfig:
-    """The config of a checkpoint in liuhaotian's or llava-hf's layout, as ours. Raises ValueError for another model."""
-    path = folder / "config.json"
-    raw = read_json(path)
-    if "text_config" in raw:
-        raw = _flattened(raw, path)
-    kind = raw.pop("model_type", None)
-    if kind not in MODEL_TYPES:
-        raise ValueError(f"{path}: model_type {kind!r} is not supported; there are {', '.join(MODEL_TYPES)}")
-    if "mistral" in kind and raw.get("sliding_window") is not None:
-        raise ValueError(f"{path}: sliding_window={raw['sliding_window']} is not supported; only full attention is")
-    config = LlavaConfig.from_dict(raw)
-    config.architectures = [LlavaLlamaForCausalLM.__name__]
-    config.mm_vision_tower = getattr(config, "mm_vision_tower", None)
-    # LLaVA reads a config that does not mention them so.
-    config.mm_use_im_start_end = getattr(config, "mm_use_im_start_end", False)
-    config.mm_use_im_patch_token = getattr(config, "mm_use_im_patch_token", True)
-    return config
+# ------------------------------------------------------------------------------------------------------------- weights
 
 
-def _flattened(raw: dict[str, Any], path: Path) -> dict[str, Any]:
-    """llava-hf's nested config as liuhaotian's flat one; the tower's config is kept, for its weights are inside."""
-    vision = raw.get("vision_config", {})
-    if raw.get("model_type") not in ("llava", "llava_next"):
-        raise ValueError(f"{path}: model_type {raw.get('model_type')!r} is not supported; there are llava, llava_next")
-    flat = {
-        "model_type": "llama",
-        **raw["text_config"],
-        "mm_vision_tower": ".",
-        "mm_vision_config": {**vision, "model_type": "clip_vision_model"},
-        "mm_hidden_size": vision.get("hidden_size", 1024),
-        "mm_projector_type": "mlp2x_gelu",
-        "mm_vision_select_layer": raw.get("vision_feature_layer", -2),
-        "mm_vision_select_feature": "cls_patch" if raw.get("vision_feature_select_strategy") == "full" else "patch",
-        "mm_use_im_start_end": False,
-        "mm_use_im_patch_token": False,
-        "mm_patch_merge_type": "flat",
-        # The processor beside these weights crops; the weights were trained on padded pictures.
-        "image_aspect_ratio": "pad",
-        "tie_word_embeddings": raw["text_config"].get("tie_word_embeddings", raw.get("tie_word_embeddings", False)),
-    }
-    if raw["model_type"] == "llava_next":
-        flat |= {
-            "image_aspect_ratio": "anyres",
-            "mm_patch_merge_type": "spatial_unpad",
-            # There (height, width).
-            "image_grid_pinpoints": [[width, height] for height, width in raw["image_grid_pinpoints"]],
-        }
-    return flat
+def _layout(folder: Path, base: Path | None) -> str | None:
+    """The file that tells what a folder holds: LORA_FILE, PROJECTOR_FILE, or None for a whole model.
+
+    Raises ValueError where a base is missing or not needed.
+    """
+    for file, what in ((LORA_FILE, "a LoRA"), (PROJECTOR_FILE, "a projector")):
+        if not (folder / file).is_file() or base is None and has_weights(folder):
+            continue
+        if base is None:
+            raise ValueError(f"{folder} holds only {what} ({file}); give the model it belongs to as model_base")
+        return file
+    if base is not None:
+        raise ValueError(
+            f"model_base={str(base)!r} is given, but {folder} holds neither {LORA_FILE} nor {PROJECTOR_FILE}; "
+            "leave model_base out for a whole model"
+        )
+    return None
 
 
-def context_length(config: LlavaConfig) -> int:
-    """How many positions, image tokens included, the model reads."""
-    names = ("max_sequence_length", "tokenizer_model_max_length", "max_position_embeddings")
-    return next(value for name in names if (value := getattr(config, name, None)))
+def _load_weights(
+    folder: Path,
+    base: Path | None,
+    layout: str | None,
+    config: LlavaConfig,
+    options: dict[str, Any],
+    hub: dict[str, Any],
+) -> LlavaLlamaForCausalLM:
+    """The model with its tower, projector and adapter; each is checked before anything large is read."""
+    inside = (folder,) if base is None else (folder, base)
+    source = base or folder
+    rows = config.vocab_size
+    if layout == LORA_FILE:
+        check_peft(folder)
+        config.vocab_size = read_config(base).vocab_size
+    names = {own_name(name) for name in weight_names(source)}
+    if config.mm_vision_tower and not any(name.startswith("model.vision_tower.") for name in names):
+        check_tower(config, inside, **hub)
+    model = load_whole(source, config, options, optional=PROJECTION if base else ())
+    if layout == LORA_FILE:
+        grow_vocabulary(model, rows, folder)
+        fill_beside(model, folder, base, names)
+    elif layout == PROJECTOR_FILE:
+        load_projector(model.get_model(), folder / PROJECTOR_FILE)
+    load_tower(model, inside, hub)
+    if layout == LORA_FILE:
+        model = merge_lora(model, folder, base)
+    check_finite(model, folder)
+    return model
 
 
 def _repair_generation_config(model: LlavaLlamaForCausalLM) -> None:
@@ -249,120 +224,3 @@ def _repair_generation_config(model: LlavaLlamaForCausalLM) -> None:
     if settings.pad_token_id is None:
         eos = settings.eos_token_id
         settings.pad_token_id = eos[0] if isinstance(eos, list) else eos
-
-
-# ------------------------------------------------------------------------------------------------------------ weights
-
-
-def _loader(folder: Path, base: Path | None) -> Any:
-    """Which of the three loaders a folder's files ask for."""
-    for file, what, loader in (
-        (LORA_FILE, "a LoRA", _load_lora),
-        (PROJECTOR_FILE, "a projector", _load_projector_only),
-    ):
-        if not (folder / file).is_file() or base is None and has_weights(folder):
-            continue
-        if base is None:
-            raise ValueError(f"{folder} holds only {what} ({file}); give the model it belongs to as model_base")
-        return loader
-    if base is not None:
-        raise ValueError(
-            f"model_base={str(base)!r} is given, but {folder} holds neither {LORA_FILE} nor {PROJECTOR_FILE}; "
-            "leave model_base out for a whole model"
-        )
-    return _load_whole
-
-
-def _load_whole(
-    folder: Path, base: Path | None, config: LlavaConfig, load: dict[str, Any], optional: tuple[str, ...] = ()
-) -> LlavaLlamaForCausalLM:
-    """All weights of one folder; those that begin with one of `optional` may be missing."""
-    names = weight_names(folder)
-    _expect_tower(folder, names, config)
-    model, info = variant(config).from_pretrained(
-        folder,
-        config=config,
-        key_mapping=HF_LAYOUT if any("multi_modal_projector." in name for name in names) else None,
-        output_loading_info=True,
-        **load,
-    )
-    _check_complete(folder, info["missing_keys"], info["unexpected_keys"], optional)
-    return model
-
-
-def _load_projector_only(folder: Path, base: Path, config: LlavaConfig, load: dict[str, Any]) -> LlavaLlamaForCausalLM:
-    """A language model from `base`, the projector from `folder`."""
-    model = _load_whole(base, None, config, load, optional=PROJECTION)
-    load_projector(model.get_model(), folder / PROJECTOR_FILE)
-    return model
-
-
-def _load_lora(folder: Path, base: Path, config: LlavaConfig, load: dict[str, Any]) -> LlavaLlamaForCausalLM:
-    """A language model from `base`, with the LoRA and the separately trained weights of `folder` merged in."""
-    if not installed("peft"):
-        raise ImportError(f"{folder} is a LoRA, which needs peft: pip install 'llava-condense[lora]'")
-    from peft import PeftModel
-
-    rows = config.vocab_size
-    config.vocab_size = read_json(base / "config.json").get("vocab_size", rows)
-    model = _load_whole(base, None, config, load, optional=PROJECTION)
-    if rows != config.vocab_size:
-        model.resize_token_embeddings(rows)
-    _load_non_lora(model, folder / NON_LORA_FILE)
-    return PeftModel.from_pretrained(model, folder).merge_and_unload()
-
-
-def _load_non_lora(model: LlavaLlamaForCausalLM, path: Path) -> None:
-    """Fills what was trained beside a LoRA, at least the projector; a name that fits nothing raises ValueError."""
-    tensors = {name.removeprefix("base_model."): tensor for name, tensor in load_tensors(path).items()}
-    if any(name.startswith("model.model.") for name in tensors):
-        tensors = {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
-    own = set(model.state_dict())
-    projection = {name for name in own if name.startswith(PROJECTION)}
-    _check_complete(path, projection - set(tensors), set(tensors) - own)
-    model.load_state_dict(tensors, strict=False)
-
-
-def _check_complete(
-    source: Path, missing: Iterable[str], unexpected: Iterable[str], optional: tuple[str, ...] = ()
-) -> None:
-    """Raises ValueError that names the weights a source lacks, and those no part of the model asked for."""
-    missing = sorted(name for name in missing if not name.startswith((*optional, *UNTRAINED)))
-    unexpected = sorted(unexpected)
-    if missing or unexpected:
-        raise ValueError(
-            f"{source} does not fit the model its config describes: "
-            f"missing {_listed(missing)}; not understood {_listed(unexpected)}"
-        )
-
-
-def _listed(names: list[str], most: int = 12) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return (", ".join(names[:most]) + more) or "nothing"
-
-
-# -------------------------------------------------------------------------------------------------------------- tower
-
-
-def _expect_tower(folder: Path, names: set[str], config: LlavaConfig) -> None:
-    """Has the tower built with the model if, and only if, the checkpoint carries its weights."""
-    carried = any(name.startswith(("vision_tower.", "model.vision_tower.")) for name in names)
-    if not carried:
-        config.mm_vision_config = None
-    elif not getattr(config, "mm_vision_config", None):
-        if config.mm_vision_tower is None:
-            raise ValueError(f"{folder} carries a vision tower's weights, but its config names no mm_vision_tower")
-        place = find_folder(config.mm_vision_tower, "vision tower (its config)", (folder,), weights=False)
-        config.mm_vision_config = load_vision_config(place).to_dict()
-
-
-def _load_tower(model: LlavaLlamaForCausalLM, inside: tuple[Path, ...]) -> CLIPImageProcessorPil | None:
-    """Reads a tower that the checkpoint does not carry, beside the language model and in its dtype."""
-    tower = model.get_vision_tower()
-    if tower is None:
-        return None
-    like = model.get_input_embeddings().weight
-    if like.is_meta:
-        raise ValueError("device_map offloads model.embed_tokens; images are spliced beside it, so keep it on a device")
-    tower.load_model(inside=inside, dtype=like.dtype, device=like.device)
-    return tower.image_processor

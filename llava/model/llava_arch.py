@@ -21,7 +21,7 @@ from llava.constants import (
     IGNORE_INDEX,
     IMAGE_TOKEN_INDEX,
 )
-from llava.model.checkpoint import load_tensors
+from llava.model.checkpoint import check_tensors, headers_of, load_tensors
 from llava.model.multimodal_encoder.builder import build_vision_tower
 from llava.model.multimodal_encoder.clip_encoder import CLIPVisionTower
 from llava.model.multimodal_projector.builder import build_vision_projector
@@ -95,18 +95,15 @@ class LlavaMetaModel:
 def load_projector(model: nn.Module, path: Path) -> None:
     """Fills projector and `image_newline` of a decoder from a file of `model.mm_projector.*` tensors.
 
-    Raises ValueError naming the tensors that are missing, and those that belong to neither.
+    Raises ValueError naming the tensors that are missing, of another shape, and those that belong to neither.
     """
-    prefix = "model."
-    own = {f"{prefix}{name}" for name in model.state_dict() if name.startswith(("mm_projector.", "image_newline"))}
-    tensors = load_tensors(path)
-    missing, unexpected = sorted(own - set(tensors)), sorted(set(tensors) - own)
-    if missing or unexpected:
-        raise ValueError(
-            f"{path} does not fit the projector: missing {missing or 'nothing'}, not understood {unexpected or 'nothing'}; "
-            "its names must be model.mm_projector.<layer>.<weight|bias>"
-        )
-    model.load_state_dict({name.removeprefix(prefix): tensor for name, tensor in tensors.items()}, strict=False)
+    tensors, state = load_tensors(path), model.state_dict()
+    own = [name for name in state if name.startswith(("mm_projector.", "image_newline"))]
+    wanted = {f"model.{name}": tuple(state[name].shape) for name in own}
+    check_tensors(
+        path, headers_of(tensors), wanted, hint="; its names must be model.mm_projector.<layer>.<weight|bias>"
+    )
+    model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in tensors.items()}, strict=False)
 
 
 class LlavaMetaForCausalLM(ABC):

@@ -1,7 +1,6 @@
 """The Llama configuration with every knob of visual-token reduction."""
 
-from __future__ import annotations
-
+# Without `from __future__ import annotations`: `strict` checks the types of fields, but not types that are texts.
 from huggingface_hub.dataclasses import strict
 from transformers import LlamaConfig as TransformersLlamaConfig
 

@@ -23,11 +23,21 @@ from llava.model.language_model.reducible_llama import ReducibleLlamaForCausalLM
 from llava.model.llava_arch import Images, LlavaMetaForCausalLM, LlavaMetaModel
 from llava.reduction.plan import Spec
 
+# transformers' own LLaVA takes a config without a vision_config for the default one and builds a random model of 7B; from
+# a config with this field it refuses to.
+OWN_LAYOUT = {
+    "vision_config": "none here: this is LLaVA's own layout; python -m llava.model.convert writes transformers'"
+}
+
 
 class LlavaConfig(LlamaConfig):
     """A Llama config with every reduction knob; the multimodal fields `mm_*` and `image_*` are plain attributes."""
 
     model_type = "llava_llama"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain data, as config.json has them."""
+        return super().to_dict() | OWN_LAYOUT
 
 
 class LlavaLlamaModel(LlavaMetaModel, ReducibleLlamaModel):

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from transformers import LlamaForCausalLM, LlamaModel
 
 from llava.model.hosts.decoder import ReducibleCausalLM, ReducibleDecoder, ReducibleOutput
+from llava.model.rotary import ExactRotaryEmbedding
 from llava.reduction import Stage
 
 from .himap_configuration_llama import LlamaConfig
@@ -18,6 +19,10 @@ class ReducibleLlamaModel(ReducibleDecoder, LlamaModel):
     """Llama whose visual tokens are reduced by a plan, as ``ReducibleDecoder`` says; knobs of the config spell plans too."""
 
     config_class = LlamaConfig
+
+    def __init__(self, config: LlamaConfig):
+        super().__init__(config)
+        self.rotary_emb = ExactRotaryEmbedding(config)
 
     def stages(self) -> list[Stage]:
         """The stages that the configuration asks for, read again each time."""

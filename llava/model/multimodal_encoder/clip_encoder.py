@@ -13,9 +13,13 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.utils import ModelOutput
 
-from llava.model.checkpoint import find_folder, read_json, weight_names
+from llava.files import excerpt
+from llava.model.checkpoint import check_depth, check_tensors, errors_naming, find_folder, read_json, weight_headers
 
 logger = logging.getLogger(__name__)
+
+# Parts of a whole CLIP that are not its vision tower.
+_NOT_VISION = ("text_model.", "text_projection.", "visual_projection.", "logit_scale")
 
 
 @dataclass
@@ -54,9 +58,13 @@ class CLIPVisionTower(nn.Module):
         self.image_processor: CLIPImageProcessorPil | None = None
         self.vision_tower: CLIPVisionModel | None = None
         self._config: CLIPVisionConfig | None = None
-        inside = getattr(args, "mm_vision_config", None)
-        if inside:
-            self._config = CLIPVisionConfig.from_dict(dict(inside))
+        # Beside the checkpoint that the config was read from.
+        folder = Path(str(getattr(args, "_name_or_path", "") or "."))
+        self._inside = (folder,) if folder.is_dir() else ()
+        carried = getattr(args, "mm_vision_config", None)
+        if carried:
+            self._config = vision_config(carried, "mm_vision_config")
+            check_select_layer(self.select_layer, self._config)
             self.vision_tower = CLIPVisionModel(self._config)
             self._freeze()
         elif not delay_load:
@@ -68,26 +76,24 @@ class CLIPVisionTower(nn.Module):
         inside: tuple[Path, ...] = (),
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
+        **hub: Any,
     ) -> None:
         """Reads weights and image processor; only the processor if the weights came with the checkpoint.
 
         device_map: accepted for LLaVA's sake, the tower is never split. inside: folders its name may be
-        relative to. Raises FileNotFoundError naming what was looked for, ValueError naming weights that are missing.
+        relative to; by default that of the checkpoint. hub: as in `find_folder`. Raises FileNotFoundError naming what was
+        looked for, ValueError naming weights that are missing or do not fit, or a `mm_vision_select_layer` it has not got.
         """
+        inside = inside or self._inside
         if self.vision_tower is None:
-            folder = find_folder(self.vision_tower_name, "vision tower", inside)
-            weight_names(folder)
-            config = load_vision_config(folder)
-            self.vision_tower, info = CLIPVisionModel.from_pretrained(
-                folder, config=config, dtype=dtype, output_loading_info=True
-            )
-            if info["missing_keys"]:
-                raise ValueError(f"vision tower {folder} lacks the weights {', '.join(sorted(info['missing_keys']))}")
+            folder, config = open_tower(self.vision_tower_name, inside, **hub)
+            check_select_layer(self.select_layer, config)
+            self.vision_tower = CLIPVisionModel.from_pretrained(folder, config=config, dtype=dtype)
             self._config = self.vision_tower.config
             self._freeze()
             self.vision_tower.to(device=device)
         if self.image_processor is None:
-            self.image_processor = load_image_processor(self.vision_tower_name, inside, self.config)
+            self.image_processor = load_image_processor(self.vision_tower_name, inside, self.config, **hub)
 
     @torch.no_grad()
     def encode(self, images: Tensor, resized: bool = False) -> TowerOutput:
@@ -163,7 +169,8 @@ class CLIPVisionTower(nn.Module):
     def config(self) -> CLIPVisionConfig:
         """The tower's own config, read from its folder if the tower is not loaded yet."""
         if self._config is None:
-            self._config = load_vision_config(find_folder(self.vision_tower_name, "vision tower", weights=False))
+            folder = find_folder(self.vision_tower_name, "vision tower", self._inside, weights=False)
+            self._config = load_vision_config(folder)
         return self._config
 
     @property
@@ -174,12 +181,18 @@ class CLIPVisionTower(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of the weights."""
-        return self.vision_tower.dtype
+        return self._loaded.dtype
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.vision_tower.device
+        return self._loaded.device
+
+    @property
+    def _loaded(self) -> CLIPVisionModel:
+        if self.vision_tower is None:
+            raise ValueError(f"vision tower {self.vision_tower_name!r} is not loaded; call load_model() first")
+        return self.vision_tower
 
     @property
     def hidden_size(self) -> int:
@@ -197,31 +210,105 @@ class CLIPVisionTower(nn.Module):
         return self.num_patches_per_side**2
 
 
+def open_tower(name: str, inside: tuple[Path, ...], **hub: Any) -> tuple[Path, CLIPVisionConfig]:
+    """The folder of a tower and its config, once its weights are known to fit; none is read.
+
+    Arguments and errors as in `CLIPVisionTower.load_model`.
+    """
+    folder = find_folder(name, "vision tower", inside, **hub)
+    config = load_vision_config(folder)
+    # Whole CLIPs hold a text tower too; older ones name the vision part, and save buffers that are computed now.
+    held = {
+        name.removeprefix("vision_model."): header
+        for name, header in weight_headers(folder).items()
+        if not name.startswith(_NOT_VISION) and not name.endswith("position_ids")
+    }
+    with errors_naming(folder / "config.json"):
+        check_depth(folder, held, "encoder.layers.", config.num_hidden_layers, "num_hidden_layers")
+        with torch.device("meta"):
+            state = CLIPVisionModel(config).state_dict()
+    wanted = {name.removeprefix("vision_model."): tuple(tensor.shape) for name, tensor in state.items()}
+    check_tensors(folder, {name: header for name, header in held.items() if name in wanted}, wanted)
+    return folder, config
+
+
+def check_tower(config: Any, inside: tuple[Path, ...], **hub: Any) -> None:
+    """Raises what loading the tower of a config would, before any weight is read, and ValueError for another width.
+
+    config: `mm_vision_tower`, `mm_vision_select_layer`, `mm_hidden_size`. Others as in `CLIPVisionTower.load_model`.
+    """
+    _, tower = open_tower(config.mm_vision_tower, inside, **hub)
+    check_select_layer(config.mm_vision_select_layer, tower)
+    if config.mm_hidden_size != tower.hidden_size:
+        raise ValueError(
+            f"mm_hidden_size={config.mm_hidden_size}, but the features of vision tower {config.mm_vision_tower!r} are "
+            f"{tower.hidden_size} wide; was the model trained with another tower?"
+        )
+
+
+def check_select_layer(layer: int, config: CLIPVisionConfig) -> None:
+    """Raises ValueError unless the tower has this hidden state: 0 is its embeddings, -1 what the last layer gives."""
+    depth = config.num_hidden_layers
+    if not -depth - 1 <= layer <= depth:
+        raise ValueError(
+            f"mm_vision_select_layer={layer}, but the vision tower has {depth} layers; give -{depth + 1} to {depth}"
+        )
+
+
 def load_vision_config(folder: Path) -> CLIPVisionConfig:
     """The vision part of a CLIP folder's config.json. Raises ValueError for a folder that is not CLIP's."""
-    raw = read_json(folder / "config.json")
-    raw = raw.get("vision_config", raw)
+    path = folder / "config.json"
+    raw = read_json(path)
+    return vision_config(raw.get("vision_config", raw), path)
+
+
+def vision_config(raw: Any, source: str | Path) -> CLIPVisionConfig:
+    """A tower's config from its fields. Raises ValueError naming `source` for fields that no CLIP vision tower has."""
     # The vision part of a whole CLIP's config does not always say what it is.
-    kind = raw.get("model_type", "clip_vision_model")
+    kind = raw.get("model_type", "clip_vision_model") if isinstance(raw, dict) else type(raw).__name__
     if kind != "clip_vision_model":
-        raise ValueError(f"{folder / 'config.json'}: model_type {kind!r} is no CLIP vision tower")
-    return CLIPVisionConfig.from_dict({key: value for key, value in raw.items() if key != "model_type"})
+        raise ValueError(f"{source}: model_type {excerpt(kind)} is no CLIP vision tower")
+    with errors_naming(source):
+        config = CLIPVisionConfig.from_dict({key: value for key, value in raw.items() if key != "model_type"})
+    for name in (
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "image_size",
+        "patch_size",
+    ):
+        value = getattr(config, name)
+        if type(value) is not int or value < 1:
+            raise ValueError(
+                f"{source}: {name}={excerpt(value)} of the vision tower must be a whole number of at least 1"
+            )
+    return config
 
 
-def load_image_processor(name: str, inside: tuple[Path, ...], config: CLIPVisionConfig) -> CLIPImageProcessorPil:
+def load_image_processor(
+    name: str, inside: tuple[Path, ...], config: CLIPVisionConfig, **hub: Any
+) -> CLIPImageProcessorPil:
     """The processor of the tower's folder, else of the checkpoint's, else the hub's, else CLIP's at the tower's size.
 
     It is the PIL one by name: which processor the plain name means depends on whether torchvision is installed.
     """
-    for place in (*(folder / name for folder in inside), Path(name), *inside):
-        if (place / "preprocessor_config.json").is_file():
-            return CLIPImageProcessorPil.from_pretrained(place)
+    for folder in (*(folder / name for folder in inside), Path(name), *inside):
+        if (folder / "preprocessor_config.json").is_file():
+            return _processor(folder)
     try:
-        folder = find_folder(name, "vision tower", inside, weights=False)
+        downloaded = find_folder(name, "vision tower", inside, weights=False, **hub)
     except FileNotFoundError:
-        folder = None
-    if folder and (folder / "preprocessor_config.json").is_file():
-        return CLIPImageProcessorPil.from_pretrained(folder)
+        downloaded = None
+    if downloaded and (downloaded / "preprocessor_config.json").is_file():
+        return _processor(downloaded)
     side = config.image_size
     logger.warning("no preprocessor_config.json for %s; images are prepared as CLIP does, at %d pixels", name, side)
     return CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+
+
+def _processor(folder: Path) -> CLIPImageProcessorPil:
+    path = folder / "preprocessor_config.json"
+    read_json(path)
+    with errors_naming(path):
+        return CLIPImageProcessorPil.from_pretrained(folder)

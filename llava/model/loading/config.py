@@ -1,0 +1,147 @@
+"""A checkpoint's config.json as a `LlavaConfig`, whichever layout it is in; what cannot be is refused by field and file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from llava.conversation import get_conversation
+from llava.files import excerpt
+from llava.model.checkpoint import errors_naming, read_json
+from llava.model.language_model.llava_llama import OWN_LAYOUT, LlavaConfig, LlavaLlamaForCausalLM
+
+# Decoders that compute what Llama computes. Mistral does as long as its attention has no window.
+MODEL_TYPES = ("llava", "llava_llama", "llama", "llava_mistral", "mistral")
+HF_MODEL_TYPES = ("llava", "llava_next")
+
+# How many positions the model reads: the first of these that a config has.
+CONTEXT_LENGTHS = ("max_sequence_length", "tokenizer_model_max_length", "max_position_embeddings")
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value > 0
+
+
+def _is_grid(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(size, list) and len(size) == 2 and all(map(_is_count, size)) for size in value
+    )
+
+
+Check = tuple[Callable[[Any], bool], str]
+COUNT: Check = (_is_count, "a whole number of at least 1")
+NUMBER: Check = (lambda value: type(value) is int, "a whole number")
+SWITCH: Check = (lambda value: isinstance(value, bool), "true or false")
+TEXT: Check = (lambda value: isinstance(value, str) and bool(value), "a text")
+OBJECT: Check = (lambda value: isinstance(value, dict), "an object")
+GRID: Check = (_is_grid, "a list of [width, height] in pixels")
+
+# What a field must be where it is there; null is as if it were not.
+FIELDS: dict[str, Check] = {
+    **dict.fromkeys(("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"), COUNT),
+    **dict.fromkeys(("num_key_value_heads", "head_dim", "vocab_size", *CONTEXT_LENGTHS, "mm_hidden_size"), COUNT),
+    **dict.fromkeys(("mm_vision_tower", "mm_projector_type", "mm_patch_merge_type", "image_aspect_ratio"), TEXT),
+    **dict.fromkeys(("mm_use_im_start_end", "mm_use_im_patch_token", "tie_word_embeddings", "attention_bias"), SWITCH),
+    "mm_vision_select_layer": NUMBER,
+    "mm_vision_select_feature": TEXT,
+    "mm_vision_config": OBJECT,
+    "image_grid_pinpoints": GRID,
+    "quantization_config": OBJECT,
+}
+
+
+def read_config(folder: Path) -> LlavaConfig:
+    """The config of a checkpoint in LLaVA's or llava-hf's layout, as ours.
+
+    Its `conv_mode` is None where the file does not name the prompt template. Raises FileNotFoundError, or ValueError that
+    names file and field, for another model and for values that no model can have.
+    """
+    path = folder / "config.json"
+    raw = read_json(path)
+    if "text_config" in raw:
+        raw = _flattened(raw, path)
+    kind = raw.pop("model_type", None)
+    if kind not in MODEL_TYPES:
+        raise ValueError(f"{path}: model_type {excerpt(kind)} is not supported; there are {', '.join(MODEL_TYPES)}")
+    if "mistral" in kind and raw.get("sliding_window") is not None:
+        window = excerpt(raw["sliding_window"])
+        raise ValueError(f"{path}: sliding_window={window} is not supported; only full attention is")
+    raw = {name: value for name, value in raw.items() if name not in OWN_LAYOUT}
+    _check_fields(raw, path)
+    with errors_naming(path, "correct the field, or fetch the file again"):
+        config = LlavaConfig.from_dict(raw)
+        config.architectures = [LlavaLlamaForCausalLM.__name__]
+        config.mm_vision_tower = getattr(config, "mm_vision_tower", None)
+        config.conv_mode = getattr(config, "conv_mode", None)
+        if config.conv_mode is not None:
+            get_conversation(config.conv_mode)
+        # LLaVA reads a config that does not mention them so.
+        config.mm_use_im_start_end = getattr(config, "mm_use_im_start_end", False)
+        config.mm_use_im_patch_token = getattr(config, "mm_use_im_patch_token", True)
+    _check_relations(config, path)
+    return config
+
+
+def context_length(config: LlavaConfig) -> int:
+    """How many positions, image tokens included, the model reads."""
+    return next(value for name in CONTEXT_LENGTHS if (value := getattr(config, name, None)))
+
+
+def _check_fields(raw: dict[str, Any], path: Path) -> None:
+    """Refuses values of the wrong type, and names that would hide a method of the config."""
+    for name, value in raw.items():
+        if callable(getattr(LlavaConfig, name, None)):
+            raise ValueError(f"{path}: {name!r} is no field of a config; take it out")
+        check = FIELDS.get(name)
+        if check and value is not None and not check[0](value):
+            raise ValueError(f"{path}: {name}={excerpt(value)} must be {check[1]}")
+
+
+def _check_relations(config: LlavaConfig, path: Path) -> None:
+    """Refuses fields that contradict each other."""
+    heads, groups = config.num_attention_heads, config.num_key_value_heads
+    if heads % groups:
+        raise ValueError(f"{path}: num_attention_heads={heads} must be a multiple of num_key_value_heads={groups}")
+    if config.mm_vision_tower is None:
+        return
+    for name in ("mm_hidden_size", "mm_vision_select_layer"):
+        if getattr(config, name, None) is None:
+            raise ValueError(f"{path}: {name} is missing, but there is a vision tower, {config.mm_vision_tower!r}")
+
+
+def _flattened(raw: dict[str, Any], path: Path) -> dict[str, Any]:
+    """llava-hf's nested config as LLaVA's flat one; the tower's config is kept, for its weights are inside."""
+    kind, text, vision = raw.get("model_type"), raw["text_config"], raw.get("vision_config", {})
+    if kind not in HF_MODEL_TYPES:
+        raise ValueError(f"{path}: model_type {excerpt(kind)} is not supported; there are {', '.join(HF_MODEL_TYPES)}")
+    if not isinstance(text, dict) or not isinstance(vision, dict):
+        raise ValueError(f"{path}: text_config and vision_config must be objects; fetch the file again")
+    flat = {
+        "model_type": "llama",
+        **text,
+        "conv_mode": raw.get("conv_mode"),
+        "mm_vision_tower": ".",
+        "mm_vision_config": {**vision, "model_type": "clip_vision_model"},
+        "mm_hidden_size": vision.get("hidden_size", 1024),
+        "mm_projector_type": "mlp2x_gelu",
+        "mm_vision_select_layer": raw.get("vision_feature_layer", -2),
+        "mm_vision_select_feature": "cls_patch" if raw.get("vision_feature_select_strategy") == "full" else "patch",
+        "mm_use_im_start_end": False,
+        "mm_use_im_patch_token": False,
+        "mm_patch_merge_type": "flat",
+        # The processor of these folders crops; the weights were trained on padded pictures.
+        "image_aspect_ratio": raw.get("image_aspect_ratio", "pad"),
+        "tie_word_embeddings": text.get("tie_word_embeddings", raw.get("tie_word_embeddings", False)),
+    }
+    if kind == "llava_next":
+        grids = raw.get("image_grid_pinpoints")
+        if not _is_grid(grids):
+            raise ValueError(f"{path}: image_grid_pinpoints={excerpt(grids)} must be a list of [height, width]")
+        flat |= {
+            "image_aspect_ratio": "anyres",
+            "mm_patch_merge_type": "spatial_unpad",
+            # There (height, width).
+            "image_grid_pinpoints": [[width, height] for height, width in grids],
+        }
+    return flat

@@ -1,0 +1,144 @@
+"""The weights of a whole model: compared with what its config describes before any is read, then read by transformers."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from llava.model.checkpoint import (
+    TensorHeader,
+    check_depth,
+    check_tensors,
+    errors_naming,
+    find_folder,
+    listed,
+    weight_headers,
+)
+from llava.model.language_model.llava_llama import LlavaConfig, LlavaLlamaForCausalLM, variant
+from llava.model.loading.layout import HF_LAYOUT, TOWER, is_hf, is_recomputed, own_name
+from llava.model.multimodal_encoder.clip_encoder import load_vision_config, vision_config
+
+PROJECTOR_FILE = "mm_projector.bin"
+
+# What may be absent from a language model that gets its projector from elsewhere.
+PROJECTION = ("model.mm_projector.", "model.image_newline")
+
+# Modules that are the identity until they are trained.
+UNTRAINED = ("model.condensation.",)
+
+
+def load_whole(
+    folder: Path, config: LlavaConfig, options: dict[str, Any], optional: tuple[str, ...] = ()
+) -> LlavaLlamaForCausalLM:
+    """A model with all weights of one folder, in either layout.
+
+    options: keywords of transformers' `from_pretrained`. optional: beginnings of names that may be missing. Raises
+    FileNotFoundError, or ValueError that names missing, unexpected and unfit tensors before any is read.
+    """
+    headers = weight_headers(folder)
+    _describe_tower(folder, headers, config)
+    # Packed weights have shapes of their own.
+    if getattr(config, "quantization_config", None) is None:
+        _check_fit(folder, headers, config, optional)
+    with _no_loading_report():
+        model, info = variant(config).from_pretrained(
+            folder,
+            config=config,
+            key_mapping=HF_LAYOUT if is_hf(headers) else None,
+            output_loading_info=True,
+            **options,
+        )
+    # transformers would reverse the renaming when it saves, which these patterns do not allow.
+    model._weight_conversions = None
+    missing = [name for name in info["missing_keys"] if not name.startswith((*optional, *UNTRAINED))]
+    if missing or info["unexpected_keys"]:
+        raise ValueError(
+            f"{folder} does not fit the model its config describes: missing {listed(missing)}; "
+            f"not understood {listed(info['unexpected_keys'])}"
+        )
+    return model
+
+
+@contextmanager
+def _no_loading_report() -> Iterator[None]:
+    """Keeps back transformers' table of missing weights: what may be missing is filled later or starts as the identity."""
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return "LOAD REPORT" not in record.getMessage()
+
+    logger = logging.getLogger("transformers.modeling_utils")
+    logger.addFilter(is_other)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_other)
+
+
+def _describe_tower(folder: Path, headers: dict[str, TensorHeader], config: LlavaConfig) -> None:
+    """Has the tower built with the model if, and only if, the checkpoint carries its weights."""
+    carried = any(name.startswith(("vision_tower.", "model.vision_tower.")) for name in headers)
+    if not carried:
+        config.mm_vision_config = None
+    elif not getattr(config, "mm_vision_config", None):
+        if config.mm_vision_tower is None:
+            raise ValueError(f"{folder} carries a vision tower's weights, but its config names no mm_vision_tower")
+        place = find_folder(config.mm_vision_tower, "vision tower (its config)", (folder,), weights=False)
+        config.mm_vision_config = load_vision_config(place).to_dict()
+
+
+def _check_fit(folder: Path, headers: dict[str, TensorHeader], config: LlavaConfig, optional: tuple[str, ...]) -> None:
+    """Compares the tensors of a folder with those of the model that its config describes; see `check_tensors`."""
+    held = {own_name(name) if is_hf(headers) else _tower_name(name): header for name, header in headers.items()}
+    held = {name: header for name, header in held.items() if not is_recomputed(name)}
+    check_depth(folder, held, "model.layers.", config.num_hidden_layers, "num_hidden_layers")
+    if config.mm_vision_config:
+        vision = vision_config(config.mm_vision_config, folder / "config.json")
+        check_depth(folder, held, f"{TOWER}encoder.layers.", vision.num_hidden_layers, "num_hidden_layers of the tower")
+    wanted = model_shapes(config, folder)
+    tied = ("lm_head.weight",) if config.tie_word_embeddings else ()
+    check_tensors(folder, held, wanted, optional=(*optional, *UNTRAINED, *tied))
+
+
+def _tower_name(name: str) -> str:
+    """A name in LLaVA's layout as this version of transformers has it, whichever version saved it."""
+    return own_name(name) if name.startswith(TOWER) else name
+
+
+def model_shapes(config: LlavaConfig, source: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a model's tensors, from a model without memory; names as transformers' current CLIP has them.
+
+    Raises ValueError naming `source` for a config that no model can be built from.
+    """
+    with errors_naming(source / "config.json", "correct the config, or fetch it again"), torch.device("meta"):
+        model = variant(config)(copy.deepcopy(config))
+    return {_tower_name(name): tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def load_tower(model: LlavaLlamaForCausalLM, inside: tuple[Path, ...], hub: dict[str, Any]) -> None:
+    """Reads a tower that the checkpoint does not carry, onto the language model's device and in its type."""
+    tower = model.get_vision_tower()
+    if tower is None:
+        return
+    like = model.get_input_embeddings().weight
+    if like.is_meta:
+        raise ValueError("device_map offloads model.embed_tokens; images are spliced beside it, so keep it on a device")
+    tower.load_model(inside=inside, dtype=like.dtype, device=like.device, **hub)
+
+
+def check_finite(model: nn.Module, source: Path) -> None:
+    """Raises ValueError naming the weights that hold a NaN or an infinity; offloaded and packed ones are passed over."""
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    bad = [
+        name
+        for name, tensor in tensors
+        if tensor.is_floating_point() and not tensor.is_meta and not tensor.sum(dtype=torch.float32).isfinite()
+    ]
+    if bad:
+        raise ValueError(f"{source} holds numbers that are not finite in {listed(bad)}; fetch it again")
