@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from llava.model.builder import LORA_FILE, NON_LORA_FILE, PROJECTOR_FILE
-from llava.model.checkpoint import WEIGHT_FILES, load_tensors, read_json
+from llava.model.checkpoint import load_tensors, weight_files
 
 STATE_FILE = "trainer_state.json"  # the last file of a checkpoint: one that has it is complete
 ADAPTER_FILE = "adapter_model.safetensors"
@@ -72,18 +72,9 @@ def _tensors_of(folder: Path) -> dict[str, Tensor]:
     if (folder / PROJECTOR_FILE).is_file():
         return load_tensors(folder / PROJECTOR_FILE)
     tensors: dict[str, Tensor] = {}
-    for file in _weight_files(folder):
+    for file in weight_files(folder):
         tensors |= load_tensors(file)
     return tensors
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    """The files that hold a whole model's weights."""
-    for name in WEIGHT_FILES:
-        if (folder / name).is_file():
-            parts = set(read_json(folder / name)["weight_map"].values()) if name.endswith(".json") else {name}
-            return [folder / part for part in sorted(parts)]
-    raise FileNotFoundError(f"{folder} holds no weights: none of {', '.join(WEIGHT_FILES)} is there")
 
 
 @contextmanager

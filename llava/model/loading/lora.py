@@ -136,13 +136,12 @@ def merge_lora(model: LlavaLlamaForCausalLM, folder: Path, base: Path) -> LlavaL
     missing = {name for name in loaded.missing_keys if "lora_" in name}
     if missing or loaded.unexpected_keys:
         raise ValueError(f"{folder}: missing {listed(missing)}; not understood {listed(loaded.unexpected_keys)}")
-    _merge_as_stored(model, base)
-    # The rest are float32 already, packed, or a tower's; peft keeps the LoRA in float32 and adds it so.
-    return wrapped.merge_and_unload()
+    _merge(model, base)
+    return wrapped.unload()
 
 
-def _merge_as_stored(model: nn.Module, base: Path) -> None:
-    """Merges the layers whose weights were rounded when they were loaded into the unrounded ones; each is rounded once."""
+def _merge(model: nn.Module, base: Path) -> None:
+    """Merges every layer; where loading rounded the weights, into those that are stored, so that each is rounded once."""
     from peft.tuners.lora import LoraLayer
 
     layers = {f"{name}.weight": layer for name, layer in model.named_modules() if isinstance(layer, LoraLayer)}
@@ -154,6 +153,10 @@ def _merge_as_stored(model: nn.Module, base: Path) -> None:
             weight.data = stored.to(weight.device, torch.float32)
             layer.merge()
             weight.data = weight.data.to(rounded)
+    for layer in layers.values():
+        if not layer.merged:
+            # peft keeps the LoRA in float32 and adds it so.
+            layer.merge()
 
 
 def _fill_whole_modules(
