@@ -17,6 +17,8 @@ from llava.mm_utils import expand2square, squarable
 from llava.pictures import to_rgb
 from llava.reduction import did_you_mean
 
+Turns = list[tuple[str, str | None]]
+
 
 class SeparatorStyle(Enum):
     """How the turns of a dialogue are joined."""
@@ -32,7 +34,8 @@ class SeparatorStyle(Enum):
 class Conversation:
     """A dialogue and the template that writes it.
 
-    messages: `[role, text]` pairs; a text of None or "" is the slot the model is to fill. A user's text may be a tuple
+    messages: `[role, text]` pairs; a last text of None or "" is the slot the model is to fill, an earlier "" an empty
+    answer. A user's text may be a tuple
     `(text, PIL image, mode)` with mode one of "Default", "Crop", "Pad", "Resize".
     offset: how many leading messages are examples that belong to the template.
     """
@@ -133,8 +136,8 @@ class Conversation:
             "sep2": self.sep2,
         }
 
-    def _turns(self) -> list[tuple[str, str]]:
-        """(role, text) of every message, the first picture moved to the front; an open slot is ""."""
+    def _turns(self) -> Turns:
+        """(role, text) of every message, the first picture moved to the front; an open slot is None."""
         messages = [(role, message) for role, message in self.messages]
         if messages and isinstance(messages[0][1], tuple):
             role, (text, *_) = messages[0]
@@ -144,28 +147,28 @@ class Conversation:
                 messages[:1] = [(self.roles[0], picture), (self.roles[1], "Received."), (role, text)]
             else:
                 messages[0] = (role, f"{DEFAULT_IMAGE_TOKEN}\n{text}")
-        return [(role, (text[0] if isinstance(text, tuple) else text) or "") for role, text in messages]
-
-
-Turns = list[tuple[str, str]]
+        turns = [(role, text[0] if isinstance(text, tuple) else text) for role, text in messages]
+        return [*turns[:-1], *((role, text or None) for role, text in turns[-1:])]
 
 
 def _write_labelled(conv: Conversation, turns: Turns) -> str:
     """SINGLE and TWO: `system sep role: text sep role: text sep2 ... role:`."""
     separators = (conv.sep, conv.sep if conv.sep_style is SeparatorStyle.SINGLE else conv.sep2)
-    written = (f"{role}: {text}{separators[i % 2]}" if text else f"{role}:" for i, (role, text) in enumerate(turns))
+    written = (
+        f"{role}: {text}{separators[i % 2]}" if text is not None else f"{role}:" for i, (role, text) in enumerate(turns)
+    )
     return conv.system + conv.sep + "".join(written)
 
 
 def _write_mpt(conv: Conversation, turns: Turns) -> str:
     """MPT: roles carry their own marks, every text ends in `sep`."""
-    return conv.system + conv.sep + "".join(role + text + conv.sep if text else role for role, text in turns)
+    return conv.system + conv.sep + "".join(role if text is None else role + text + conv.sep for role, text in turns)
 
 
 def _write_plain(conv: Conversation, turns: Turns) -> str:
     """PLAIN: texts only. A template without `sep2` ends both turns with `sep`."""
     separators = (conv.sep, conv.sep if conv.sep2 is None else conv.sep2)
-    return conv.system + "".join(text + separators[i % 2] if text else "" for i, (_, text) in enumerate(turns))
+    return conv.system + "".join("" if text is None else text + separators[i % 2] for i, (_, text) in enumerate(turns))
 
 
 def _write_llama_2(conv: Conversation, turns: Turns) -> str:
@@ -174,7 +177,7 @@ def _write_llama_2(conv: Conversation, turns: Turns) -> str:
         raise ValueError(f"a LLAMA_2 dialogue begins with a message of {conv.roles[0]!r}, but this one with {turns[0]}")
     prompt = ""
     for i, (_, text) in enumerate(turns):
-        if not text:
+        if text is None:
             continue
         if i == 0 and conv.system:
             text = f"<<SYS>>\n{conv.system}\n<</SYS>>\n\n{text}"

@@ -23,6 +23,7 @@ EXCERPT = 200  # characters of a value that an error message shows
 Fields = Sequence[str] | Mapping[str, type | UnionType]
 KINDS = {str: "text", int: "a number", float: "a number", list: "a list", dict: "an object", type(None): "null"}
 
+SURROGATE = re.compile("[\ud800-\udfff]")  # half of a surrogate pair, which neither a tokenizer nor a file takes
 # Surrogate pairs, then a surrogate on its own (group 1), then every other escape of a JSON text.
 _ESCAPE = re.compile(
     r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL

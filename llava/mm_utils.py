@@ -12,7 +12,14 @@ from PIL import Image
 from torch import LongTensor, Tensor
 from transformers import StoppingCriteria
 
-from llava.constants import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
+from llava.constants import (
+    DEFAULT_IM_END_TOKEN,
+    DEFAULT_IM_START_TOKEN,
+    DEFAULT_IMAGE_TOKEN,
+    IMAGE_PLACEHOLDER,
+    IMAGE_TOKEN_INDEX,
+)
+from llava.files import SURROGATE
 from llava.pictures import Size, to_rgb
 from llava.pictures import load_image as load_image  # LLaVA's users look for them here
 from llava.pictures import load_image_from_base64 as load_image_from_base64
@@ -164,17 +171,41 @@ def _grids(grid_pinpoints: str | Sequence[Size]) -> list[Size]:
 # ------------------------------------------------------------------------------------------------------------ tokens
 
 
+def question_with_images(question: str, count: int, config: Any) -> str:
+    """A question with its image tokens: in place of every `<image-placeholder>`, else its own, else a line each in front.
+
+    count: how many images there are. config.mm_use_im_start_end: put `<im_start>` and `<im_end>` around every token that
+    is added. Raises ValueError where the question then has another number of tokens than there are images.
+    """
+    token = DEFAULT_IMAGE_TOKEN
+    if getattr(config, "mm_use_im_start_end", False):
+        token = DEFAULT_IM_START_TOKEN + token + DEFAULT_IM_END_TOKEN
+    text = question.replace(IMAGE_PLACEHOLDER, token)
+    if DEFAULT_IMAGE_TOKEN not in text:
+        text = f"{token}\n" * count + text
+    tokens = text.count(DEFAULT_IMAGE_TOKEN)
+    if tokens != count:
+        raise ValueError(
+            f"the question has {tokens} {DEFAULT_IMAGE_TOKEN} for {count} images; give one for each, or none at all"
+        )
+    return text
+
+
 def tokenizer_image_token(
-    prompt: str, tokenizer: Any, image_token_index: int = IMAGE_TOKEN_INDEX, return_tensors: str | None = None
+    prompt: str, tokenizer: Any, image_token_index: int | None = IMAGE_TOKEN_INDEX, return_tensors: str | None = None
 ) -> list[int] | LongTensor:
-    """The prompt's ids with one `image_token_index` for every literal `<image>`.
+    """The prompt's ids with one `image_token_index` for every literal `<image>`; None reads `<image>` as words.
 
     The text around an image is tokenised piece by piece and begins with one BOS at most. return_tensors: None gives a
-    list, "pt" a LongTensor (S,); anything else raises ValueError.
+    list, "pt" a LongTensor (S,). Raises ValueError for anything else, and for half of a surrogate pair in the prompt, which
+    is no character.
     """
     if return_tensors not in (None, "pt"):
         raise ValueError(f"Unsupported tensor type: {return_tensors}; give 'pt' for a LongTensor or None for a list")
-    chunks = [tokenizer(chunk).input_ids for chunk in prompt.split(DEFAULT_IMAGE_TOKEN)]
+    if half := SURROGATE.search(prompt):
+        raise ValueError(f"the prompt has {half[0]!a}, half of a surrogate pair and no character; take it out")
+    texts = [prompt] if image_token_index is None else prompt.split(DEFAULT_IMAGE_TOKEN)
+    chunks = [tokenizer(text).input_ids for text in texts]
     has_bos = bool(chunks[0]) and chunks[0][0] == tokenizer.bos_token_id
     ids = chunks[0][:1] if has_bos else []
     for i, chunk in enumerate(chunks):

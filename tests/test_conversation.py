@@ -149,3 +149,15 @@ def test_an_unknown_template_is_refused_wherever_it_is_named(mode):
         conversation_mode("llava", {"conv_mode": mode})
     with pytest.raises(ValueError, match="is unknown"):
         conversation_mode("llava", {"conv_mode": "v1"}, mode)
+
+
+@pytest.mark.parametrize("name", sorted(conv_templates))
+def test_an_empty_answer_is_written_as_an_answer(name):
+    """What follows an earlier answer is the same whether that answer is empty or not."""
+    prompts = []
+    for answer in ("", "red"):
+        dialogue = get_conversation(name)
+        for text in ("What?", answer, "Why?", None):
+            dialogue.append_message(dialogue.roles[len(dialogue.messages) % 2], text)
+        prompts.append(dialogue.get_prompt())
+    assert prompts[0] == prompts[1].replace("red", "", 1)

@@ -25,6 +25,7 @@ from llava.mm_utils import (
     get_model_name_from_path,
     process_anyres_image,
     process_images,
+    question_with_images,
     resize_and_pad_image,
     select_best_resolution,
     squarable,
@@ -235,6 +236,33 @@ def test_image_tokens(prompt, ids):
     assert tokenizer_image_token(prompt, Words()) == ids
     assert tokenizer_image_token(prompt, Words(bos=False)) == ids[1:]
     assert torch.equal(tokenizer_image_token(prompt, Words(), return_tensors="pt"), torch.tensor(ids))
+
+
+def test_the_image_word_may_be_text():
+    assert tokenizer_image_token("a<image>", Words(), image_token_index=None) == [1, *map(ord, "a<image>")]
+
+
+@pytest.mark.parametrize("half", ["\ud83d", "\ude00"])
+def test_half_a_surrogate_pair_is_refused(half):
+    with pytest.raises(ValueError, match=r"the prompt has '\\ud[8e][03][0d]', half of a surrogate pair"):
+        tokenizer_image_token(f"a{half}b", Words())
+
+
+def test_where_images_go():
+    plain, marked = SimpleNamespace(), SimpleNamespace(mm_use_im_start_end=True)
+    assert question_with_images("why?", 2, plain) == "<image>\n<image>\nwhy?"
+    assert question_with_images("why?", 1, marked) == "<im_start><image><im_end>\nwhy?"
+    assert (
+        question_with_images("is <image-placeholder> like <image-placeholder>?", 2, plain) == "is <image> like <image>?"
+    )
+    assert question_with_images("what is <image>", 1, plain) == "what is <image>"
+    assert question_with_images("why?", 0, plain) == "why?"
+
+
+@pytest.mark.parametrize(("text", "count"), [("<image> <image>", 1), ("<image>", 0), ("<image-placeholder>", 2)])
+def test_images_and_their_words_must_agree(text, count):
+    with pytest.raises(ValueError, match=rf"has {text.count('<')} <image> for {count} images"):
+        question_with_images(text, count, SimpleNamespace())
 
 
 def test_only_torch_tensors():

@@ -12,9 +12,15 @@ import torch
 from PIL import Image
 
 from llava.cli.flags import add_model_flags, add_reduction_flags, load_from_flags
-from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN, DEFAULT_IMAGE_TOKEN, IMAGE_PLACEHOLDER
 from llava.conversation import conversation_mode, get_conversation
-from llava.mm_utils import get_model_name_from_path, load_image, process_images, tokenizer_image_token
+from llava.mm_utils import (
+    get_model_name_from_path,
+    load_image,
+    process_images,
+    question_with_images,
+    tokenizer_image_token,
+)
+from llava.utils import exit_code
 
 logger = logging.getLogger(__name__)
 
@@ -29,34 +35,20 @@ def load_images(image_files: Sequence[str]) -> list[Image.Image]:
     return [load_image(name) for name in image_files]
 
 
-def with_images(query: str, count: int, config: Any) -> str:
-    """A question with its image tokens: in place of every `<image-placeholder>`, else one a line in front.
-
-    count: how many images there are; without placeholders that many tokens are put in front of a question that
-    has no `<image>` of its own.
-    """
-    token = DEFAULT_IMAGE_TOKEN
-    if getattr(config, "mm_use_im_start_end", False):
-        token = DEFAULT_IM_START_TOKEN + token + DEFAULT_IM_END_TOKEN
-    if IMAGE_PLACEHOLDER in query:
-        return query.replace(IMAGE_PLACEHOLDER, token)
-    return query if DEFAULT_IMAGE_TOKEN in query else f"{token}\n" * count + query
-
-
-def chosen_mode(args: Namespace) -> str:
-    """`args.conv_mode`, or what the model's name asks for; where they differ, a warning and the user's wish."""
-    inferred = conversation_mode(get_model_name_from_path(args.model_path))
-    wanted = getattr(args, "conv_mode", None) or inferred
-    if wanted != inferred:
-        logger.warning("the model's name suggests the template %s; --conv-mode %s is used", inferred, wanted)
-    return wanted
+def chosen_mode(args: Namespace, config: Any = None) -> str:
+    """`args.conv_mode`, or the template of the checkpoint's config, or of its name; a warning where the first differs."""
+    inferred = conversation_mode(get_model_name_from_path(args.model_path), config)
+    mode = getattr(args, "conv_mode", None) or inferred
+    if mode != inferred:
+        logger.warning("the model suggests the template %s; --conv-mode %s is used", inferred, mode)
+    return mode
 
 
 def answer(args: Namespace, tokenizer: Any, model: Any, image_processor: Any) -> str:
     """The model's answer to `args.query` about `args.image_file`."""
     images = load_images(image_parser(args))
-    conv = get_conversation(chosen_mode(args))
-    conv.append_message(conv.roles[0], with_images(args.query, len(images), model.config))
+    conv = get_conversation(chosen_mode(args, model.config))
+    conv.append_message(conv.roles[0], question_with_images(args.query, len(images), model.config))
     conv.append_message(conv.roles[1], None)
     ids = tokenizer_image_token(conv.get_prompt(), tokenizer, return_tensors="pt")
     sampling = args.temperature > 0
@@ -102,4 +94,4 @@ def parser() -> ArgumentParser:
 
 
 if __name__ == "__main__":
-    eval_model(parser().parse_args())
+    sys.exit(exit_code(lambda: eval_model(parser().parse_args())))

@@ -5,43 +5,76 @@ An empty line or end of input ends the chat.
 
 from __future__ import annotations
 
+import logging
+import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from PIL import Image
 from rich.console import Console
+from torch import LongTensor
 from transformers import StoppingCriteriaList, TextStreamer
 
 from llava.cli.flags import add_model_flags, add_reduction_flags, load_from_flags
-from llava.conversation import Conversation, get_conversation
-from llava.eval.run_llava import chosen_mode, load_images, with_images
-from llava.mm_utils import KeywordsStoppingCriteria, process_images, tokenizer_image_token
+from llava.constants import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
+from llava.conversation import Conversation, conversation_mode, get_conversation
+from llava.mm_utils import (
+    KeywordsStoppingCriteria,
+    get_model_name_from_path,
+    load_image,
+    process_images,
+    question_with_images,
+    tokenizer_image_token,
+)
+from llava.model.builder import context_length
+from llava.utils import exit_code
+
+logger = logging.getLogger(__name__)
 
 
 class Chat:
-    """A dialogue about images: every turn is answered with all earlier ones in view.
+    """A dialogue about images: every turn is answered with all earlier ones in view that the model's positions hold.
 
-    images: PIL pictures, put in front of the first question. options: keywords of `generate`.
+    images: PIL pictures, put in front of the first question in view. options: keywords of `generate`. conv: the template;
+    its messages show the dialogue as the model has read it last.
     """
 
     def __init__(
-        self, tokenizer: Any, model: Any, image_processor: Any, conv: Conversation, images: list[Any], **options: Any
+        self,
+        tokenizer: Any,
+        model: Any,
+        image_processor: Any,
+        conv: Conversation,
+        images: Sequence[Image.Image],
+        **options: Any,
     ):
         self.tokenizer, self.model, self.conv, self.options = tokenizer, model, conv, options
         self.count = len(images)
         self.pixels = process_images(images, image_processor, model.config) if images else None
         self.sizes = [image.size for image in images] or None
+        self._template = conv.copy()
+        self._turns: list[tuple[str, str]] = []
+        self._visual: int | None = None if images else 0  # positions of the images, once known
 
     @torch.inference_mode()
     def say(self, text: str, streamer: Any = None) -> str:
-        """The answer to a line of the user, streamed while it is written if a streamer is given."""
-        first = len(self.conv.messages) == self.conv.offset
-        self.conv.append_message(
-            self.conv.roles[0], with_images(text, self.count, self.model.config) if first else text
-        )
-        self.conv.append_message(self.conv.roles[1], None)
-        ids = tokenizer_image_token(self.conv.get_prompt(), self.tokenizer, return_tensors="pt").unsqueeze(0)
+        """The answer to a line of the user, streamed while it is written if a streamer is given.
+
+        Where the dialogue no longer fits into the model's positions its oldest turns are left out, with a warning. Raises
+        ValueError for a line that does not fit alone or names images that are not there; the dialogue stays as it was.
+        """
+        kept = list(self._turns)
+        messages, ids = self._prompt(kept, text)
+        while kept and not self._fits(ids):
+            del kept[0]
+            messages, ids = self._prompt(kept, text)
+        if not self._fits(ids):
+            limit = context_length(self.model.config)
+            raise ValueError(f"the question and its images take more than the model's {limit} positions; shorten it")
+        if len(kept) < len(self._turns):
+            logger.warning("the model no longer sees the %d oldest turns", len(self._turns) - len(kept))
         stop = KeywordsStoppingCriteria([self.conv.stop_string], self.tokenizer, ids)
         output = self.model.generate(
             ids,
@@ -53,8 +86,33 @@ class Chat:
         )
         reply = self.tokenizer.decode(output[0], skip_special_tokens=True).strip()
         reply = reply.removesuffix(self.conv.stop_string).strip()
-        self.conv.messages[-1][1] = reply
+        self._turns = [*kept, (text, reply)]
+        messages[-1][1] = reply
+        self.conv.messages = messages
         return reply
+
+    def _prompt(self, turns: Sequence[tuple[str, str]], text: str) -> tuple[list[list[Any]], LongTensor]:
+        """Messages and ids (1, S) of the dialogue with a new question, the images in front of its first one."""
+        dialogue = self._template.copy()
+        for number, (question, answer) in enumerate([*turns, (text, None)]):
+            if number and DEFAULT_IMAGE_TOKEN in question:
+                raise ValueError(
+                    f"{DEFAULT_IMAGE_TOKEN} can stand in the first question only, for the images of this chat"
+                )
+            question = question if number else question_with_images(question, self.count, self.model.config)
+            dialogue.append_message(dialogue.roles[0], question)
+            dialogue.append_message(dialogue.roles[1], answer)
+        ids = tokenizer_image_token(dialogue.get_prompt(), self.tokenizer, return_tensors="pt")
+        return dialogue.messages, ids.unsqueeze(0)
+
+    def _fits(self, ids: LongTensor) -> bool:
+        """Whether a prompt fits into the model's positions, images included."""
+        words = int((ids != IMAGE_TOKEN_INDEX).sum())
+        limit = context_length(self.model.config)
+        if self._visual is None and words <= limit:
+            spliced = self.model.splice(ids, images=self.pixels, image_sizes=self.sizes)
+            self._visual = int((spliced.visual > 0).sum())
+        return words + (self._visual or 0) <= limit
 
 
 def main(args: Namespace, read: Callable[[str], str] | None = None) -> None:
@@ -66,8 +124,8 @@ def main(args: Namespace, read: Callable[[str], str] | None = None) -> None:
         tokenizer,
         model,
         image_processor,
-        get_conversation(chosen_mode(args)),
-        load_images(args.image_file),
+        get_conversation(conversation_mode(get_model_name_from_path(args.model_path), model.config, args.conv_mode)),
+        [load_image(file) for file in args.image_file],
         do_sample=sampling,
         temperature=args.temperature if sampling else None,
         max_new_tokens=args.max_new_tokens,
@@ -80,6 +138,8 @@ def main(args: Namespace, read: Callable[[str], str] | None = None) -> None:
                 return
             console.print(f"{chat.conv.roles[1]}: ", end="", markup=False)
             chat.say(line, streamer)
+        except ValueError as error:
+            console.print(str(error), markup=False, highlight=False)
         except (EOFError, KeyboardInterrupt):
             console.print()
             return
@@ -97,4 +157,4 @@ def parser() -> ArgumentParser:
 
 
 if __name__ == "__main__":
-    main(parser().parse_args())
+    sys.exit(exit_code(lambda: main(parser().parse_args())))

@@ -26,12 +26,11 @@ from llava.constants import (
     SHORT_ANSWER,
 )
 from llava.conversation import Conversation, SeparatorStyle, get_conversation
-from llava.files import excerpt
+from llava.files import SURROGATE, excerpt
 from llava.mm_utils import tokenizer_image_token
 
 ROLES = ("human", "gpt")  # who speaks at even and at odd turns
 BLANK = "▁"  # how sentencepiece writes a blank
-SURROGATE = re.compile("[\ud800-\udfff]")
 
 Segment = tuple[str, bool]  # a part of a prompt, and whether it is an answer
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from conftest import PARITY15
 
-from llava.eval.run_llava import chosen_mode, eval_model, image_parser, parser, with_images
+from llava.eval.run_llava import chosen_mode, eval_model, image_parser, parser
 
 
 def arguments(*more):
@@ -49,14 +49,6 @@ def test_llavas_own_namespace_is_enough(llava15):
         max_new_tokens=16,
     )
     assert eval_model(args) == case["text"].strip()
-
-
-def test_where_images_go():
-    plain, marked = SimpleNamespace(), SimpleNamespace(mm_use_im_start_end=True)
-    assert with_images("why?", 2, plain) == "<image>\n<image>\nwhy?"
-    assert with_images("why?", 1, marked) == "<im_start><image><im_end>\nwhy?"
-    assert with_images("is <image-placeholder> like <image-placeholder>?", 2, plain) == "is <image> like <image>?"
-    assert with_images("what is <image>", 1, plain) == "what is <image>"
 
 
 def test_files_are_split():

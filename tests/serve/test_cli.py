@@ -61,3 +61,53 @@ def test_a_missing_picture_is_named():
     args.image_file = ["no-such.png"]
     with pytest.raises(FileNotFoundError, match="no-such.png"):
         main(args, lines(""))
+
+
+@pytest.fixture
+def chat(llava15):
+    case = llava15.cases()[0]
+    conv = get_conversation("vicuna_v1")
+    options = {"do_sample": False, "max_new_tokens": 3}
+    return Chat(llava15.tokenizer, llava15.model, llava15.image_processor, conv, llava15.images(case), **options)
+
+
+def test_the_oldest_turns_make_room_for_the_newest_question(chat, monkeypatch, caplog):
+    first = chat.say("What is the first question?")
+    one_turn = len(tokenizer_image_token(chat.conv.get_prompt(), chat.tokenizer)) - 1 + chat._visual
+    monkeypatch.setattr(chat.model.config, "tokenizer_model_max_length", one_turn + 12)
+    seen = []
+    splice = type(chat.model).splice
+    monkeypatch.setattr(
+        type(chat.model), "splice", lambda self, *a, **k: seen.append(splice(self, *a, **k)) or seen[-1]
+    )
+    fresh = Chat(chat.tokenizer, chat.model, None, get_conversation("vicuna_v1"), [], **chat.options)
+    fresh.count, fresh.pixels, fresh.sizes, fresh._visual = chat.count, chat.pixels, chat.sizes, chat._visual
+    second = chat.say("And what is the second one?")
+    assert "no longer sees the 1 oldest turns" in caplog.text
+    assert second == fresh.say("And what is the second one?") and first not in chat.conv.get_prompt()
+    assert all(batch.attention_mask.shape[1] <= one_turn + 12 for batch in seen)
+    assert chat.conv.get_prompt().count("<image>") == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("long " * 3000, "more than the model's 2048 positions"),
+        ("what is <image>?", "first question only"),
+        ("\ud83d", "half"),
+    ],
+)
+def test_a_line_that_cannot_be_asked_leaves_the_chat_as_it_was(chat, line, message, monkeypatch):
+    monkeypatch.setattr(chat.model.config, "tokenizer_model_max_length", 2048)
+    chat.say("one?")
+    before = chat.conv.get_prompt()
+    with pytest.raises(ValueError, match=message):
+        chat.say(line)
+    assert chat.conv.get_prompt() == before
+    chat.say("two?")
+
+
+def test_the_chat_goes_on_after_a_line_that_cannot_be_asked(capsys):
+    main(arguments("--max-new-tokens", "2"), lines("one?", "<image>", "two?", ""))
+    shown = capsys.readouterr().out
+    assert "first question only" in shown and shown.count("ASSISTANT: ") == 3
