@@ -49,7 +49,7 @@ def installed(package: str) -> bool:
 
 
 def exit_code(
-    work: Callable[[], None],
+    work: Callable[[], object],
     bad: tuple[type[Exception], ...] = (ValueError, OSError),
     stopped: str | None = None,
 ) -> int:

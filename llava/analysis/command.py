@@ -13,18 +13,14 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.progress import track
 
-from llava.cli.flags import load_from_flags
-from llava.conversation import get_conversation
+from llava.cli import console
 from llava.eval.ask.loop import answers
+from llava.eval.ask.opening import open_evaluation
 from llava.eval.ask.subject import Generation, LlavaSubject
 from llava.eval.results.folder import check_writable, write_json
-from llava.eval.tasks.base import Example, Line, Task, list_tasks
-from llava.experiments import add_question_flags, open_task, spelled
-from llava.mm_utils import get_model_name_from_path
-from llava.model.builder import read_config
-from llava.model.checkpoint import find_folder
+from llava.eval.tasks.base import Example, Line, list_tasks
+from llava.experiments import add_question_flags, eval_settings, spelled
 from llava.reduction import Stage, check_plan, plan_from, plan_name
-from llava.utils import exit_code
 
 from .observe import Around, Measured
 
@@ -69,20 +65,17 @@ class Session:
         per_category = given.samples_per_category
         if per_category is not None and per_category < 1:
             raise ValueError(f"{spelled('samples_per_category')} {per_category} must be at least 1")
-        get_conversation(given.conv_mode)
-        self.task: Task = open_task(given.task, given)
+        opened = open_evaluation(eval_settings(given.task, given))
+        self.model, self.task, self.layers = opened.model, opened.task, opened.model.layers
         self.examples = pictured(self.task.examples, per_category)
-        self.layers = read_config(find_folder(given.model_path, "model")).num_hidden_layers
-        self.plan: list[Stage] = plan_from(getattr(given, "reduction", None))
+        self.plan: list[Stage] = plan_from(vars(given).get("reduction"))
         check_plan(self.plan, self.layers)
         check_writable(given.output_dir)
 
     @cached_property
     def subject(self) -> LlavaSubject:
         """The loaded model."""
-        flags = argparse.Namespace(**{**vars(self.given), "reduction": None})
-        tokenizer, model, image_processor, _ = load_from_flags(flags)
-        return LlavaSubject(tokenizer, model, image_processor, self.given.conv_mode)
+        return self.model.subject()
 
     def ask(
         self,
@@ -119,7 +112,7 @@ class Session:
     def save(self, name: str, content: dict, figures: dict[str, Figure]) -> None:
         """Write ``name.json`` with what was asked of which model, and the figures as PNG."""
         about = {
-            "model": get_model_name_from_path(self.given.model_path),
+            "model": self.model.spec.name,
             "task": self.task.name,
             "plan": plan_name(self.plan),
             "num_layers": self.layers,
@@ -178,5 +171,4 @@ def launch(
     flags: argparse.ArgumentParser, work: Callable[[argparse.Namespace], None], arguments: Sequence[str] | None
 ) -> int:
     """Read a command line and do its work; returns 0, or 2 for bad input."""
-    given = flags.parse_args(arguments)
-    return exit_code(lambda: work(given))
+    return console.launch(flags, work, arguments, stopped=None)

@@ -30,7 +30,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from llava.eval.report.visualize import seen
+from llava.eval.ask.record import tower_view
 from llava.eval.tasks.base import Example
 from llava.mm_utils import load_image
 from llava.reduction.score import mean_heads, text_weighted
@@ -202,7 +202,7 @@ def run(given: argparse.Namespace) -> None:
     patches = subject.model.get_vision_tower().num_patches
     first, lines, held_by_top, to_picture, results = {}, [], [], [], []
     for example, reply, line in session.ask(Observer(subject, measure(patches))):
-        look = Look(example, line, np.stack(reply.layers), seen(subject, load_image(example.image)))
+        look = Look(example, line, np.stack(reply.layers), tower_view(subject, load_image(example.image)))
         first.setdefault(example.category, look)
         lines.append(line)
         held_by_top.append([concentration(values) for values in look.maps[:, 0]])

@@ -19,10 +19,9 @@ from functools import cached_property, partial
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
-from llava.eval.ask.subject import Generation, LlavaSubject, Reply
+from llava.eval.ask.subject import Generation, LlavaSubject, Reply, SubjectWrapper
 from llava.model.language_model.reducible_llama import ReducibleLlamaModel
 from llava.reduction import Ledger, Stage, attention_rows
 from llava.reduction.evidence import layer_keys
@@ -152,20 +151,12 @@ class Measured(Reply):
     layers: list[Any] = field(default_factory=list)
 
 
-class Around:
+class Around(SubjectWrapper):
     """A subject that lets another one do the work; what is measured is added by a subclass's ``answer``."""
 
     def __init__(self, subject: LlavaSubject):
-        self.subject = subject
+        super().__init__(subject)
         self.decoder: ReducibleLlamaModel = subject.model.get_model()
-
-    def encode(self, images: Sequence[Image.Image], plan: Sequence[Stage] = ()) -> list[Any]:
-        """As the subject inside does."""
-        return self.subject.encode(images, plan)
-
-    def length(self, text: str, image: Any) -> int:
-        """As the subject inside says."""
-        return self.subject.length(text, image)
 
 
 class Observer(Around):

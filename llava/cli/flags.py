@@ -8,9 +8,10 @@ from argparse import ArgumentParser, BooleanOptionalAction, Namespace
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin
 
-from llava.mm_utils import get_model_name_from_path
-from llava.model.builder import load_pretrained_model
 from llava.model.language_model.himap_configuration_llama import REDUCTION_KNOBS, LlamaConfig
+
+from .loading import Loaded, load_model
+from .settings import ModelSpec, PlanSpec
 
 
 def add_model_flags(parser: ArgumentParser, model_path: str | None = None) -> None:
@@ -25,7 +26,7 @@ def add_model_flags(parser: ArgumentParser, model_path: str | None = None) -> No
 
     add("model_path", required=model_path is None, default=model_path, help="folder or hub name of the model")
     add("model_base", help="the language model that a LoRA or a projector-only folder belongs to")
-    add("conv_mode", help="prompt template (default: by the model's name)")
+    add("conv_mode", help="prompt template (default: the checkpoint's own, else by the model's name)")
     add("device", help="cuda, cuda:1, cpu (default: cuda where there is one)")
     add("dtype", help="float16, bfloat16, float32 (default: float16 on cuda, float32 on cpu)")
     add("attn_implementation", help="eager, sdpa or flash_attention_2 (default: what transformers chooses)")
@@ -48,28 +49,47 @@ def add_reduction_flags(parser: ArgumentParser) -> None:
         group.add_argument(*spellings(name), default=None, help=f"default {getattr(LlamaConfig, name)}", **how)
 
 
-def reduction_kwargs(args: Namespace) -> dict[str, Any]:
+def model_spec(given: Namespace, usual_conv_mode: str | None = None) -> ModelSpec:
+    """The model of a command line with the flags of `add_model_flags`; those that the namespace lacks count as not given.
+
+    usual_conv_mode: the template where neither the command line nor the checkpoint names one (default: by the model's name).
+    """
+    flags = vars(given)
+    if flags.get("load_8bit") and flags.get("load_4bit"):
+        raise ValueError("--load-8bit and --load-4bit are both given; choose one of them")
+    return ModelSpec(
+        path=flags["model_path"],
+        base=flags.get("model_base"),
+        conv_mode=flags.get("conv_mode"),
+        usual_conv_mode=usual_conv_mode,
+        device=flags.get("device"),
+        dtype=flags.get("dtype"),
+        bits=8 if flags.get("load_8bit") else 4 if flags.get("load_4bit") else None,
+        attn=flags.get("attn_implementation"),
+    )
+
+
+def reduction_kwargs(given: Namespace) -> dict[str, Any]:
     """The reduction flags that were given, as keywords of `load_pretrained_model`."""
-    values = {name: getattr(args, name, None) for name in REDUCTION_KNOBS}
+    values = {name: vars(given).get(name) for name in REDUCTION_KNOBS}
     return {name: value for name, value in values.items() if value is not None}
 
 
-def load_from_flags(args: Namespace) -> tuple[Any, Any, Any, int]:
-    """`load_pretrained_model` with what `add_model_flags` and `add_reduction_flags` have read.
-
-    Flags an older caller's namespace does not have count as not given.
-    """
-    return load_pretrained_model(
-        args.model_path,
-        getattr(args, "model_base", None),
-        get_model_name_from_path(args.model_path),
-        load_8bit=getattr(args, "load_8bit", False),
-        load_4bit=getattr(args, "load_4bit", False),
-        device=getattr(args, "device", None),
-        torch_dtype=getattr(args, "dtype", None),
-        attn_implementation=getattr(args, "attn_implementation", None),
-        **reduction_kwargs(args),
+def plan_spec(given: Namespace) -> PlanSpec:
+    """The plans of a command line that has the flags of `add_reduction_flags`; --reduction may be one plan or a list."""
+    flags, knobs = vars(given), reduction_kwargs(given)
+    reductions = knobs.pop("reduction", ())
+    return PlanSpec(
+        reductions=(reductions,) if isinstance(reductions, str) else tuple(reductions),
+        knobs=knobs,
+        match=flags.get("match"),
+        controls=not flags.get("no_controls"),
     )
+
+
+def load_from_flags(given: Namespace) -> Loaded:
+    """The model of a command line, under the plan that its reduction flags spell."""
+    return load_model(model_spec(given), **reduction_kwargs(given))
 
 
 def spellings(name: str) -> tuple[str, ...]:

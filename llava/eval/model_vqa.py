@@ -9,19 +9,20 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from llava.cli.console import launch
+
 from .model_vqa_loader import run
-from .scoring.answers_file import launch
 from .scoring.answers_file import parser as shared_parser
 
 
 def parser() -> argparse.ArgumentParser:
     """The flags of ``model_vqa_loader``; answers may be longer."""
-    return shared_parser("Answer the questions of a jsonl file.", conv_mode="llava_v1", max_new_tokens=1024)
+    return shared_parser("Answer the questions of a jsonl file.", max_new_tokens=1024)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns 0, 2 for bad input, 130 when stopped by Ctrl-C."""
-    return launch(run, parser(), arguments)
+    return launch(parser(), run, arguments)
 
 
 if __name__ == "__main__":

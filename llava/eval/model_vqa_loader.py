@@ -13,35 +13,49 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
+from llava.cli.console import launch
+from llava.cli.settings import ModelSpec
 from llava.files import numbered_jsonl
-from llava.mm_utils import get_model_name_from_path
 
-from .scoring.answers_file import ask, launch, questions_from
+from .scoring.answers_file import answer_settings, questions_from, write_answers
 from .scoring.answers_file import parser as shared_parser
 
 logger = logging.getLogger(__name__)
 
+CONV_MODE = "llava_v1"  # LLaVA's default, for checkpoints that name no template of their own
+
 
 def parser() -> argparse.ArgumentParser:
     """LLaVA's flags with its defaults, where those can work."""
-    return shared_parser("Answer the questions of a jsonl file.", conv_mode="llava_v1", max_new_tokens=128)
+    return shared_parser("Answer the questions of a jsonl file.", max_new_tokens=128)
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Answer the questions; a base model that was only pretrained is asked with the template it was pretrained with."""
-    name = get_model_name_from_path(arguments.model_path).lower()
-    if "plain" in name and "finetune" not in name and "mmtag" not in arguments.conv_mode:
-        arguments.conv_mode += "_mmtag"
-        logger.info("%s is a model of plain pretraining; its template is %s", name, arguments.conv_mode)
-    file = arguments.question_file
-    found = ((f"{file}:{number}", line) for number, line in numbered_jsonl(file, ("question_id", "text")))
-    ask(arguments, questions_from("model_vqa_loader", arguments, found))
+def run(given: argparse.Namespace) -> None:
+    """Answer the questions of a command line."""
+    file, share = given.question_file, (given.chunk_idx, given.num_chunks)
+    numbered = ((f"{file}:{number}", line) for number, line in numbered_jsonl(file, ("question_id", "text")))
+    settings = answer_settings(given, CONV_MODE)
+    settings = replace(settings, model=with_pretraining_template(settings.model))
+    write_answers(
+        settings,
+        questions_from("model_vqa_loader", file, numbered, given.image_folder, given.max_new_tokens, share),
+    )
+
+
+def with_pretraining_template(spec: ModelSpec) -> ModelSpec:
+    """A model that was only pretrained (by its name) is asked with the template of pretraining: that of the spec with "_mmtag"."""
+    name, mode = spec.name.lower(), spec.conv_mode or CONV_MODE
+    if "plain" not in name or "finetune" in name or "mmtag" in mode:
+        return spec
+    logger.info("%s is a model of plain pretraining; its template is %s", name, f"{mode}_mmtag")
+    return replace(spec, conv_mode=f"{mode}_mmtag")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns 0, 2 for bad input, 130 when stopped by Ctrl-C."""
-    return launch(run, parser(), arguments)
+    return launch(parser(), run, arguments)
 
 
 if __name__ == "__main__":

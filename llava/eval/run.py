@@ -17,52 +17,38 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from statistics import median
 
-import torch
 from rich.console import Console
 
-from llava.cli.console import STOPPED, terminal
-from llava.cli.flags import add_model_flags, add_reduction_flags, load_from_flags
-from llava.conversation import conversation_mode, get_conversation
-from llava.mm_utils import get_model_name_from_path
-from llava.model.builder import read_config
-from llava.model.checkpoint import find_folder
-from llava.model.tokenizer import load_tokenizer
-from llava.reduction import Stage
-from llava.utils import exit_code
+from llava.cli.console import launch, terminal
+from llava.cli.flags import add_model_flags, add_reduction_flags, model_spec, plan_spec
+from llava.cli.settings import PICTURES, EvalSettings, PlanSpec
 
-from .ask.controls import Pricing, matched, parse_match, plans_from, tokens_of_picture, with_controls
+from .ask.controls import compared_plans
 from .ask.measure import measure
-from .ask.subject import LlavaSubject, Subject, prompt_ids
+from .ask.opening import open_evaluation
 from .report.command import collect, show, write
-from .results import samples
-from .tasks.base import Task, get_task, list_tasks
+from .report.rows import Row
+from .tasks.base import list_tasks
 
 
-def compared_plans(arguments: argparse.Namespace, task: Task, folder: Path) -> list[list[Stage]]:
-    """The plans asked for, matched in cost where ``--match`` says so, and their controls unless ``--no-controls``."""
-    config = read_config(folder)
-    match = parse_match(arguments.match) if arguments.match else None
-    plans = plans_from(arguments, config, keep=1.0 if match else None)
-    tokens, pricing = tokens_of_picture(folder, config), None
-    if tokens is not None:
-        pricing = Pricing(config, tokens)
-    if match and pricing is None:
-        raise ValueError(
-            f"--match {arguments.match}: this model cuts pictures into crops, so that their tokens differ; "
-            "give budgets as fractions instead"
-        )
-    if match:
-        tokenizer = load_tokenizer(folder)
-        lengths = [
-            len(prompt_ids(tokenizer, config, arguments.conv_mode, task.prompt(one))) - 1 for one in task.examples
-        ]
-        pricing = replace(pricing, text=round(median(lengths)))
-        plans = [matched(plan, pricing, *match) for plan in plans]
-    return plans if arguments.no_controls else with_controls(plans, pricing)
+def run(settings: EvalSettings, plans: PlanSpec, console: Console | None = None) -> list[Row]:
+    """Evaluate plans, show their table, write the report of the whole results folder, and return the rows shown.
+
+    Answers that the folder holds already are not asked for again. Of several processes (``accelerate launch``) every one but
+    the first returns no rows. Raises ValueError and OSError that name the argument or the file.
+    """
+    console = console or terminal()
+    evaluation = open_evaluation(settings)
+    measured = measure(evaluation, compared_plans(evaluation, plans), console=console)
+    if not measured:
+        return []
+    rows, _ = collect([finished.folder for finished, _ in measured])
+    show(rows, console=console)
+    everything, unfinished = collect([evaluation.results])
+    write(everything, evaluation.results, unfinished)
+    return rows
 
 
 def parser() -> argparse.ArgumentParser:
@@ -95,10 +81,10 @@ def parser() -> argparse.ArgumentParser:
         "--encode-each",
         "--encode_each",
         action="store_true",
-        help="encode the picture anew for every question, as LLaVA's own loop does (to compare the speed)",
+        help="encode the picture again for every question, as LLaVA's own loop does (to compare the speed)",
     )
     pictures = "so many pictures with what every plan kept of them, for the report's page; 0 for none (default: 12)"
-    group.add_argument("--samples", type=int, default=samples.PICTURES, help=pictures)
+    group.add_argument("--samples", type=int, default=PICTURES, help=pictures)
     group.add_argument(
         "--retry-failed", action="store_true", help="ask the questions again whose picture was unreadable"
     )
@@ -112,35 +98,24 @@ def parser() -> argparse.ArgumentParser:
     return flags
 
 
-def run(arguments: argparse.Namespace, console: Console) -> None:
-    """Evaluate what a command line asks for, show the table of these plans and write the report of the whole folder."""
-    arguments.conv_mode = arguments.conv_mode or conversation_mode(get_model_name_from_path(arguments.model_path))
-    get_conversation(arguments.conv_mode)
-    if arguments.samples < 0:
-        raise ValueError(f"--samples {arguments.samples} must be a number of pictures; 0 stores none")
-    task = get_task(arguments.task)(arguments.data, arguments.limit)
-    folder = find_folder(arguments.model_path, "model")
-    plans = compared_plans(arguments, task, folder)
-    results = arguments.results or Path("playground/results") / task.name
-
-    def load(device: torch.device | None) -> Subject:
-        flags = {**vars(arguments), "reduction": None, "device": arguments.device or device}
-        tokenizer, model, image_processor, _ = load_from_flags(argparse.Namespace(**flags))
-        return LlavaSubject(tokenizer, model, image_processor, arguments.conv_mode)
-
-    measured = measure(arguments, task, plans, results, folder, load, console)
-    if not measured:
-        return
-    rows, _ = collect([one.folder for one, _ in measured])
-    show(rows, console=console)
-    rows, unfinished = collect([results])
-    write(rows, results, unfinished)
+def eval_settings(given: argparse.Namespace) -> EvalSettings:
+    """The evaluation that a command line of ``parser`` asks for."""
+    return EvalSettings(
+        model=model_spec(given),
+        task=given.task,
+        data=given.data,
+        limit=given.limit,
+        results=given.results,
+        batch_size=given.batch_size,
+        samples=given.samples,
+        encode_each=given.encode_each,
+        retry_failed=given.retry_failed,
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns 0, 2 for bad input, 130 when stopped by Ctrl-C."""
-    given = parser().parse_args(arguments)
-    return exit_code(lambda: run(given, terminal()), stopped=STOPPED)
+    return launch(parser(), lambda given: run(eval_settings(given), plan_spec(given)), arguments)
 
 
 if __name__ == "__main__":

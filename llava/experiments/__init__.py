@@ -8,7 +8,7 @@ alone.
 from .command import add_layer_flags, add_plan_flags, add_question_flags, launch, one_plan, parser, save, spelled
 from .figure import Panel, accuracy_panel, draw, halves_panel, points, total_panel
 from .single import compare, infer, inference_parser
-from .sweep import Experiment, Outcome, Sweep, control, cut, open_task
+from .sweep import Experiment, Outcome, Sweep, control, cut, eval_settings
 from .tables import accuracy_table, answer_table, baseline, flat_table, half_score, mme_table, score_table, tables
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "control",
     "cut",
     "draw",
+    "eval_settings",
     "flat_table",
     "half_score",
     "halves_panel",
@@ -35,7 +36,6 @@ __all__ = [
     "launch",
     "mme_table",
     "one_plan",
-    "open_task",
     "parser",
     "points",
     "save",

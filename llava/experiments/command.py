@@ -10,14 +10,13 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from llava.cli.console import STOPPED
-from llava.cli.flags import add_model_flags, add_reduction_flags, spellings
+from llava.cli import console
+from llava.cli.flags import add_model_flags, add_reduction_flags, plan_spec, spellings
 from llava.eval.ask.controls import plans_from
 from llava.eval.results.folder import write_json
 from llava.model.language_model.himap_configuration_llama import LlamaConfig
 from llava.model.language_model.knobs import SPANS
 from llava.reduction import Stage
-from llava.utils import exit_code
 
 logger = logging.getLogger(__name__)
 
@@ -61,9 +60,8 @@ def parser(
 
 
 def add_question_flags(flags: argparse.ArgumentParser) -> None:
-    """Adds the documented flags of model and questions; ``sweep.open_task`` reads the latter."""
+    """Adds the documented flags of model and questions; ``sweep.eval_settings`` reads them."""
     add_model_flags(flags, MODEL)
-    flags.set_defaults(conv_mode="vicuna_v1")
     group = flags.add_argument_group("questions")
 
     def add(name: str, **options: Any) -> None:
@@ -103,9 +101,11 @@ def add_plan_flags(flags: argparse.ArgumentParser) -> None:
 
 
 def one_plan(given: argparse.Namespace, config: LlamaConfig) -> list[Stage]:
-    """The plan that the reduction flags spell; empty when none is given."""
-    specs = [given.reduction] if given.reduction else None
-    (plan,) = plans_from(argparse.Namespace(**{**vars(given), "reduction": specs}), config)
+    """The plan that the reduction flags spell, whose knobs are set in ``config``; empty when none is given."""
+    spec = plan_spec(given)
+    for name, value in spec.knobs.items():
+        setattr(config, name, value)
+    (plan,) = plans_from(spec, config)
     return plan
 
 
@@ -113,8 +113,7 @@ def launch(
     flags: argparse.ArgumentParser, work: Callable[[argparse.Namespace], None], arguments: Sequence[str] | None
 ) -> int:
     """Read a command line and do its work; returns 0, 2 for bad input, 130 when stopped by Ctrl-C."""
-    given = flags.parse_args(arguments)
-    return exit_code(lambda: work(given), stopped=STOPPED)
+    return console.launch(flags, work, arguments)
 
 
 def spelled(name: str) -> str:

@@ -14,7 +14,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,14 +22,15 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from llava.cli.console import STOPPED, terminal
+from llava.cli.console import launch, terminal
+from llava.cli.settings import PlanSpec
 from llava.eval import run as evaluation
 from llava.eval.report.table import MISSING, Cell, Column, markdown
 from llava.eval.results.folder import read_predictions, write_json
 from llava.eval.results.samples import FILE, from_mask
 from llava.files import read_json
 from llava.reduction import did_you_mean, list_methods, plan_from, plan_name
-from llava.utils import exit_code, installed
+from llava.utils import installed
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +38,8 @@ PRECISIONS = {
     "float32": {"dtype": "float32"},
     "float16": {"dtype": "float16"},
     "bfloat16": {"dtype": "bfloat16"},
-    "8bit": {"load_8bit": True},
-    "4bit": {"load_4bit": True},
+    "8bit": {"bits": 8},
+    "4bit": {"bits": 4},
 }
 QUANTISED = ("8bit", "4bit")
 NOT_CHOOSING = ("full", "blind", "downsample")
@@ -144,9 +145,10 @@ def run(given: argparse.Namespace, console: Console) -> None:
     precisions = _precisions(given.precisions)
     specs = given.reduction or [f"{name}:{BUDGET}" for name in list_methods() if name not in NOT_CHOOSING]
     results = given.results or Path("playground/results/precision")
+    settings, plans = evaluation.eval_settings(given), PlanSpec(tuple(specs), controls=False)
     for precision in precisions:
-        own = {"reduction": specs, "no_controls": True, "results": results / precision, **PRECISIONS[precision]}
-        evaluation.run(argparse.Namespace(**{**vars(given), **own}), console)
+        model = replace(settings.model, **PRECISIONS[precision])
+        evaluation.run(replace(settings, model=model, results=results / precision), plans, console)
     found = []
     for name in (plan_name(plan_from(spec)) for spec in specs):
         folders = [results / precision / name for precision in precisions]
@@ -183,8 +185,7 @@ def _precisions(asked: str | None) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns 0, 2 for bad input, 130 when stopped by Ctrl-C."""
-    given = parser().parse_args(arguments)
-    return exit_code(lambda: run(given, terminal()), (ValueError, OSError, ImportError), STOPPED)
+    return launch(parser(), lambda given: run(given, terminal()), arguments, bad=(ValueError, OSError, ImportError))
 
 
 if __name__ == "__main__":

@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from llava.cli.console import terminal
-from llava.cli.flags import load_from_flags
-from llava.constants import IMAGE_TOKEN_INDEX
-from llava.conversation import get_conversation
-from llava.eval.ask.controls import SEEDS, SPATIAL_CONTROLS, Pricing, spatial_controls, tokens_of_picture
+from llava.cli.flags import model_spec
+from llava.cli.settings import EvalSettings
+from llava.eval.ask.controls import SEEDS, SPATIAL_CONTROLS, Pricing, spatial_controls
 from llava.eval.ask.measure import measure
-from llava.eval.ask.subject import LlavaSubject, Subject, prompt_ids
+from llava.eval.ask.opening import open_evaluation
+from llava.eval.ask.subject import Subject
 from llava.eval.report.command import collect, show
 from llava.eval.results.folder import check_writable, summarise_cost
-from llava.eval.tasks.base import Line, Task, get_task
-from llava.mm_utils import get_model_name_from_path
-from llava.model.builder import read_config
-from llava.model.checkpoint import find_folder
-from llava.model.language_model.himap_configuration_llama import REDUCTION_KNOBS
-from llava.model.tokenizer import load_tokenizer
+from llava.eval.tasks.base import Line
 from llava.reduction import Stage, check_plan, make_stage, plan_name
 
 from .command import DEPTH, spelled
@@ -69,21 +63,20 @@ class Experiment:
         self.given = given
         if budget and getattr(given, budget) < 1:
             raise ValueError(f"{spelled(budget)} {getattr(given, budget)} must be at least 1")
-        get_conversation(given.conv_mode)
-        self.task = open_task(task, given)
-        self.folder = find_folder(given.model_path, "model")
-        self.config = read_config(self.folder)
-        self.layers = self.config.num_hidden_layers
+        opened = open_evaluation(eval_settings(task, given))
+        self.task, self.model = opened.task, opened.model
+        self.config, self.layers = self.model.config, self.model.layers
         self._check_prompt(budget)
-        which = f"{get_model_name_from_path(given.model_path)}-{len(self.task.examples)}"
-        self.results = given.results or Path("playground/results/experiments") / name / which
+        which = f"{self.model.spec.name}-{len(self.task.examples)}"
+        results = given.results or Path("playground/results/experiments") / name / which
         if given.num_chunks > 1:
-            self.results /= f"share-{given.chunk_idx}-of-{given.num_chunks}"
+            results /= f"share-{given.chunk_idx}-of-{given.num_chunks}"
+        self.evaluation = replace(opened, settings=replace(opened.settings, results=results))
 
     @property
     def about(self) -> str:
         """Model and number of questions, for a title."""
-        return f"{get_model_name_from_path(self.given.model_path)}, {len(self.task.examples)} questions"
+        return self.evaluation.about
 
     def scaled(self, layer: int) -> int:
         """A documented layer, of 32, in proportion to the model's depth; at least 1."""
@@ -145,10 +138,7 @@ class Experiment:
 
         An experiment of its own kind may return another.
         """
-        flags = {name: value for name, value in vars(self.given).items() if name not in REDUCTION_KNOBS}
-        flags["device"] = self.given.device or device
-        tokenizer, model, image_processor, _ = load_from_flags(argparse.Namespace(**flags))
-        return LlavaSubject(tokenizer, model, image_processor, self.given.conv_mode)
+        return self.model.subject(device)
 
     def _measure(self, plans: dict[str, list[Stage]]) -> dict[str, Outcome]:
         """The outcome of each plan by name; what a stopped experiment has answered is not asked again."""
@@ -157,16 +147,7 @@ class Experiment:
             check_writable(file.parent)
         for plan in plans.values():
             check_plan(plan, self.layers)
-        measured = measure(
-            given,
-            self.task,
-            list(plans.values()),
-            self.results,
-            self.folder,
-            self.subject,
-            terminal(),
-            more={"single_pred_prompt": given.single_pred_prompt},
-        )
+        measured = measure(self.evaluation, list(plans.values()), self.subject)
         if not measured:
             raise SystemExit(0)  # a further process of accelerate launch: the first has its answers and goes on
         rows, _ = collect([run.folder for run, _ in measured])
@@ -181,9 +162,7 @@ class Experiment:
 
     def span(self) -> tuple[int, int | None]:
         """Where the picture lies in the prompt and how many tokens it is; None where that differs between pictures."""
-        text = self.task.prompt(self.task.examples[0])
-        ids = prompt_ids(load_tokenizer(self.folder), self.config, self.given.conv_mode, text)
-        return ids.index(IMAGE_TOKEN_INDEX), tokens_of_picture(self.folder, self.config)
+        return self.model.span(self.task.prompt(self.task.examples[0]))
 
     def _check_prompt(self, budget: str | None) -> None:
         """Hold what was typed about the picture's place, its length and the budget against the model's own prompt."""
@@ -202,8 +181,8 @@ class Experiment:
             )
 
 
-def open_task(name: str, given: argparse.Namespace) -> Task:
-    """The benchmark of a command line: all of its questions, so many, or one share of them by whole pictures."""
+def eval_settings(task: str, given: argparse.Namespace) -> EvalSettings:
+    """The evaluation that the flags of ``add_question_flags`` ask for."""
     for flag, least in (("batch_size", 1), ("num_chunks", 1), ("chunk_idx", 0)):
         if getattr(given, flag) < least:
             raise ValueError(f"{spelled(flag)} {getattr(given, flag)} must be at least {least}")
@@ -213,29 +192,20 @@ def open_task(name: str, given: argparse.Namespace) -> Task:
         raise FileNotFoundError(
             f"--question-file {given.question_file} is not there; give the questions, or their folder"
         )
-    # under the names that ``run.configuration`` puts into every run's config
-    given.data, given.limit = given.question_file, None if given.num_samples == -1 else given.num_samples
-    task = get_task(name)(given.data, given.limit, given.image_folder, given.base_dir)
-    pictures = list(dict.fromkeys(example.picture for example in task.examples))
-    size = -(-len(pictures) // given.num_chunks)
-    share = set(pictures[given.chunk_idx * size : (given.chunk_idx + 1) * size])
-    if not share:
-        raise ValueError(
-            f"--chunk-idx {given.chunk_idx} of --num-chunks {given.num_chunks} has no question: there are "
-            f"{len(pictures)} pictures, {size} a share"
-        )
-    task.examples = [example for example in task.examples if example.picture in share]
-    if not given.single_pred_prompt:
-        asked = task.prompt
-        task.prompt = lambda example: _uninstructed(task, asked(example))
-    return task
-
-
-def _uninstructed(task: Task, prompt: str) -> str:
-    """A prompt without what the benchmark says about the form of the answer."""
-    for words in task.instructions:
-        prompt = prompt.replace(words, "")
-    return prompt.strip()
+    if given.chunk_idx >= given.num_chunks:
+        raise ValueError(f"--chunk-idx {given.chunk_idx} of --num-chunks {given.num_chunks} has no question")
+    return EvalSettings(
+        model=model_spec(given, usual_conv_mode="vicuna_v1"),
+        task=task,
+        data=given.question_file,
+        images=given.image_folder,
+        truth=given.base_dir,
+        limit=None if given.num_samples == -1 else given.num_samples,
+        share=(given.chunk_idx, given.num_chunks),
+        instructed=given.single_pred_prompt,
+        batch_size=given.batch_size,
+        retry_failed=vars(given).get("retry_failed", False),
+    )
 
 
 def control(plan: list[Stage], layers: int, seed: int = SEEDS[0]) -> list[Stage]:

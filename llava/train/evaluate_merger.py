@@ -15,14 +15,15 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from llava.cli.console import STOPPED, terminal
+from llava.cli.console import launch
+from llava.cli.settings import PlanSpec
 from llava.eval import run as evaluation
-from llava.eval.ask.controls import SEEDS, Pricing, matched, tokens_of_picture
+from llava.eval.ask.controls import SEEDS, Pricing, matched
+from llava.eval.ask.opening import tokens_of_picture
 from llava.model.builder import read_config
 from llava.model.checkpoint import find_folder
 from llava.reduction import plan_from
 from llava.reduction.trained import trained_plan
-from llava.utils import exit_code
 
 logger = logging.getLogger(__name__)
 
@@ -83,14 +84,13 @@ def run(given: argparse.Namespace) -> None:
     if not all(1 <= keep <= tokens for keep in budgets):
         raise ValueError(f"--budgets {given.budgets} must lie between 1 and the {tokens} tokens of a picture")
     specs = plans(given.weights, budgets, Pricing(config, tokens))
-    own = {"reduction": [*specs, *(given.reduction or [])], "no_controls": True}
-    evaluation.run(argparse.Namespace(**{**vars(given), **own}), terminal())
+    compared = PlanSpec((*specs, *(given.reduction or [])), controls=False)
+    evaluation.run(evaluation.eval_settings(given), compared)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns 0, 2 for bad input, 130 when stopped by Ctrl-C."""
-    given = parser().parse_args(arguments)
-    return exit_code(lambda: run(given), stopped=STOPPED)
+    return launch(parser(), run, arguments)
 
 
 if __name__ == "__main__":

@@ -52,11 +52,10 @@ def subject(llava15) -> LlavaSubject:
 def analyse(questions, tmp_path, monkeypatch, llava15):
     """Runs ``llava.analysis.<name>`` on two questions of the drawn MME, files in ``tmp_path``; returns its exit status."""
 
-    def load(flags):
+    def load(spec):
         return llava15.tokenizer, llava15.model, llava15.image_processor, None
 
-    for module in ("llava.analysis.command", "llava.experiments.sweep"):
-        monkeypatch.setattr(f"{module}.load_from_flags", load)
+    monkeypatch.setattr("llava.eval.ask.opening.load_model", load)
     monkeypatch.chdir(tmp_path)
 
     def run(name: str, *flags: str, task: str = "mme") -> int:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from argparse import Namespace
 from pathlib import Path
 
 import pytest
 
+from llava.cli.settings import ModelSpec
 from llava.eval import model_vqa, model_vqa_loader
-from llava.eval.scoring import answers_file as module
+from llava.eval.ask.opening import Checkpoint
 from llava.eval.scoring.answers_file import chunk
 from llava.shapes.export import export
 from tests.conftest import PARITY15
@@ -42,8 +42,7 @@ def questions(tmp_path) -> Path:
 def stub(monkeypatch) -> StubSubject:
     """Repeats the end of the question; stands in for the model, which is not loaded."""
     subject = StubSubject(lambda text: text[-2:])
-    monkeypatch.setattr(module, "load_from_flags", lambda given: (None, None, None, None))
-    monkeypatch.setattr(module, "LlavaSubject", lambda *model: subject)
+    monkeypatch.setattr(Checkpoint, "subject", lambda checkpoint: subject)
     return subject
 
 
@@ -133,7 +132,7 @@ def test_an_unreadable_picture_fails_its_questions_only(questions, pictures, tmp
 @pytest.mark.parametrize(
     ("more", "spoil", "message"),
     [
-        (["--batch-size", "0"], None, "--batch-size 0 must be at least 1"),
+        (["--batch-size", "0"], None, "batch_size=0 must be at least 1"),
         (["--chunk-idx", "1"], None, "--chunk-idx 1 of --num-chunks 1 is no chunk"),
         (["--num_beams", "0"], None, "num_beams=0"),
         (["--conv-mode", "vicunia"], None, "template 'vicunia' is unknown"),
@@ -155,7 +154,7 @@ def test_bad_input_is_named(questions, pictures, stub, caplog, more, spoil, mess
 def test_defaults_are_llavas():
     for flags, tokens in ((model_vqa_loader.parser(), 128), (model_vqa.parser(), 1024)):
         given = flags.parse_args(["--model_path", "m", "--question_file", "q.jsonl"])
-        assert (given.conv_mode, given.temperature, given.max_new_tokens) == ("llava_v1", 0.2, tokens)
+        assert (given.conv_mode, given.temperature, given.max_new_tokens) == (None, 0.2, tokens)
         assert (given.num_chunks, given.chunk_idx, given.top_p, given.num_beams) == (1, 0, None, 1)
         assert given.answers_file == Path("answer.jsonl")
 
@@ -169,12 +168,9 @@ def test_defaults_are_llavas():
         ("llava-7b", "v1", "v1"),
     ],
 )
-def test_a_pretrained_projector_is_asked_with_its_template(monkeypatch, questions, model, asked, used):
-    seen = []
-    monkeypatch.setattr(model_vqa_loader, "ask", lambda given, found: seen.append(given.conv_mode))
-    given = {"model_path": f"/models/{model}", "conv_mode": asked, "question_file": questions, "image_folder": Path()}
-    model_vqa_loader.run(Namespace(**given, num_chunks=1, chunk_idx=0, max_new_tokens=8))
-    assert seen == [used]
+def test_a_pretrained_projector_is_asked_with_its_template(model, asked, used):
+    spec = ModelSpec(f"/models/{model}", conv_mode=asked)
+    assert model_vqa_loader.with_pretraining_template(spec).conv_mode == used
 
 
 def test_the_model_itself_answers_the_same_in_any_batch_and_under_any_spelling(questions, pictures):

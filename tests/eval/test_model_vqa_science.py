@@ -9,9 +9,9 @@ import pytest
 
 from llava.constants import LETTER_ANSWER
 from llava.eval import eval_science_qa, model_vqa_science
+from llava.eval.ask.opening import Checkpoint
 from llava.eval.ask.subject import Generation
-from llava.eval.model_vqa_science import LEAD_IN, SAID, Continued, Reasoning
-from llava.eval.scoring import answers_file as module
+from llava.eval.model_vqa_science import CONTINUED, LEAD_IN, Continued, Reasoning
 from llava.eval.scoring.eval_answers import lines_of
 from llava.eval.tasks.scienceqa import ScienceQA
 from llava.shapes.export import export
@@ -36,8 +36,7 @@ def data(tmp_path) -> Path:
 @pytest.fixture
 def stub(monkeypatch) -> StubSubject:
     subject = StubSubject(lambda text: "A")
-    monkeypatch.setattr(module, "load_from_flags", lambda given: (None, None, None, None))
-    monkeypatch.setattr(model_vqa_science, "LlavaSubject", lambda *model: subject)
+    monkeypatch.setattr(Checkpoint, "subject", lambda checkpoint: subject)
     return subject
 
 
@@ -98,19 +97,18 @@ def test_bad_input_is_named(data, stub, caplog, more, record, message):
     assert message in caplog.text
 
 
-def test_reasoning_is_asked_about_and_kept(monkeypatch):
+def test_reasoning_is_asked_about_and_kept():
     """The second question holds the first and what was said to it."""
     stub = StubSubject(lambda text: "B" if text.endswith(LEAD_IN) else f"because of {text}")
-    monkeypatch.setattr(model_vqa_science, "Continued", lambda *model: stub)
-    (reply,) = Reasoning().answer(["x"], [None], [], Generation(max_new_tokens=8))
+    (reply,) = Reasoning(stub).answer(["x"], [None], [], Generation(max_new_tokens=8))
     assert reply.text == "because of x\n The answer is B"
-    assert stub.asked == ["x", f"x{SAID}because of x{LEAD_IN}"]
+    assert stub.asked == ["x", f"x{CONTINUED}because of x{LEAD_IN}"]
 
 
 def test_what_was_said_follows_the_prompt(llava15):
     subject = Continued(llava15.tokenizer, llava15.model, llava15.image_processor)
     asked = subject.prompt_ids("Why?", True)
-    said = subject.prompt_ids(f"Why?{SAID}So.", True)
+    said = subject.prompt_ids(f"Why?{CONTINUED}So.", True)
     assert said[: len(asked)] == asked and len(said) > len(asked)
     assert said.count(llava15.tokenizer.bos_token_id) == 1
     assert llava15.tokenizer.decode(said[len(asked) :]).strip() == "So."

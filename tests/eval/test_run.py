@@ -161,9 +161,7 @@ def test_command_line_on_a_real_model(data, tmp_path, monkeypatch, caplog):
     assert (results / "report.md").is_file() and (results / "curve.png").is_file()
     assert {len(read_samples(results / name)) for name in found} == {2}
     assert "data:image/jpeg" in (results / "report.html").read_text()
-    monkeypatch.setattr(
-        "llava.eval.run.load_from_flags", lambda arguments: pytest.fail("a finished run loads no model")
-    )
+    monkeypatch.setattr("llava.eval.ask.opening.load_model", lambda spec: pytest.fail("a finished run loads no model"))
     assert main(command(data, results, *specs)) == 0
     assert main(command(data, results, "--reduction", "full", "--batch-size", "4")) == 2
     assert "batch_size is 8 there and 4 now" in caplog.text
@@ -200,7 +198,7 @@ def test_a_question_without_a_picture_stands_in_a_batch(data, llava15):
         (["--reduction", "fastv@2:900"], "exceeds the 576"),
         (["--conv-mode", "vicuna_v2"], "vicuna_v1"),
         (["--limit", "0"], "limit=0"),
-        (["--samples", "-1"], "--samples -1"),
+        (["--samples", "-1"], "samples=-1"),
         (["--batch-size", "0"], "batch_size=0"),
         (["--model-path", "no/such/model/there"], "not found"),
         (["--data", "no/such/data"], "llava_mme.jsonl does not exist"),
@@ -212,7 +210,7 @@ def test_bad_input_is_one_clear_line(data, tmp_path, caplog, flags, message):
 
 
 def test_folder_that_cannot_be_written_is_found_before_the_model_is_loaded(data, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr("llava.eval.run.load_from_flags", lambda arguments: pytest.fail("loaded"))
+    monkeypatch.setattr("llava.eval.ask.opening.load_model", lambda spec: pytest.fail("loaded"))
     (tmp_path / "file").write_text("")
     assert main(command(data, tmp_path / "file" / "results")) == 2
     assert "give a folder that is writable" in caplog.text

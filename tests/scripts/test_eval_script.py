@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from llava.cli.flags import plan_spec
 from llava.eval.ask.controls import plans_from
 from llava.eval.run import parser
 from llava.model.language_model.himap_configuration_llama import LlamaConfig
@@ -38,7 +39,7 @@ def script():
 )
 def test_a_documented_command_line_is_a_plan(script, line, plan):
     given = parser().parse_args(script.completed(line.split()))
-    (found,) = plans_from(given, LlamaConfig(num_hidden_layers=8))
+    (found,) = plans_from(plan_spec(given), LlamaConfig(num_hidden_layers=8))
     assert "+".join(map(str, found)) == plan
     assert Path(given.model_path) == script.MODEL and given.data == script.DATA
 

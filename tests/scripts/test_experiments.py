@@ -60,7 +60,7 @@ def run(data, tmp_path, monkeypatch, llava15):
 
     monkeypatch.setattr(LlavaSubject, "answer", answer)
 
-    def load(flags):
+    def load(spec):
         started.loads += 1
         return llava15.tokenizer, llava15.model, llava15.image_processor, None
 
@@ -71,7 +71,7 @@ def run(data, tmp_path, monkeypatch, llava15):
         return script(name).main([*common, *flags])
 
     started.loads = 0
-    monkeypatch.setattr("llava.experiments.sweep.load_from_flags", load)
+    monkeypatch.setattr("llava.eval.ask.opening.load_model", load)
     return started
 
 
@@ -358,7 +358,7 @@ def test_another_setting_does_not_mix_with_the_runs_that_are_there(run, caplog):
     flags = ["--no-controls", "--start-layer", "8"]
     assert run("fastv_layer_cutoff_experiment", "scienceqa", *flags) == 0
     assert run("fastv_layer_cutoff_experiment", "scienceqa", *flags, "--no-single-pred-prompt") == 2
-    assert "single_pred_prompt is True there and False now" in caplog.text
+    assert "task.instructed is None there and False now" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["mme_cutoff_experiment", "himap_cutoff_sweep", "eval_mme"])

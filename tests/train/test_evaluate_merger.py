@@ -6,7 +6,8 @@ import logging
 
 import pytest
 
-from llava.eval.ask.controls import Pricing, tokens_of_picture
+from llava.eval.ask.controls import Pricing
+from llava.eval.ask.opening import tokens_of_picture
 from llava.model.builder import read_config
 from llava.reduction import plan_from, plan_name
 from llava.reduction.aggregate import CrossAttention

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import argparse
+import copy
 import logging
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from statistics import median
+from typing import Any
 
-from llava.cli.flags import reduction_kwargs
-from llava.model.checkpoint import find_folder
+from llava.cli.settings import PlanSpec
 from llava.model.language_model.himap_configuration_llama import METHOD_FLAGS, LlamaConfig
 from llava.model.language_model.knobs import plan_from_config
-from llava.model.multimodal_encoder.clip_encoder import load_vision_config
 from llava.reduction import Stage, check_plan, make_stage, plan_from, plan_name
 from llava.reduction.cost import decoder_flops
 from llava.reduction.stage import budget, tokens_left
+
+from .opening import Evaluation
 
 logger = logging.getLogger(__name__)
 
@@ -59,20 +60,18 @@ class Pricing:
         return spent / decoder_flops(self.config, [self.text + self.tokens] * layers)
 
 
-def plans_from(arguments: argparse.Namespace, config: LlamaConfig, keep: float | None = None) -> list[Plan]:
-    """The plans of a command line: every ``--reduction``, or the one that the documents' flags or the checkpoint spell.
+def plans_from(spec: PlanSpec, config: LlamaConfig, keep: float | None = None) -> list[Plan]:
+    """The plans of a spec, under a config: its reductions, or the one that its knobs or the checkpoint spell.
 
-    ``keep``: the budget of stages that name none. Raises ValueError for both spellings at once, for one plan twice, and for
-    a plan that the model cannot run.
+    keep: the budget of stages that name none. Raises ValueError for both spellings at once, for one plan twice, and for a
+    plan that the model cannot run.
     """
-    knobs = reduction_kwargs(arguments)
-    specs = knobs.pop("reduction", [])
-    flags = [flag for flag in METHOD_FLAGS if knobs.get(flag)]
-    if specs and flags:
-        raise ValueError(f"--reduction {specs[0]} and {flags[0]} are both given; use one of the two spellings")
-    for name, value in knobs.items():
-        setattr(config, name, value)
-    plans = [plan_from(spec, keep) for spec in specs] or [plan_from_config(config)]
+    flags = [flag for flag in METHOD_FLAGS if spec.knobs.get(flag)]
+    if spec.reductions and flags:
+        raise ValueError(
+            f"--reduction {spec.reductions[0]} and {flags[0]} are both given; use one of the two spellings"
+        )
+    plans = [plan_from(text, keep) for text in spec.reductions] or [plan_from_config(with_knobs(config, spec.knobs))]
     names = [plan_name(plan) for plan in plans]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -82,15 +81,33 @@ def plans_from(arguments: argparse.Namespace, config: LlamaConfig, keep: float |
     return plans
 
 
-def tokens_of_picture(folder: Path, config: LlamaConfig) -> int | None:
-    """Visual tokens of every picture without reduction; None for a model that cuts pictures into crops, where they differ."""
-    if "anyres" in (getattr(config, "image_aspect_ratio", None) or ""):
-        return None
-    inside = getattr(config, "mm_vision_config", None)
-    if inside:
-        return (inside["image_size"] // inside["patch_size"]) ** 2
-    tower = load_vision_config(find_folder(config.mm_vision_tower, "vision tower", (folder,), weights=False))
-    return (tower.image_size // tower.patch_size) ** 2
+def with_knobs(config: LlamaConfig, knobs: Mapping[str, Any]) -> LlamaConfig:
+    """A copy of a config with reduction knobs set."""
+    changed = copy.copy(config)
+    for name, value in knobs.items():
+        setattr(changed, name, value)
+    return changed
+
+
+def compared_plans(evaluation: Evaluation, spec: PlanSpec) -> list[Plan]:
+    """The plans of a spec, matched in cost where it says so, and their controls unless it wants none.
+
+    Raises ValueError as ``plans_from`` and ``matched`` do, and for a match where pictures have no one number of tokens.
+    """
+    model, tokens = evaluation.model, evaluation.model.tokens
+    match = parse_match(spec.match) if spec.match else None
+    plans = plans_from(spec, model.config, keep=1.0 if match else None)
+    pricing = None if tokens is None else Pricing(model.config, tokens)
+    if match:
+        if pricing is None:
+            raise ValueError(
+                f"--match {spec.match}: this model cuts pictures into crops, so that their tokens differ; "
+                "give budgets as fractions instead"
+            )
+        prompts = [evaluation.task.prompt(example) for example in evaluation.task.examples]
+        pricing = replace(pricing, text=round(median(len(model.prompt_ids(prompt)) - 1 for prompt in prompts)))
+        plans = [matched(plan, pricing, *match) for plan in plans]
+    return with_controls(plans, pricing) if spec.controls else plans
 
 
 def with_controls(plans: Sequence[Plan], pricing: Pricing | None) -> list[Plan]:

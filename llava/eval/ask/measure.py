@@ -5,74 +5,69 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
 from rich.console import Console
 from rich.progress import Progress
 
-from llava.cli.console import progress_bar
-from llava.mm_utils import get_model_name_from_path
+from llava.cli.console import progress_bar, terminal
+from llava.model.checkpoint import fingerprint
 from llava.reduction import Stage, plan_name
 
-from ..results import samples
-from ..results.folder import Run, model_fingerprint, summarise_cost
-from ..tasks.base import Example, Line, Task
+from ..results.folder import Run, summarise_cost
+from ..tasks.base import Example, Line, QuestionSet, Task
 from .controls import method_label
 from .loop import Answer, answers
+from .opening import Checkpoint, Evaluation
+from .record import record_samples, runs_without_samples
 from .subject import Generation, LlavaSubject, Subject
 
 logger = logging.getLogger(__name__)
 
 
 def measure(
-    arguments: argparse.Namespace,
-    task: Task,
+    evaluation: Evaluation,
     plans: Sequence[list[Stage]],
-    results: Path,
-    folder: Path,
-    load: Callable[[torch.device | None], Subject],
-    console: Console,
-    more: dict | None = None,
+    load: Callable[[torch.device | None], Subject] | None = None,
+    console: Console | None = None,
 ) -> list[tuple[Run, dict]]:
-    """Answer a task under every plan, each in its folder of ``results``, and return the closed runs with their metrics.
+    """Answer an evaluation's questions under every plan, each in its folder of the results.
 
-    What a stopped command has answered is not asked again. ``folder`` is where the model lies; ``load`` loads it, on the
-    device that this process has been given (None: as the command line says), and is called only when something is left to
-    ask. ``more`` is what else decides the answers, for the runs' configuration. Started by ``accelerate launch``, every
-    process but the first has an empty list. Raises ValueError and OSError as ``Run`` does.
+    Returns the closed runs with their metrics. What a stopped command has answered is not asked again. load: loads what
+    answers, on the device that this process has been given (None: as the settings say); by default the evaluation's model.
+    It is called only when something is left to ask. Started by ``accelerate launch``, every process but the first has an
+    empty list. Raises ValueError and OSError as ``Run`` does.
     """
-    if arguments.batch_size < 1:
-        raise ValueError(f"batch_size={arguments.batch_size} must be at least 1")
-    processes = PartialState(cpu=str(arguments.device or "").startswith("cpu") or not torch.cuda.is_available())
+    settings, task = evaluation.settings, evaluation.task
+    device = str(settings.model.device or "")
+    processes = PartialState(cpu=device.startswith("cpu") or not torch.cuda.is_available())
     logger.setLevel(logging.INFO if processes.is_main_process else logging.ERROR)
-    pictures = getattr(arguments, "samples", 0)
     with ExitStack() as stack:
         with processes.main_process_first():
             runs = []
             for plan in plans:
-                settings = {**configuration(arguments, task, plan, folder), **(more or {})}
-                run = Run(results / plan_name(plan), settings, processes.process_index)
+                config = configuration(evaluation.model, task, plan, settings.batch_size, settings.limit)
+                run = Run(evaluation.results / plan_name(plan), config, processes.process_index)
                 runs.append((plan, stack.enter_context(run)))
-            if arguments.retry_failed and processes.is_main_process:
+            if settings.retry_failed and processes.is_main_process:
                 logger.info("%d failed questions are asked again", sum(run.retry_failed() for _, run in runs))
         done, total = sum(len(run.done) for _, run in runs), len(runs) * len(task.examples)
         if done:
             logger.info("%d of %d answers are there already", done, total)
-        unseen = samples.lacking(runs) if pictures and processes.is_main_process else []
+        unseen = runs_without_samples(runs) if settings.samples and processes.is_main_process else []
         subject = None
         if done < total or unseen:
-            subject = load(processes.device if processes.num_processes > 1 and not arguments.device else None)
-        shared = not getattr(arguments, "encode_each", False)
-        with progress_bar(console, processes.is_main_process) as progress:
-            metrics = evaluate(subject, task, runs, arguments.batch_size, progress, processes, shared)
+            own_device = processes.device if processes.num_processes > 1 and not device else None
+            subject = (load or evaluation.model.subject)(own_device)
+        with progress_bar(console or terminal(), processes.is_main_process) as progress:
+            metrics = evaluate(subject, task, runs, settings.batch_size, progress, processes, not settings.encode_each)
         if isinstance(subject, LlavaSubject) and unseen:
-            samples.record(subject, task, unseen, pictures, arguments.batch_size)
+            record_samples(subject, task, unseen, settings.samples, settings.batch_size)
     failed = sum(figures["failed"] for figures in metrics)
     if failed:
         logger.warning(
@@ -166,32 +161,36 @@ def _about(task: Task, example: Example, prompt: str) -> dict:
     }
 
 
-def configuration(arguments: argparse.Namespace, task: Task, plan: list[Stage], folder: Path) -> dict:
-    """Everything that decides the answers of a run, as plain values; ``folder`` is where the model lies."""
-    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+def configuration(
+    model: Checkpoint, task: QuestionSet, plan: list[Stage], batch_size: int, limit: int | None = None
+) -> dict[str, Any]:
+    """Everything that decides the answers of a run, and how it was run, as plain values."""
+    spec = model.spec
+    device = spec.device or ("cuda" if torch.cuda.is_available() else "cpu")
     trained = [stage.reducer.weights for stage in plan if getattr(stage.reducer, "weights", None)]
     return {
         "task": {
             "name": task.name,
-            "data": str(arguments.data),
+            "data": str(task.data),
             "questions": len(task.examples),
-            "limit": arguments.limit,
+            "limit": limit,
             "fingerprint": task.fingerprint(),
+            **({} if task.instructed else {"instructed": False}),
         },
         "model": {
-            "name": get_model_name_from_path(arguments.model_path),
-            "path": str(arguments.model_path),
-            "base": arguments.model_base,
-            "fingerprint": model_fingerprint(folder),
+            "name": spec.name,
+            "path": str(spec.path),
+            "base": None if spec.base is None else str(spec.base),
+            "fingerprint": fingerprint(model.folder),
             "device": str(device),
-            "dtype": arguments.dtype or ("float16" if str(device).startswith("cuda") else "float32"),
-            "attn_implementation": arguments.attn_implementation,
-            "bits": 8 if arguments.load_8bit else 4 if arguments.load_4bit else None,
+            "dtype": spec.dtype or ("float16" if str(device).startswith("cuda") else "float32"),
+            "attn_implementation": spec.attn,
+            "bits": spec.bits,
         },
         "plan": {"name": plan_name(plan), "method": method_label(plan), "stages": [str(stage) for stage in plan]}
-        | ({"weights": list(map(model_fingerprint, trained))} if trained else {}),
-        "conv_mode": arguments.conv_mode,
+        | ({"weights": list(map(fingerprint, trained))} if trained else {}),
+        "conv_mode": model.conv_mode,
         "max_new_tokens": task.max_new_tokens,
         "decoding": "greedy",
-        "batch_size": arguments.batch_size,
+        "batch_size": batch_size,
     }

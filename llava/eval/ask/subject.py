@@ -78,6 +78,27 @@ class Subject(Protocol):
         """About how long the prompt will be; questions of like length are put into one batch."""
 
 
+class SubjectWrapper:
+    """A subject that leaves the work to another one; a subclass changes what it adds to."""
+
+    def __init__(self, subject: Any):
+        self.subject = subject
+
+    def encode(self, images: Sequence[Image.Image], plan: Sequence[Stage] = ()) -> list[Any]:
+        """As the subject inside does."""
+        return self.subject.encode(images, plan)
+
+    def answer(
+        self, texts: Sequence[str], features: Sequence[Any], plan: list[Stage], generation: Generation
+    ) -> list[Reply]:
+        """As the subject inside does."""
+        return self.subject.answer(texts, features, plan, generation)
+
+    def length(self, text: str, image: Path | None) -> int:
+        """As the subject inside says."""
+        return self.subject.length(text, image)
+
+
 @dataclass(frozen=True)
 class Picture:
     """One picture as ``LlavaSubject`` answers about it: raw features (N, V) or (crops, N, V), (width, height), seed."""

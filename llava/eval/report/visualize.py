@@ -21,14 +21,14 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from llava.cli.flags import add_model_flags, load_from_flags
-from llava.conversation import conversation_mode
-from llava.mm_utils import get_model_name_from_path, load_image
+from llava.cli.flags import add_model_flags, model_spec
+from llava.mm_utils import load_image
 from llava.reduction import Stage, check_plan, plan_from, plan_name
 from llava.utils import exit_code
 
+from ..ask.opening import open_checkpoint
+from ..ask.record import left_after, merges, tower_view
 from ..ask.subject import Generation, LlavaSubject
-from ..results.samples import left_after, merges, seen
 from ..tasks.base import get_task, list_tasks
 
 logger = logging.getLogger(__name__)
@@ -154,13 +154,12 @@ def run(arguments: argparse.Namespace) -> Path:
     file, prompt, title = example(arguments)
     plans = [plan_from(spec) for spec in arguments.reduction]
     image = load_image(file)
-    tokenizer, model, image_processor, _ = load_from_flags(argparse.Namespace(**{**vars(arguments), "reduction": None}))
+    checkpoint = open_checkpoint(model_spec(arguments))
     for plan in plans:
-        check_plan(plan, model.config.num_hidden_layers)
-    mode = arguments.conv_mode or conversation_mode(get_model_name_from_path(arguments.model_path))
-    subject = LlavaSubject(tokenizer, model, image_processor, mode)
+        check_plan(plan, checkpoint.layers)
+    subject = checkpoint.subject()
     logger.info("asking under %s", ", ".join(map(plan_name, plans)))
-    figure = draw(seen(subject, image), panels(subject, image, prompt, plans), title)
+    figure = draw(tower_view(subject, image), panels(subject, image, prompt, plans), title)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(arguments.output)
     logger.info("wrote %s", arguments.output)

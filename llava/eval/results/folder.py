@@ -19,7 +19,6 @@ import os
 import platform
 import shutil
 import subprocess
-import zlib
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
 from pathlib import Path
@@ -212,27 +211,6 @@ def summarise_cost(lines: list[Line]) -> dict:
         found["decode_ms"] = 1000 * float(np.median([line["seconds"] - line["prefill_seconds"] for line in answered]))
     found["tower_ms_per_picture"] = 1000 * float(np.median([line["tower_seconds"] for line in answered]))
     return found
-
-
-def model_fingerprint(folder: str | Path) -> str:
-    """A checksum of a checkpoint: names and sizes of all its files, small ones whole, both ends of large ones.
-
-    A name that is no folder, one of the hub, stands for itself.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        return str(folder)
-    value, end = 0, 2**20
-    for file in sorted(
-        path for path in folder.rglob("*") if path.suffix in (".json", ".model", ".bin", ".safetensors")
-    ):
-        size = file.stat().st_size
-        value = zlib.crc32(f"{file.relative_to(folder)} {size}".encode(), value)
-        with open(file, "rb") as content:
-            value = zlib.crc32(content.read(end), value)
-            content.seek(max(0, size - end))
-            value = zlib.crc32(content.read(), value)
-    return f"{value:08x}"
 
 
 def environment() -> dict:

@@ -1,14 +1,14 @@
 """Answers files as LLaVA's scripts write them: the questions of a file, or a chunk of them, through the one loop.
 
-``model_vqa_loader``, ``model_vqa`` and ``model_vqa_science`` are its command lines. Beside ``answers/NAME.jsonl`` a folder
-``answers/NAME.run`` (see ``results/folder.py``) takes the answers as they come: a stopped command goes on where it was, and one with
-other settings is refused. The answers file itself is written when every question has its answer, in their order.
+``model_vqa_loader``, ``model_vqa`` and ``model_vqa_science`` are its command lines. Next to ``answers/NAME.jsonl`` a folder
+``answers/NAME.run`` (see ``results/folder.py``) takes the answers as they come: a stopped command resumes, asks questions
+that failed again, and refuses other settings. The answers file itself is written when every question has its line, in the
+order of the questions.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import zlib
 from collections.abc import Callable, Iterable, Sequence
@@ -17,18 +17,16 @@ from pathlib import Path
 
 import shortuuid
 
-from llava.cli.console import STOPPED, progress_bar, terminal
-from llava.cli.flags import add_model_flags, add_reduction_flags, load_from_flags
-from llava.conversation import conversation_mode, get_conversation
-from llava.mm_utils import get_model_name_from_path
-from llava.model.builder import read_config
-from llava.model.checkpoint import find_folder
+from llava.cli.console import progress_bar, terminal
+from llava.cli.flags import add_model_flags, add_reduction_flags, model_spec, plan_spec
+from llava.cli.settings import ModelSpec, PlanSpec, check_least
+from llava.files import write_jsonl
 from llava.reduction import Stage
-from llava.utils import exit_code
 
 from ..ask.controls import plans_from
 from ..ask.loop import Answer, answers
 from ..ask.measure import configuration
+from ..ask.opening import open_checkpoint
 from ..ask.subject import Generation, LlavaSubject, Subject
 from ..results.folder import Run
 from ..tasks.base import Example, Line
@@ -38,31 +36,45 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Questions:
-    """What a command line asks; ``recorded`` is, by key, the question_id and prompt that its answers file shows.
-
-    The other members are what a run's configuration takes from a task.
-    """
+    """The questions of a file, a ``QuestionSet``; ``recorded`` is, by key, the question_id and prompt that its answers show."""
 
     name: str
-    file: Path
+    data: Path
     examples: list[Example]
     recorded: dict[str, Line]
     max_new_tokens: int
+    instructed: bool = True
 
     def fingerprint(self) -> str:
         """A checksum of the file and of which of its questions are asked."""
         asked = "\n".join(example.key for example in self.examples).encode()
-        return f"{zlib.crc32(asked, zlib.crc32(self.file.read_bytes())):08x}"
+        return f"{zlib.crc32(asked, zlib.crc32(self.data.read_bytes())):08x}"
 
 
-def parser(description: str, conv_mode: str, max_new_tokens: int) -> argparse.ArgumentParser:
-    """LLaVA's flags, those of the model and every reduction flag; ``conv_mode`` and ``max_new_tokens`` are defaults.
+@dataclass(frozen=True)
+class AnswerSettings:
+    """The model that answers a question file, its plan, the answers file, and how answers are drawn.
+
+    Raises ValueError for a batch without a question.
+    """
+
+    model: ModelSpec
+    answers: Path
+    plan: PlanSpec = PlanSpec()
+    generation: Generation = Generation()
+    batch_size: int = 8
+
+    def __post_init__(self) -> None:
+        check_least(1, batch_size=self.batch_size)
+
+
+def parser(description: str, max_new_tokens: int) -> argparse.ArgumentParser:
+    """LLaVA's flags, those of the model and every reduction flag; ``max_new_tokens`` is a default.
 
     A model and a question file must be given: LLaVA's defaults for them are files that nobody has.
     """
     flags = argparse.ArgumentParser(description=description)
     add_model_flags(flags)
-    flags.set_defaults(conv_mode=conv_mode)
     group = flags.add_argument_group("questions and answers")
     group.add_argument("--image-folder", "--image_folder", type=Path, default=Path(""), help="default: this folder")
     group.add_argument("--question-file", "--question_file", type=Path, required=True)
@@ -79,16 +91,35 @@ def parser(description: str, conv_mode: str, max_new_tokens: int) -> argparse.Ar
     return flags
 
 
-def questions_from(name: str, arguments: argparse.Namespace, found: Iterable[tuple[str, Line]]) -> Questions:
-    """This chunk of the questions found: each a place in the file, and question_id, text, and perhaps image and prompt.
+def answer_settings(given: argparse.Namespace, usual_conv_mode: str) -> AnswerSettings:
+    """The settings of a command line of ``parser``; ``usual_conv_mode`` is for checkpoints that name no template."""
+    return AnswerSettings(
+        model=model_spec(given, usual_conv_mode),
+        answers=given.answers_file,
+        plan=plan_spec(given),
+        generation=Generation(given.max_new_tokens, given.temperature, given.top_p, given.num_beams),
+        batch_size=given.batch_size,
+    )
+
+
+def questions_from(
+    name: str,
+    file: Path,
+    numbered: Iterable[tuple[str, Line]],
+    images: Path,
+    max_new_tokens: int,
+    share: tuple[int, int] = (0, 1),
+) -> Questions:
+    """Chunk ``share`` = (i, n) of the questions of a file: each with its place, a question_id, a text, and perhaps an image.
 
     ``prompt`` is what the answers file shows where that is not the text; an id may be a word or a number and stays so.
+    Raises ValueError naming the place of what is no question.
     """
     examples, recorded = [], {}
-    for number, (where, line) in enumerate(found):
+    for number, (place, line) in enumerate(numbered):
         image, text = line.get("image"), line["text"]
         if not (isinstance(text, str) and isinstance(image, str | None)):
-            raise ValueError(f"{where}: text={text!r} and image={image!r} must both be words")
+            raise ValueError(f"{place}: text={text!r} and image={image!r} must both be words")
         key = str(number)
         recorded[key] = {"question_id": line["question_id"], "prompt": line.get("prompt", text)}
         examples.append(
@@ -96,16 +127,16 @@ def questions_from(name: str, arguments: argparse.Namespace, found: Iterable[tup
                 key=key,
                 question_id=str(line["question_id"]),
                 picture=image or key,
-                image=arguments.image_folder / image if image else None,
+                image=images / image if image else None,
                 text=text,
                 label="",
                 category=str(line.get("category", "")),
             )
         )
     if not examples:
-        raise ValueError(f"--question-file {arguments.question_file} holds no question")
-    chosen = chunk(examples, arguments.num_chunks, arguments.chunk_idx)
-    return Questions(name, arguments.question_file, chosen, recorded, arguments.max_new_tokens)
+        raise ValueError(f"--question-file {file} holds no question")
+    index, count = share
+    return Questions(name, file, chunk(examples, count, index), recorded, max_new_tokens)
 
 
 def chunk(items: Sequence, count: int, number: int) -> list:
@@ -119,48 +150,42 @@ def chunk(items: Sequence, count: int, number: int) -> list:
     return list(items[number * size : (number + 1) * size])
 
 
-def ask(
-    arguments: argparse.Namespace,
+def write_answers(
+    settings: AnswerSettings,
     questions: Questions,
-    subject_of: Callable[..., Subject] | None = None,
-    **settings: object,
+    wrap: Callable[[LlavaSubject], Subject] | None = None,
+    **more: object,
 ) -> None:
-    """Answer the questions with the model and the plan of a command line, and write the answers file.
+    """Answer the questions and write the answers file.
 
-    ``subject_of`` makes the subject of tokenizer, model, image processor and template (default: LlavaSubject); ``settings`` are what else decides the
-    answers. A picture that cannot be read leaves its questions with an empty answer and the reason in their metadata.
+    wrap: makes of the loaded model what answers. more: what else decides the answers, for the run's configuration. A
+    question whose picture cannot be read has an empty answer with the reason in its metadata, and is asked again when the
+    call is repeated. Raises ValueError and OSError as ``Run`` does.
     """
-    if arguments.batch_size < 1:
-        raise ValueError(f"--batch-size {arguments.batch_size} must be at least 1")
-    name = get_model_name_from_path(arguments.model_path)
-    arguments.conv_mode = arguments.conv_mode or conversation_mode(name)
-    get_conversation(arguments.conv_mode)
-    generation = Generation(arguments.max_new_tokens, arguments.temperature, arguments.top_p, arguments.num_beams)
-    folder = find_folder(arguments.model_path, "model")
-    given = argparse.Namespace(**vars(arguments), data=arguments.question_file, limit=None)
-    given.reduction = [arguments.reduction] if arguments.reduction else None
-    (plan,) = plans_from(given, read_config(folder))
-    given.reduction = None
-    config = {**configuration(given, questions, plan, folder), "decoding": asdict(generation), **settings}
-    with Run(arguments.answers_file.with_suffix(".run"), config) as run:
+    model = open_checkpoint(settings.model)
+    (plan,) = plans_from(settings.plan, model.config)
+    config = configuration(model, questions, plan, settings.batch_size)
+    config |= {"decoding": asdict(settings.generation), **more}
+    with Run(settings.answers.with_suffix(".run"), config) as run:
+        run.retry_failed()
         if run.done:
             logger.info("%d of %d answers are there already", len(run.done), len(questions.examples))
         if len(run.done) < len(questions.examples):
-            tokenizer, model, image_processor, _ = load_from_flags(given)
-            subject = (subject_of or LlavaSubject)(tokenizer, model, image_processor, arguments.conv_mode)
-            answer_all(subject, plan, questions, run, arguments.batch_size, generation)
+            subject = model.subject()
+            answer_all(wrap(subject) if wrap else subject, plan, questions, run, settings)
         order = {example.key: place for place, example in enumerate(questions.examples)}
-        lines = [answer_line(line, questions, name) for line in run.gather(order)]
-    arguments.answers_file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        lines = [answer_line(line, questions, settings.model.name) for line in run.gather(order)]
+    write_jsonl(settings.answers, lines)
     failed = sum("error" in line["metadata"] for line in lines)
     if failed:
-        logger.warning("%d pictures could not be read; the metadata of their answers say why", failed)
-    logger.info("%d answers in %s", len(lines), arguments.answers_file)
+        logger.warning(
+            "%d pictures could not be read; the metadata of their answers say why, the same command asks them again",
+            failed,
+        )
+    logger.info("%d answers in %s", len(lines), settings.answers)
 
 
-def answer_all(
-    subject: Subject, plan: list[Stage], questions: Questions, run: Run, batch_size: int, generation: Generation
-) -> None:
+def answer_all(subject: Subject, plan: list[Stage], questions: Questions, run: Run, settings: AnswerSettings) -> None:
     """Append a line for every question that the run has none of yet."""
     with progress_bar(terminal()) as progress:
         bar = progress.add_task(questions.name, total=len(questions.examples), completed=len(run.done))
@@ -169,8 +194,8 @@ def answer_all(
             [plan],
             questions.examples,
             wanted=lambda _, example: example.key not in run.done,
-            batch_size=batch_size,
-            generation=generation,
+            batch_size=settings.batch_size,
+            generation=settings.generation,
         ):
             run.append(run_line(answer))
             progress.advance(bar)
@@ -195,11 +220,3 @@ def answer_line(line: Line, questions: Questions, model_id: str) -> Line:
         "model_id": model_id,
         "metadata": {name: line[name] for name in about if name in line},
     }
-
-
-def launch(
-    work: Callable[[argparse.Namespace], None], flags: argparse.ArgumentParser, arguments: Sequence[str] | None
-) -> int:
-    """Read a command line and do its work; returns 0, 2 for bad input, 130 when stopped by Ctrl-C."""
-    given = flags.parse_args(arguments)
-    return exit_code(lambda: work(given), stopped=STOPPED)

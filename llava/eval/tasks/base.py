@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 from llava.constants import DEFAULT_IMAGE_TOKEN, SHORT_ANSWER
 from llava.files import Fields, excerpt, numbered_jsonl
@@ -48,6 +48,19 @@ class Example:
     category: str
 
 
+class QuestionSet(Protocol):
+    """What a run's configuration tells of its questions; a ``Task`` is one, and so is an answers file's question file."""
+
+    name: str
+    data: Path
+    examples: list[Example]
+    instructed: bool
+    max_new_tokens: int
+
+    def fingerprint(self) -> str:
+        """A checksum of the question files, by which a rerun knows that it asks the same."""
+
+
 class Task(ABC):
     """The questions of a benchmark, at most ``limit`` of them, read when the task is made.
 
@@ -64,6 +77,7 @@ class Task(ABC):
     answers: ClassVar[str] = "."  # where the true answers lie in the folder
     instructions: ClassVar[tuple[str, ...]] = (SHORT_ANSWER,)  # what prompts say beside the question
     max_new_tokens: ClassVar[int] = 16
+    instructed: bool = True  # whether prompts say what form of answer is wanted
 
     def __init__(
         self,
@@ -137,9 +151,17 @@ class Task(ABC):
         right = [100.0 * sum(line["correct"] for line in group) for group in pictures]
         return Contributions(right, [float(len(group)) for group in pictures], limit=100.0)
 
-    def prompt(self, example: Example) -> str:
-        """What the user says, without the picture's placeholder."""
+    def wording(self, example: Example) -> str:
+        """The question with the benchmark's instruction; a benchmark that words it otherwise says so here."""
         return example.text
+
+    def prompt(self, example: Example) -> str:
+        """What the user says, without the picture's placeholder, and without instructions unless ``instructed``."""
+        text = self.wording(example)
+        if not self.instructed:
+            for instruction in self.instructions:
+                text = text.replace(instruction, "")
+        return text if self.instructed else text.strip()
 
     def bare(self, prompt: str) -> str:
         """The question alone, in one line: by it answers files and question files are matched."""
@@ -206,6 +228,21 @@ def spread(examples: Sequence[Example], limit: int | None) -> list[Example]:
     else:
         chosen = pictures[:1]
     return [example for group in chosen for example in group]
+
+
+def share_of(examples: Sequence[Example], index: int, count: int) -> list[Example]:
+    """The questions of share ``index`` (from 0) of ``count``, by whole pictures, each but the last equally many of these.
+
+    Raises ValueError for a share without a question.
+    """
+    pictures = list(dict.fromkeys(example.picture for example in examples))
+    size = -(-len(pictures) // count)
+    share = set(pictures[index * size : (index + 1) * size])
+    if not share:
+        raise ValueError(
+            f"share {index} of {count} has no question: there are {len(pictures)} pictures, {size} a share"
+        )
+    return [example for example in examples if example.picture in share]
 
 
 def subtask_scores(lines: Sequence[Line], worth: str = "correct") -> dict[str, dict]:

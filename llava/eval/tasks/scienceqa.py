@@ -70,7 +70,7 @@ class ScienceQA(Task):
         for where, record in numbered_records(self.file, RECORD):
             yield where, {**record, **turns(where, record), "question_id": str(record["id"])}
 
-    def prompt(self, example: Example) -> str:
+    def wording(self, example: Example) -> str:
         return f"{example.text}\n{LETTER_ANSWER}"
 
     def parse(self, text: str) -> str:

@@ -11,7 +11,7 @@ class TextVqaNoOcr(TextVqa):
 
     name = "textvqa_no_ocr"
 
-    def prompt(self, example: Example) -> str:
+    def wording(self, example: Example) -> str:
         """The prompt without its hint; LLaVA's older layout, which has it inline, begins at the question."""
         lines = [line for line in example.text.split("\n") if not line.startswith(HINT)]
         found = "\n".join(lines)

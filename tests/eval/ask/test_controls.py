@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from llava.eval.ask.controls import Pricing, matched, parse_match, tokens_of_picture, with_controls
+from llava.eval.ask.controls import Pricing, matched, parse_match, with_controls
+from llava.eval.ask.opening import tokens_of_picture
 from llava.model.builder import read_config
 from llava.reduction import plan_from, plan_name, reduced
 from llava.reduction.stage import tokens_left

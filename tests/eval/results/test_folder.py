@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from llava.eval.results import folder as results
-from llava.eval.results.folder import Run, check_writable, model_fingerprint, read_predictions, summarise_cost
+from llava.eval.results.folder import Run, check_writable, read_predictions, summarise_cost
 
 CONFIG = {"task": {"name": "mme", "data": "a"}, "plan": {"stages": ["fastv@2:64"]}}
 
@@ -141,13 +141,3 @@ def test_cost_is_a_mean_over_answered_questions():
     assert found["visual_per_layer"] == [18, 12]
     assert found["ms_per_question"] == pytest.approx(200)
     assert summarise_cost([{"error": "torn"}]) == {"questions": 0}
-
-
-def test_model_fingerprint_sees_a_retrained_model(tmp_path):
-    (tmp_path / "config.json").write_text("{}")
-    (tmp_path / "model.safetensors").write_bytes(bytes(3 * 2**20))
-    first = model_fingerprint(tmp_path)
-    assert first == model_fingerprint(tmp_path)
-    (tmp_path / "model.safetensors").write_bytes(bytes(3 * 2**20 - 1) + b"1")
-    assert model_fingerprint(tmp_path) != first
-    assert model_fingerprint("liuhaotian/llava-v1.5-7b") == "liuhaotian/llava-v1.5-7b"
