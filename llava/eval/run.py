@@ -25,8 +25,7 @@ from llava.cli.console import launch, terminal
 from llava.cli.flags import add_model_flags, add_reduction_flags, model_spec, plan_spec
 from llava.cli.settings import PICTURES, EvalSettings, PlanSpec
 
-from .ask.controls import compared_plans
-from .ask.measure import measure
+from .ask.measure import measure_with_controls
 from .ask.opening import open_evaluation
 from .report.command import collect, show, write
 from .report.rows import Row
@@ -41,7 +40,7 @@ def run(settings: EvalSettings, plans: PlanSpec, console: Console | None = None)
     """
     console = console or terminal()
     evaluation = open_evaluation(settings)
-    measured = measure(evaluation, compared_plans(evaluation, plans), console=console)
+    measured = measure_with_controls(evaluation, plans, console)
     if not measured:
         return []
     rows, _ = collect([finished.folder for finished, _ in measured])

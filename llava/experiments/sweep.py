@@ -11,7 +11,7 @@ import torch
 
 from llava.cli.flags import model_spec
 from llava.cli.settings import EvalSettings
-from llava.eval.ask.controls import SEEDS, SPATIAL_CONTROLS, Pricing, spatial_controls
+from llava.eval.ask.controls import SEEDS, SPATIAL_CONTROLS, Pricing, random_control, spatial_controls
 from llava.eval.ask.measure import measure
 from llava.eval.ask.opening import open_evaluation
 from llava.eval.ask.subject import Subject
@@ -209,19 +209,8 @@ def eval_settings(task: str, given: argparse.Namespace) -> EvalSettings:
 
 
 def control(plan: list[Stage], layers: int, seed: int = SEEDS[0]) -> list[Stage]:
-    """What a plan must beat: as many tokens at the same layers, placed alike, chosen at random from ``seed``.
-
-    A plan that only takes the picture away, at layer K, is held against a random share K / ``layers`` of it from the
-    beginning: as many visual tokens on the mean of the layers.
-    """
-    if [stage.name for stage in plan] == ["blind"]:
-        return [make_stage("random", keep=plan[0].layer / layers, seed=seed)]
-    return [
-        make_stage("random", stage.site, stage.layer, stage.keep, stage.place, stage.positions, seed=seed)
-        if stage.reducer.wants_keep and stage.site != "pixels"
-        else stage
-        for stage in plan
-    ]
+    """The random control of a plan; the plan itself where it chooses nothing."""
+    return random_control(plan, layers, seed) or plan
 
 
 def cut(plan: list[Stage], layer: int, layers: int) -> list[Stage]:

@@ -70,6 +70,7 @@ class Centres(Reducer):
         self.strategy, self.start, self.cover, self.least, self.semantic = strategy, start, cover, least, semantic
         self.weights = None if weights is None else str(weights)
         self.attention = attention if weights is None else load_trained(weights, CrossAttention)
+        self.adaptive = cover is not None
         if semantic:
             self.needs = frozenset({Need.TEXT})
 

@@ -39,9 +39,9 @@ class Reducer(nn.Module):
 
     ``needs``: the evidence it asks for. ``sites``: where it may stand, the first by default. ``default_layer``: its decoder
     layer where none is given. ``merges``: ``aggregate`` does more than gather. ``wants_keep``: a budget must be given;
-    False: the reducer decides and a budget is refused. ``least_keep``: the smallest budget. ``keeps_all_beyond``: a budget
-    above the number of tokens keeps them all instead of being an error. ``needs`` may be set on an instance, where an
-    option decides. Constructor arguments are attributes of the same names: that is how a stage is spelled and compared.
+    False: the reducer decides and a budget is refused. ``adaptive``: the pictures decide how many are kept, at most the
+    budget. ``least_keep``: the smallest budget. ``keeps_all_beyond``: a budget above the number of tokens keeps them all
+    instead of being an error. ``needs`` and ``adaptive`` may be set on an instance, where an option decides. Constructor arguments are attributes of the same names: that is how a stage is spelled and compared.
     """
 
     name: ClassVar[str]
@@ -50,6 +50,7 @@ class Reducer(nn.Module):
     default_layer: ClassVar[int | None] = None
     merges: ClassVar[bool] = False
     wants_keep: ClassVar[bool] = True
+    adaptive: bool = False
     least_keep: ClassVar[int] = 0
     keeps_all_beyond: ClassVar[bool] = False
     weights: str | None = None  # the folder of a trained module, where the method has one

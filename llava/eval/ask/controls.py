@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 Plan = list[Stage]
 SEEDS = (0, 1, 2)  # of the random control
 SPATIAL_CONTROLS = ("grid", "pool", "downsample")
+UNCHOOSING = ("full", "blind")  # methods that keep everything or nothing
 
 
 def method_label(plan: Plan) -> str:
@@ -89,58 +90,104 @@ def with_knobs(config: LlamaConfig, knobs: Mapping[str, Any]) -> LlamaConfig:
     return changed
 
 
-def compared_plans(evaluation: Evaluation, spec: PlanSpec) -> list[Plan]:
-    """The plans of a spec, matched in cost where it says so, and their controls unless it wants none.
+def requested_plans(evaluation: Evaluation, spec: PlanSpec) -> list[Plan]:
+    """The plans of a spec under an evaluation's model, matched in cost where the spec says so.
 
     Raises ValueError as ``plans_from`` and ``matched`` do, and for a match where pictures have no one number of tokens.
     """
-    model, tokens = evaluation.model, evaluation.model.tokens
-    match = parse_match(spec.match) if spec.match else None
-    plans = plans_from(spec, model.config, keep=1.0 if match else None)
-    pricing = None if tokens is None else Pricing(model.config, tokens)
-    if match:
-        if pricing is None:
-            raise ValueError(
-                f"--match {spec.match}: this model cuts pictures into crops, so that their tokens differ; "
-                "give budgets as fractions instead"
-            )
-        prompts = [evaluation.task.prompt(example) for example in evaluation.task.examples]
-        pricing = replace(pricing, text=round(median(len(model.prompt_ids(prompt)) - 1 for prompt in prompts)))
-        plans = [matched(plan, pricing, *match) for plan in plans]
-    return with_controls(plans, pricing) if spec.controls else plans
+    model = evaluation.model
+    if spec.match is None:
+        return plans_from(spec, model.config)
+    match, pricing = parse_match(spec.match), pricing_of(evaluation)
+    plans = plans_from(spec, model.config, keep=1.0)
+    if pricing is None:
+        raise ValueError(
+            f"--match {spec.match}: this model cuts pictures into crops, so that their tokens differ; "
+            "give budgets as fractions instead"
+        )
+    prompts = [evaluation.task.prompt(example) for example in evaluation.task.examples]
+    pricing = replace(pricing, text=round(median(len(model.prompt_ids(prompt)) - 1 for prompt in prompts)))
+    return [matched(plan, pricing, *match) for plan in plans]
 
 
-def with_controls(plans: Sequence[Plan], pricing: Pricing | None) -> list[Plan]:
-    """The plans, and what each must beat: full, blind, and for every cost random, grid, pool and a smaller picture.
+def pricing_of(evaluation: Evaluation) -> Pricing | None:
+    """The prices of an evaluation's model; None where pictures have no one number of tokens."""
+    model = evaluation.model
+    return None if model.tokens is None else Pricing(model.config, model.tokens)
 
-    Random stands where the plan's own stages stand, with their budgets, so it costs the same layer by layer; three seeds.
-    The other three act before the language model and get as many tokens as the plan has on average over its layers (a
-    smaller picture the nearest square). ``pricing`` None (pictures of unequal length): full, blind and random alone.
+
+def with_controls(
+    plans: Sequence[Plan], layers: int, pricing: Pricing | None, kept: Mapping[str, Sequence[float]] | None = None
+) -> list[Plan]:
+    """The plans, and what each must beat: full, blind, and at every cost random, grid, pool and a smaller picture.
+
+    layers: the decoder's depth. pricing None (pictures of different numbers of tokens): full, blind and random alone. kept:
+    by plan name the mean visual tokens of each layer, where the pictures decide how many are kept. Three seeds of random.
     """
-    found = {plan_name(plan): list(plan) for plan in plans}
-    extra = [plan_from("full"), plan_from("blind")]
+    compared = {plan_name(plan): list(plan) for plan in plans}
+    controls = [plan_from("full"), plan_from("blind")]
     for plan in plans:
-        if not plan or any(stage.keep is None for stage in plan) or _is_control(plan):
+        if is_control(plan):
             continue
-        if all(stage.site != "pixels" for stage in plan):
-            for seed in SEEDS:
-                extra.append([make_stage("random", stage.site, stage.layer, stage.keep, seed=seed) for stage in plan])
+        measured = (kept or {}).get(plan_name(plan))
+        controls += filter(None, (random_control(plan, layers, seed, measured) for seed in SEEDS))
         if pricing is not None:
-            extra += spatial_controls(plan, pricing).values()
-    for plan in extra:
-        found.setdefault(plan_name(plan), plan)
-    return list(found.values())
+            controls += spatial_controls(plan, pricing, measured).values()
+    for plan in controls:
+        compared.setdefault(plan_name(plan), plan)
+    return list(compared.values())
 
 
-def spatial_controls(plan: Plan, pricing: Pricing) -> dict[str, Plan]:
-    """Grid, pooling and a smaller picture with as many tokens as a plan has on the mean of the layers, by their names."""
-    count = max(1, round(pricing.visual(plan)))
+def random_control(plan: Plan, layers: int, seed: int = SEEDS[0], kept: Sequence[float] | None = None) -> Plan | None:
+    """Random tokens in the place of those a plan chooses: as many, at the same stages, placed alike.
+
+    Stages that choose nothing (a cut-off, a smaller picture) stay. A plan that only takes the picture away, at layer K of
+    ``layers``, is held against a random share K / ``layers`` of it from the beginning, the same average number of tokens
+    per layer. kept: mean visual tokens of each layer, as measured, for stages where the pictures decide. None where nothing
+    is chosen, or where an adaptive plan was not measured.
+    """
+    if [stage.name for stage in plan] == ["blind"]:
+        return [make_stage("random", keep=(plan[0].layer or 0) / layers, seed=seed)]
+    control = []
+    for stage in plan:
+        if stage.site == "pixels" or stage.name in UNCHOOSING:
+            control.append(stage)
+            continue
+        keep = stage.keep
+        if is_adaptive(stage):
+            if kept is None:
+                return None
+            keep = round(kept[min(stage.layer or 0, layers - 1)])
+        control.append(make_stage("random", stage.site, stage.layer, keep, stage.place, stage.positions, seed=seed))
+    return None if control == list(plan) else control
+
+
+def spatial_controls(plan: Plan, pricing: Pricing, kept: Sequence[float] | None = None) -> dict[str, Plan]:
+    """Grid, pooling and a smaller picture, by name, with the same average number of tokens per layer as a plan.
+
+    A smaller picture has the nearest square. None for a plan that leaves every token, and for an adaptive one that was not
+    measured (``kept``, mean visual tokens of each layer).
+    """
+    if kept is None and any(map(is_adaptive, plan)):
+        return {}
+    count = max(1, round(pricing.visual(plan) if kept is None else sum(kept) / len(kept)))
+    if count >= pricing.tokens:
+        return {}
     square = max(1, round(math.sqrt(count))) ** 2
     return {name: [make_stage(name, keep=square if name == "downsample" else count)] for name in SPATIAL_CONTROLS}
 
 
-def _is_control(plan: Plan) -> bool:
-    return all(stage.name in ("full", "blind", "random", "stride", *SPATIAL_CONTROLS) for stage in plan)
+def is_adaptive(stage: Stage) -> bool:
+    """Whether the pictures decide how many tokens a stage keeps, so that its cost is known only when it ran."""
+    return stage.name not in UNCHOOSING and (stage.keep is None or stage.reducer.adaptive)
+
+
+def is_control(plan: Plan) -> bool:
+    """Whether a plan is itself a control: the full model, no picture, or a choice that looks at nothing."""
+    return all(
+        stage.name in ("full", "random", "stride", *SPATIAL_CONTROLS) or (stage.name == "blind" and not stage.layer)
+        for stage in plan
+    )
 
 
 def parse_match(text: str) -> tuple[str, float]:

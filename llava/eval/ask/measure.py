@@ -8,6 +8,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,12 +18,14 @@ from rich.console import Console
 from rich.progress import Progress
 
 from llava.cli.console import progress_bar, terminal
+from llava.cli.settings import PlanSpec
+from llava.files import read_json
 from llava.model.checkpoint import fingerprint
 from llava.reduction import Stage, plan_name
 
 from ..results.folder import Run, summarise_cost
 from ..tasks.base import Example, Line, QuestionSet, Task
-from .controls import method_label
+from .controls import is_adaptive, method_label, pricing_of, requested_plans, with_controls
 from .loop import Answer, answers
 from .opening import Checkpoint, Evaluation
 from .record import record_samples, runs_without_samples
@@ -74,6 +78,29 @@ def measure(
             "%d questions failed; their lines in predictions.jsonl say why, --retry-failed asks them again", failed
         )
     return [(run, figures) for (_, run), figures in zip(runs, metrics)]
+
+
+def measure_with_controls(
+    evaluation: Evaluation, spec: PlanSpec, console: Console | None = None
+) -> list[tuple[Run, dict]]:
+    """``measure`` of the plans of a spec and, unless it wants none, of the controls that they must beat.
+
+    Where the pictures decide how many tokens a plan keeps, its controls cost what it really kept: it is measured first.
+    """
+    plans, load = requested_plans(evaluation, spec), cache(evaluation.model.subject)
+    if spec.controls:
+        adaptive = [plan for plan in plans if any(map(is_adaptive, plan))]
+        if adaptive:
+            measure(evaluation, adaptive, load, console)
+            PartialState().wait_for_everyone()  # the first process has written what the others read
+        kept = {plan_name(plan): kept_per_layer(evaluation.results / plan_name(plan)) for plan in adaptive}
+        plans = with_controls(plans, evaluation.model.layers, pricing_of(evaluation), kept)
+    return measure(evaluation, plans, load, console)
+
+
+def kept_per_layer(folder: Path) -> list[float] | None:
+    """Mean visual tokens of each layer in a finished run; None where no question was answered."""
+    return read_json(folder / "cost.json").get("visual_per_layer")
 
 
 def evaluate(
