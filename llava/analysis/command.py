@@ -17,9 +17,10 @@ from llava.cli import console
 from llava.eval.ask.loop import answers
 from llava.eval.ask.opening import open_evaluation
 from llava.eval.ask.subject import Generation, LlavaSubject
-from llava.eval.results.folder import check_writable, write_json
+from llava.eval.results.folder import check_writable
 from llava.eval.tasks.base import Example, Line, list_tasks
 from llava.experiments import add_question_flags, eval_settings, spelled
+from llava.files import write_json
 from llava.reduction import Stage, check_plan, plan_from, plan_name
 
 from .observe import Around, Measured

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from scipy.stats import entropy
 
 from llava.eval.report.curve import COLOURS
-from llava.eval.results.folder import write_json
+from llava.files import write_json
 
 from .command import Session, add_plan_flag, by_category, common_parser, launch, rounded
 from .figures import draw_table

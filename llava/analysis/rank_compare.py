@@ -21,9 +21,9 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from llava.cli.console import terminal
-from llava.eval.results.folder import write_json
 from llava.eval.tasks.statistics import Contributions, difference_interval, verdict
 from llava.experiments import Panel, draw
+from llava.files import write_json
 
 from .command import launch, rounded
 

@@ -26,9 +26,9 @@ from llava.cli.console import launch, terminal
 from llava.cli.settings import PlanSpec
 from llava.eval import run as evaluation
 from llava.eval.report.table import MISSING, Cell, Column, markdown
-from llava.eval.results.folder import read_predictions, write_json
+from llava.eval.results.folder import read_predictions
 from llava.eval.results.samples import FILE, from_mask
-from llava.files import read_json
+from llava.files import read_json, write_json
 from llava.reduction import did_you_mean, list_methods, plan_from, plan_name
 from llava.utils import installed
 

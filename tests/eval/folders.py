@@ -9,9 +9,10 @@ from zlib import crc32
 from PIL import Image
 
 from llava.eval.ask.controls import method_label
-from llava.eval.results.folder import Run, summarise_cost, write_json
+from llava.eval.results.folder import Run, summarise_cost
 from llava.eval.results.samples import FILE, FORMAT, store, to_mask
 from llava.eval.tasks.mme import Mme
+from llava.files import write_json
 from llava.reduction import plan_from, plan_name
 
 SUBTASKS = ("existence", "count", "commonsense_reasoning")

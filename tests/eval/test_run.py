@@ -163,8 +163,9 @@ def test_command_line_on_a_real_model(data, tmp_path, monkeypatch, caplog):
     assert "data:image/jpeg" in (results / "report.html").read_text()
     monkeypatch.setattr("llava.eval.ask.opening.load_model", lambda spec: pytest.fail("a finished run loads no model"))
     assert main(command(data, results, *specs)) == 0
-    assert main(command(data, results, "--reduction", "full", "--batch-size", "4")) == 2
-    assert "batch_size is 8 there and 4 now" in caplog.text
+    assert main(command(data, results, "--reduction", "full", "--batch-size", "4")) == 0
+    assert main(command(data, results, "--reduction", "full", "--dtype", "float16")) == 2
+    assert "model.dtype is 'float32' there and 'float16' now" in caplog.text
 
 
 def test_batches_answer_as_single_questions_do(data, llava15):

@@ -208,7 +208,7 @@ def configuration(
             "name": spec.name,
             "path": str(spec.path),
             "base": None if spec.base is None else str(spec.base),
-            "fingerprint": fingerprint(model.folder),
+            **model.fingerprints(),
             "device": str(device),
             "dtype": spec.dtype or ("float16" if str(device).startswith("cuda") else "float32"),
             "attn_implementation": spec.attn,

@@ -13,7 +13,7 @@ from llava.cli.settings import EvalSettings, ModelSpec
 from llava.constants import IMAGE_TOKEN_INDEX
 from llava.conversation import conversation_mode
 from llava.model.builder import read_config
-from llava.model.checkpoint import find_folder
+from llava.model.checkpoint import find_folder, fingerprint
 from llava.model.language_model.llava_llama import LlavaConfig
 from llava.model.multimodal_encoder.clip_encoder import load_vision_config
 from llava.model.tokenizer import load_tokenizer
@@ -40,6 +40,19 @@ class Checkpoint:
     def tokens(self) -> int | None:
         """Visual tokens of every picture without reduction; None where pictures are cut into crops, so that they differ."""
         return tokens_of_picture(self.folder, self.config)
+
+    def fingerprints(self) -> dict[str, str]:
+        """Checksums of the checkpoint, and of its base and its tower where they lie elsewhere."""
+        inside = self.folder.resolve()
+        checksums = {"fingerprint": fingerprint(self.folder)}
+        for name, path in (("base", self.spec.base), ("tower", self.config.mm_vision_tower)):
+            if path is None:
+                continue
+            nearby = self.folder / str(path)
+            folder = nearby if nearby.is_dir() and name == "tower" else Path(path).expanduser()
+            if not folder.resolve().is_relative_to(inside):
+                checksums[f"{name}_fingerprint"] = fingerprint(folder)
+        return checksums
 
     def prompt_ids(self, text: str, has_picture: bool = True) -> list[int]:
         """The ids of a question in the template."""

@@ -34,6 +34,7 @@ from torch import Tensor
 from llava.cli.console import terminal
 from llava.cli.flags import add_model_flags, load_from_flags
 from llava.constants import SHORT_ANSWER
+from llava.files import write_json
 from llava.model.language_model.himap_configuration_llama import LlamaConfig
 from llava.model.language_model.reducible_llama import ReducibleLlamaForCausalLM
 from llava.reduction import Reducer, Stage, check_plan, plan_from, plan_name, reduced
@@ -42,7 +43,7 @@ from llava.shapes.world import make_scene, render
 from llava.utils import exit_code
 
 from ..ask.subject import LlavaSubject
-from ..results.folder import check_writable, environment, write_json
+from ..results.folder import check_writable, environment
 from . import selectors
 from .memory import peak_of
 from .selectors import now

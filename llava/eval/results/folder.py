@@ -19,19 +19,26 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import yaml
 
+from llava.files import excerpt, parse_json, read_text, require_fields, write_json, write_text
+
 from ..tasks.base import Line
+
+__all__ = ["Run", "check_writable", "environment", "read_config", "read_predictions", "summarise_cost", "write_json"]
 
 FORMAT = 1  # of the folder; raised when older folders can no longer be read
 ROOM = 32 * 2**20  # free bytes without which no run is begun
-ELSEWHERE = ("task.data", "model.path", "model.base")  # where things lie: a checksum in the config says what they are
+# What a resumed run may change: where things lie (checksums say what they are), and what decides no answer.
+FREE = ("task.data", "model.path", "model.base", "model.device", "batch_size")
 
 
 class Run:
@@ -67,7 +74,7 @@ class Run:
         self.done = {line["key"] for line in chain(self.lines, *held)}
         self._size = self._file.seek(0, os.SEEK_END)
         if not self.done and not part:
-            _replace(self.folder / "config.yaml", yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True))
+            write_text(self.folder / "config.yaml", yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True))
             write_json(self.folder / "environment.json", environment())
 
     def __enter__(self) -> Run:
@@ -81,16 +88,16 @@ class Run:
         file = self.folder / "config.yaml"
         if not file.is_file():
             raise ValueError(f"{self.folder} holds answers but no config.yaml; give another --results")
-        held, asked = _flat(yaml.safe_load(file.read_text(encoding="utf-8"))), _flat(self.config)
-        other = [
-            f"{name} is {held.get(name)!r} there and {asked.get(name)!r} now"
-            for name in dict.fromkeys([*held, *asked])
-            if name not in ELSEWHERE and held.get(name) != asked.get(name)
+        before, now = _flat(read_config(file)), _flat(self.config)
+        changes = [
+            f"{name} is {excerpt(before.get(name))} there and {excerpt(now.get(name))} now"
+            for name in dict.fromkeys([*before, *now])
+            if name not in FREE and before.get(name) != now.get(name)
         ]
-        if other:
+        if changes:
             raise ValueError(
-                f"{self.folder} holds a run with another configuration: {'; '.join(other)}. "
-                "Give another --results, or remove that folder to start anew"
+                f"{self.folder} holds a run with another configuration: {'; '.join(changes)}. "
+                "Give another --results, or remove that folder to start again"
             )
 
     def append(self, line: Line) -> None:
@@ -135,7 +142,7 @@ class Run:
     def _rewrite(self, lines: list[Line]) -> None:
         """Replace all answers at once, and hold the new file as the old one was held."""
         file, old = self.folder / "predictions.jsonl", self._file
-        _replace(file, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+        write_text(file, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
         self._file = open(file, "ab", buffering=0)
         fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         old.close()
@@ -169,48 +176,63 @@ def check_writable(folder: Path) -> None:
         )
 
 
+def read_config(file: Path) -> dict[str, Any]:
+    """The configuration of a run. Raises ValueError naming the file that holds none, FileNotFoundError where it is not."""
+    advice = "remove its folder, or give another --results"
+    try:
+        config = yaml.safe_load(read_text(file))
+    except (yaml.YAMLError, RecursionError) as error:
+        line = getattr(getattr(error, "problem_mark", None), "line", 0) + 1
+        raise ValueError(f"{file}:{line} is not the configuration of a run: not YAML; {advice}") from None
+    if not isinstance(config, dict):
+        raise ValueError(f"{file} is not the configuration of a run: it holds {excerpt(config)}; {advice}")
+    return config
+
+
 def read_predictions(file: Path, cut: bool = False) -> list[Line]:
     """All whole lines of ``predictions.jsonl``; with ``cut`` the half line of a killed run is removed from the file.
 
-    Raises ValueError naming file and line for one that is not JSON or that repeats a question.
+    Raises ValueError naming file and line for one that is no object with a key, or that repeats a question.
     """
     data = file.read_bytes()
     whole = data.rfind(b"\n") + 1
     if cut and whole < len(data):
         os.truncate(file, whole)
-    lines, seen = [], set()
-    for number, text in enumerate(data[:whole].splitlines(), start=1):
+    lines: dict[str, Line] = {}
+    for number, text in enumerate(data[:whole].split(b"\n")[:-1], start=1):
         try:
-            line = json.loads(text)
-            key = line["key"]
-            if not isinstance(key, str):
-                raise TypeError
-        except (ValueError, KeyError, TypeError, RecursionError):
+            line = parse_json(text.decode("utf-8"), file, number, surrogates=True)
+            require_fields(f"{file}:{number}", line, {"key": str})
+        except ValueError as error:
+            reason = f": {error}" if str(error).startswith(f"{file}:{number}") else ""
             raise ValueError(
-                f"{file}:{number} is not a line of a run; remove it and give the same command again"
+                f"{file}:{number} is not a line of a run{reason}; remove it and give the same command again"
             ) from None
-        if key in seen:
-            raise ValueError(f"{file}:{number} answers {key} a second time; remove one of the two lines")
-        seen.add(key)
-        lines.append(line)
-    return lines
+        if line["key"] in lines:
+            raise ValueError(f"{file}:{number} answers {line['key']} a second time; remove one of the two lines")
+        lines[line["key"]] = line
+    return list(lines.values())
 
 
-def summarise_cost(lines: list[Line]) -> dict:
+def summarise_cost(lines: list[Line]) -> dict[str, Any]:
     """Means over the questions that were answered; milliseconds are medians, which one slow moment does not move."""
     answered = [line for line in lines if "error" not in line]
+    summary: dict[str, Any] = {"questions": len(answered)}
     if not answered:
-        return {"questions": 0}
-    found = {"questions": len(answered)}
+        return summary
     for name in answered[0]["cost"]:
-        found[name] = float(np.mean([line["cost"][name] for line in answered]))
-    found["visual_per_layer"] = np.mean([line["kept"] for line in answered], axis=0).tolist()
-    found["ms_per_question"] = 1000 * float(np.median([line["seconds"] for line in answered]))
+        summary[name] = float(np.mean([line["cost"][name] for line in answered]))
+    summary["visual_per_layer"] = np.mean([line["kept"] for line in answered], axis=0).tolist()
+    summary["ms_per_question"] = _median_ms(line["seconds"] for line in answered)
     if all("prefill_seconds" in line for line in answered):
-        found["prefill_ms"] = 1000 * float(np.median([line["prefill_seconds"] for line in answered]))
-        found["decode_ms"] = 1000 * float(np.median([line["seconds"] - line["prefill_seconds"] for line in answered]))
-    found["tower_ms_per_picture"] = 1000 * float(np.median([line["tower_seconds"] for line in answered]))
-    return found
+        summary["prefill_ms"] = _median_ms(line["prefill_seconds"] for line in answered)
+        summary["decode_ms"] = _median_ms(line["seconds"] - line["prefill_seconds"] for line in answered)
+    summary["tower_ms_per_picture"] = _median_ms(line["tower_seconds"] for line in answered)
+    return summary
+
+
+def _median_ms(seconds: Iterable[float]) -> float:
+    return 1000 * float(np.median(list(seconds)))
 
 
 def environment() -> dict:
@@ -244,27 +266,14 @@ def _commit() -> str | None:
     git = shutil.which("git")
     if git is None:
         return None
-    here = Path(__file__).parent
-    found = subprocess.run(
-        [git, "describe", "--always", "--dirty", "--abbrev=40"], cwd=here, capture_output=True, text=True
-    )
-    return found.stdout.strip() if found.returncode == 0 else None
-
-
-def write_json(file: Path, content: object) -> None:
-    """Write a JSON file so that it is whole or the old one."""
-    _replace(file, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-
-
-def _replace(file: Path, text: str) -> None:
-    partial = file.with_name(f".{file.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(file)
+    describe = [git, "describe", "--always", "--dirty", "--abbrev=40"]
+    done = subprocess.run(describe, cwd=Path(__file__).parent, capture_output=True, text=True)
+    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def _flat(nested: dict, prefix: str = "") -> dict[str, object]:
     """Nested dicts as one with dotted names."""
-    found: dict[str, object] = {}
+    flat: dict[str, object] = {}
     for name, value in nested.items():
-        found.update(_flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value})
-    return found
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat

@@ -42,12 +42,17 @@ def test_lines_come_back_and_a_half_line_is_cut_off(tmp_path):
     [
         ('{"key": "a"}\n{"key"\n', "jsonl:2 is not a line"),
         ('{"key": "a"}\n{"key": "a"}\n', "jsonl:2 answers a a second"),
+        ('{"key": ["a"]}\n', "jsonl:1 is not a line"),
+        ('{"text": "a"}\n', "jsonl:1 is not a line.* lacks key"),
+        ('["a"]\n', "jsonl:1 is not a line"),
+        ('{"key": ' + "[" * 100_000 + "\n", "jsonl:1 is not a line.* nested too deeply"),
+        ("\xff\n", "jsonl:1 is not a line"),
     ],
 )
 def test_a_spoiled_file_is_named(tmp_path, content, message):
     with Run(tmp_path, CONFIG):
         pass
-    (tmp_path / "predictions.jsonl").write_text(content)
+    (tmp_path / "predictions.jsonl").write_text(content, encoding="latin-1")
     with pytest.raises(ValueError, match=message):
         Run(tmp_path, CONFIG)
 
@@ -61,6 +66,32 @@ def test_another_configuration_is_refused_by_name(tmp_path):
     moved = {**CONFIG, "task": {"name": "mme", "data": "b"}}
     with Run(tmp_path, moved) as run:  # the same questions from another place
         assert run.done == {"a"}
+
+
+@pytest.mark.parametrize("content", ["", "[a, b]", "5", "a: [", "!!python/object:os.system {}", "a: " + "[" * 5000])
+def test_a_spoiled_configuration_is_named(tmp_path, content):
+    with Run(tmp_path, CONFIG) as run:
+        run.append({"key": "a"})
+    (tmp_path / "config.yaml").write_text(content)
+    with pytest.raises(ValueError, match="config.yaml.* is not the configuration of a run.*give another --results"):
+        Run(tmp_path, CONFIG)
+
+
+def test_a_run_resumes_with_a_smaller_batch_and_on_another_device(tmp_path):
+    """A batch equals each of its rows alone, and a device's name decides nothing."""
+    with Run(tmp_path, {**CONFIG, "batch_size": 8, "model": {"device": "cuda", "dtype": "float16"}}) as run:
+        run.append({"key": "a"})
+    with Run(tmp_path, {**CONFIG, "batch_size": 4, "model": {"device": "cuda:1", "dtype": "float16"}}) as run:
+        assert run.done == {"a"}
+    with pytest.raises(ValueError, match="model.dtype is 'float16' there and 'float32' now"):
+        Run(tmp_path, {**CONFIG, "batch_size": 4, "model": {"device": "cpu", "dtype": "float32"}})
+
+
+def test_lines_end_at_line_feeds_alone(tmp_path):
+    with Run(tmp_path, CONFIG) as run:
+        run.append({"key": "a", "text": "one\u2028two\u2029three\x85four\x1cfive"})
+        run.append({"key": "b"})
+    assert len(read_predictions(tmp_path / "predictions.jsonl")) == 2
 
 
 def test_a_folder_without_answers_takes_any_configuration(tmp_path):
