@@ -49,8 +49,8 @@ class Centres(Reducer):
         cover: float | None,
         least: int,
         semantic: float,
-        weights: str | None,
-        attention: CrossAttention | None,
+        weights: str | None = None,
+        attention: CrossAttention | None = None,
     ):
         super().__init__()
         check_choice("strategy", strategy, STRATEGIES)

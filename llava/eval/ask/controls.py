@@ -14,9 +14,9 @@ from typing import Any
 from llava.cli.settings import PlanSpec
 from llava.model.language_model.himap_configuration_llama import METHOD_FLAGS, LlamaConfig
 from llava.model.language_model.knobs import plan_from_config
-from llava.reduction import Stage, check_plan, make_stage, plan_from, plan_name
+from llava.reduction import Stage, check_plan, get_method, make_stage, plan_from, plan_name
 from llava.reduction.cost import decoder_flops
-from llava.reduction.stage import budget, tokens_left
+from llava.reduction.plan import tokens_left
 
 from .opening import Evaluation
 
@@ -57,7 +57,7 @@ class Pricing:
         for number, stage in enumerate(plan):
             if stage.site == "layer":
                 before = tokens_left(plan[:number], self.tokens, layers)[stage.layer]
-                spent += stage.reducer.flops(self.text + before, before, budget(stage, before) or before, width)
+                spent += stage.reducer.flops(self.text + before, before, stage.budget(before) or before, width)
         return spent / decoder_flops(self.config, [self.text + self.tokens] * layers)
 
 
@@ -158,7 +158,7 @@ def random_control(plan: Plan, layers: int, seed: int = SEEDS[0], kept: Sequence
             if kept is None:
                 return None
             keep = round(kept[min(stage.layer or 0, layers - 1)])
-        control.append(make_stage("random", stage.site, stage.layer, keep, stage.place, stage.positions, seed=seed))
+        control.append(replace(stage, reducer=get_method("random")(seed=seed), keep=keep))
     return None if control == list(plan) else control
 
 
@@ -211,7 +211,7 @@ def matched(plan: Plan, pricing: Pricing, measure: str, wanted: float) -> Plan:
     Of several stages the budgets keep their proportion to one another. A plan without a budget comes back as it is. Raises
     ValueError when even its largest or smallest budget is further than 5 % from what is wanted.
     """
-    budgets = [budget(stage, pricing.tokens) for stage in plan]
+    budgets = [stage.budget(pricing.tokens) for stage in plan]
     if not plan or any(count is None for count in budgets):
         return plan
     price = pricing.visual if measure == "tokens" else pricing.flops
