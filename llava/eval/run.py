@@ -27,8 +27,10 @@ from llava.cli.settings import PICTURES, EvalSettings, PlanSpec
 
 from .ask.measure import measure_with_controls
 from .ask.opening import open_evaluation
-from .report.command import collect, show, write
+from .report.files import write
+from .report.printing import show
 from .report.rows import Row
+from .report.runs import collect
 from .tasks.base import list_tasks
 
 
