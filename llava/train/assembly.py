@@ -14,6 +14,7 @@ from llava.model.language_model.llava_llama import LlavaLlamaForCausalLM
 from llava.model.llava_arch import load_projector
 
 from .arguments import ModelArguments, TrainingArguments
+from .trainable import require_tower
 
 
 def load_model(
@@ -76,7 +77,7 @@ def _add_vision(model: LlavaLlamaForCausalLM, model_args: ModelArguments) -> Any
         SimpleNamespace(**fresh, pretrain_mm_mlp_adapter=model_args.pretrain_mm_mlp_adapter)
     )
     model.config.mm_use_im_start_end = model.config.mm_use_im_patch_token = False
-    return model.get_vision_tower().image_processor
+    return require_tower(model).image_processor
 
 
 def _check_vision(model: LlavaLlamaForCausalLM, model_args: ModelArguments) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from llava.model.builder import NON_LORA_FILE, PROJECTION, PROJECTOR_FILE
 
+from .arguments import TrainingArguments
 from .checkpoints import last_checkpoint, reading, restore_trained, writing
 from .sampler import EpochSampler, SetEpoch
 
@@ -31,6 +32,9 @@ class LlavaTrainer(Trainer):
 
     Modules without a trainable weight stay in evaluation mode. Raises FloatingPointError when the loss is no number.
     """
+
+    args: TrainingArguments
+    model: nn.Module
 
     def __init__(self, *, layout: str, tokenizer: PreTrainedTokenizerBase, **kwargs: Any):
         if layout not in LAYOUTS:
@@ -51,8 +55,8 @@ class LlavaTrainer(Trainer):
         if not torch.isfinite(loss):
             raise FloatingPointError(
                 f"the loss of step {self.state.global_step + 1} is {loss.item()}; the last good checkpoint is "
-                f"{last_checkpoint(self.args.output_dir) or 'none'}. Lower --learning_rate, or train with --bf16 True "
-                "instead of --fp16 True, and give the same command again: it goes on from there"
+                f"{self.last_checkpoint or 'none'}. Lower --learning_rate, or train with --bf16 True "
+                "instead of --fp16 True, and give the same command again: it resumes there"
             )
         return outcome
 
@@ -70,13 +74,13 @@ class LlavaTrainer(Trainer):
         """Records in an order that depends on seed and epoch only, by kind and length if asked."""
         if self.args.train_sampling_strategy != "random":
             return super()._get_train_sampler(train_dataset)
-        dataset = self.train_dataset if train_dataset is None else train_dataset
+        dataset: Any = self.train_dataset if train_dataset is None else train_dataset
         grouped = self.args.group_by_modality_length
         sampler = EpochSampler(
             len(dataset),
             self.args.seed if self.args.data_seed is None else self.args.data_seed,
-            lengths=dataset.lengths if grouped else None,
-            has_image=dataset.has_image if grouped else None,
+            lengths=dataset.lengths if grouped else (),
+            has_image=dataset.has_image if grouped else (),
             batch=self.args.train_batch_size,
             step=self.args.train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps,
         )
@@ -96,8 +100,13 @@ class LlavaTrainer(Trainer):
             self.save_state()
             self.save_model()
 
+    @property
+    def last_checkpoint(self) -> Path | None:
+        """The newest whole checkpoint of this run."""
+        return last_checkpoint(str(self.args.output_dir))
+
     def _writing(self, folder: str | Path | None) -> AbstractContextManager[None]:
-        return writing(str(folder), last_checkpoint(str(self.args.output_dir)))
+        return writing(str(folder), self.last_checkpoint)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Trainer's; ValueError for states of another training or that cannot be read."""
@@ -114,9 +123,9 @@ class LlavaTrainer(Trainer):
         with reading(f"{checkpoint}/rng_state.pth"):
             super()._load_rng_state(checkpoint)
 
-    def _save(self, output_dir: str | None = None, state_dict: Mapping[str, Tensor] | None = None) -> None:
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """Writes the model in its layout."""
-        folder = Path(output_dir or self.args.output_dir)
+        folder = Path(str(output_dir or self.args.output_dir))
         if not self.args.should_save:
             return
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
@@ -126,7 +135,7 @@ class LlavaTrainer(Trainer):
             if not torch.isfinite(tensors[name]).all():
                 raise FloatingPointError(
                     f"{name} is no longer finite at step {self.state.global_step}, so nothing is saved; the last good "
-                    f"checkpoint is {last_checkpoint(self.args.output_dir) or 'none'}. Lower --learning_rate"
+                    f"checkpoint is {self.last_checkpoint or 'none'}. Lower --learning_rate"
                 )
         folder.mkdir(parents=True, exist_ok=True)
         with _as_saved(model.config):

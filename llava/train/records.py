@@ -30,8 +30,7 @@ def load_records(
 ) -> ConversationDataset:
     """The checked records, as the model is to read them; its config learns how pictures and prompts are prepared."""
     config = model.config
-    own = getattr(config, "image_aspect_ratio", "square")
-    config.image_aspect_ratio = data_args.image_aspect_ratio or own
+    config.image_aspect_ratio = data_args.image_aspect_ratio or getattr(config, "image_aspect_ratio", "square")
     if config.image_aspect_ratio == "anyres" and not getattr(config, "image_grid_pinpoints", None):
         raise ValueError("image_aspect_ratio=anyres needs a model whose config has image_grid_pinpoints, as LLaVA-1.6")
     if args.model_max_length > config.max_position_embeddings:
@@ -63,17 +62,23 @@ def load_records(
     return dataset
 
 
+def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """What stands behind shorter rows of a batch: the tokenizer's padding, or 0, which the mask hides."""
+    padding = tokenizer.pad_token_id
+    return padding if isinstance(padding, int) else 0
+
+
 def image_positions(model: LlavaLlamaForCausalLM, image_processor: Any) -> int | Callable[[Size], int]:
     """How many positions a picture takes under the plan in force; for "anyres" a function of its (width, height)."""
     measured: dict[Size, int] = {}
 
-    def of(size: Size) -> int:
+    def positions(size: Size) -> int:
         if size not in measured:
             picture = Image.new("RGB", size, (90, 120, 150))
             pixels = process_images([picture], image_processor, model.config)
             with torch.no_grad():
-                spliced = model.splice(torch.tensor([[IMAGE_TOKEN_INDEX]]), images=pixels, image_sizes=[size])
+                spliced = model.splice(torch.LongTensor([[IMAGE_TOKEN_INDEX]]), images=pixels, image_sizes=[size])
             measured[size] = int(spliced.attention_mask.sum())
         return measured[size]
 
-    return of if model.config.image_aspect_ratio == "anyres" else of((336, 336))
+    return positions if model.config.image_aspect_ratio == "anyres" else positions((336, 336))

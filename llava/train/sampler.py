@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -25,8 +25,8 @@ class EpochSampler(Sampler[int]):
         self,
         size: int,
         seed: int,
-        lengths: list[int] | None = None,
-        has_image: list[bool] | None = None,
+        lengths: Sequence[int] = (),
+        has_image: Sequence[bool] = (),
         batch: int = 1,
         step: int = 1,
     ):
@@ -44,7 +44,7 @@ class EpochSampler(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         order = torch.randperm(self.size, generator=generator).tolist()
-        if self.lengths is None:
+        if not self.lengths:
             return iter(order)
         steps, rest = [], []
         for kind in (True, False):

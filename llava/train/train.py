@@ -37,7 +37,7 @@ from .assembly import load_model
 from .checkpoints import check_whole, last_checkpoint, restore_trained
 from .data import Collator
 from .llava_trainer import LlavaTrainer
-from .records import load_records
+from .records import load_records, padding_id
 from .trainable import choose_trained
 
 logger = logging.getLogger(__name__)
@@ -85,9 +85,13 @@ def train(
         restore_trained(model, Path(args.lora_weight_path))
     if args.ddp_find_unused_parameters is None and not all(dataset.has_image):
         args.ddp_find_unused_parameters = True  # a batch of texts does not pass the projector
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
     trainer = LlavaTrainer(
-        layout=layout, tokenizer=tokenizer, model=model, args=args, train_dataset=dataset, data_collator=Collator(pad)
+        layout=layout,
+        tokenizer=tokenizer,
+        model=model,
+        args=args,
+        train_dataset=dataset,
+        data_collator=Collator(padding_id(tokenizer)),
     )
     trainer.train(resume_from_checkpoint=_resumed_from(args))
     trainer.save_trained()
@@ -102,17 +106,17 @@ def _resumed_from(args: TrainingArguments) -> str | None:
     if asked and asked.lower() != "true":
         check_whole(asked)
         return asked
-    newest = last_checkpoint(args.output_dir)
+    newest = last_checkpoint(str(args.output_dir))
     if newest is None:
         return None
     logger.info("resuming from %s", newest)
     return str(newest)
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> HfArgumentParser:
     """LLaVA's flags, Trainer's, and those of reduction."""
     flags = HfArgumentParser(
-        (ModelArguments, DataArguments, TrainingArguments),
+        (ModelArguments, DataArguments, TrainingArguments),  # pyright: ignore[reportArgumentType]  dataclasses are what it takes
         prog="python -m llava.train.train",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -17,6 +17,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 from accelerate import Accelerator
@@ -25,6 +26,7 @@ from llava.cli.console import progress_bar, terminal
 from llava.model.builder import load_pretrained_model, read_config
 from llava.model.checkpoint import find_folder
 from llava.model.language_model.himap_configuration_llama import REDUCTION_KNOBS
+from llava.model.language_model.llava_llama import LlavaLlamaForCausalLM
 from llava.reduction.trained import save_trained, trained_plan
 from llava.utils import exit_code
 
@@ -34,6 +36,7 @@ from .merger.loop import TrainingLoop
 from .merger.metrics import draw_loss, read_metrics
 from .merger.module import TrainableMerger, build
 from .merger.settings import DataSettings, MllmSettings, Settings, read_settings
+from .trainable import require_tower
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +60,7 @@ def train(settings: Settings) -> Path:
     Path(training.output).mkdir(parents=True, exist_ok=True)
     tokenizer, model, image_processor = _load_frozen(mllm, accelerator)
     examples = TrainingExamples(settings, model, tokenizer, image_processor)
-    tokens = model.get_vision_tower().num_patches
+    tokens = require_tower(model).num_patches
     merger = build(settings, model.config.mm_hidden_size, model.config.hidden_size, tokens)
     loop = TrainingLoop(settings, merger, examples, accelerator)
     with progress_bar(terminal(), accelerator.is_main_process) as progress:
@@ -78,7 +81,7 @@ def _check_data(data: DataSettings) -> None:
         )
 
 
-def _load_frozen(mllm: MllmSettings, accelerator: Accelerator) -> tuple:
+def _load_frozen(mllm: MllmSettings, accelerator: Accelerator) -> tuple[Any, LlavaLlamaForCausalLM, Any]:
     """`(tokenizer, model, image_processor)` of a model with every token, of which nothing learns."""
     config = read_config(find_folder(mllm.model_path, "model"))
     if any(getattr(config, knob) for knob in REDUCTION_KNOBS if knob == "reduction" or knob.startswith("use_")):
@@ -89,10 +92,7 @@ def _load_frozen(mllm: MllmSettings, accelerator: Accelerator) -> tuple:
     tokenizer, model, image_processor, _ = load_pretrained_model(
         mllm.model_path, mllm.model_base, device=device, torch_dtype=mllm.dtype
     )
-    if model.get_vision_tower() is None:
-        raise ValueError(
-            f"{mllm.model_path} gives no raw_vision_features: it has no vision tower to merge the features of"
-        )
+    require_tower(model)
     model.requires_grad_(False).eval()
     return tokenizer, model, image_processor
 

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, cast
 
 from llava.model.builder import PROJECTION, UNTRAINED
 from llava.model.checkpoint import find_folder, read_json
 from llava.model.language_model.llava_llama import LlavaLlamaForCausalLM
+from llava.model.multimodal_encoder.clip_encoder import CLIPVisionTower
 from llava.utils import installed
 
 from .arguments import ModelArguments, TrainingArguments
 
 # The language model's linear layers, by their whole names: the tower has projections of the same last names.
 LORA_TARGETS = r"model\.layers\.\d+\.(self_attn|mlp)\.\w+_proj"
+
+
+def require_tower(model: LlavaLlamaForCausalLM) -> CLIPVisionTower:
+    """The model's vision tower. Raises ValueError for a model without one."""
+    tower = model.get_vision_tower()
+    if tower is None:
+        raise ValueError(
+            f"{model.config.name_or_path} gives no raw_vision_features: it has no vision tower; give a LLaVA"
+        )
+    return tower
 
 
 def choose_trained(
@@ -37,7 +48,7 @@ def choose_trained(
         model.requires_grad_(False)
     for weight in trained:
         weight.requires_grad_(True)
-    model.get_vision_tower().requires_grad_(False)
+    require_tower(model).requires_grad_(False)
     if model_args.freeze_mm_mlp_adapter:
         model.get_model().mm_projector.requires_grad_(False)
     for weight in model.parameters():
@@ -56,7 +67,7 @@ def _with_lora(model: LlavaLlamaForCausalLM, args: TrainingArguments) -> Any:
         r=args.lora_r,
         lora_alpha=args.lora_alpha,
         lora_dropout=args.lora_dropout,
-        bias=args.lora_bias,
+        bias=cast(Literal["none", "all", "lora_only"], args.lora_bias),
         target_modules=LORA_TARGETS,
         task_type="CAUSAL_LM",
     )

@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from llava.model.language_model.llava_llama import LlavaLlamaForCausalLM
 from llava.reduction import reduced
 
 from ..data import Collator, ConversationDataset
+from ..records import padding_id
+from ..trainable import require_tower
 from .forward import ForwardPass, read, read_together
 from .settings import Settings
 
@@ -23,7 +26,7 @@ class TrainingExamples:
     precision 1.2 MB a picture).
     """
 
-    def __init__(self, settings: Settings, model: nn.Module, tokenizer: Any, image_processor: Any):
+    def __init__(self, settings: Settings, model: LlavaLlamaForCausalLM, tokenizer: Any, image_processor: Any):
         data = settings.data_settings
         self.model = model
         self.layer = matched_layer(settings, model.config.num_hidden_layers)
@@ -37,13 +40,13 @@ class TrainingExamples:
             image_processor,
             model.config,
             getattr(model.config, "tokenizer_model_max_length", None) or model.config.max_position_embeddings,
-            model.get_vision_tower().num_patches,
+            require_tower(model).num_patches,
             images_required=True,
             skip_bad=data.skip_bad_records,
             split_turns=data.split_turns,
             lazy=False,
         )
-        self.collate = Collator(tokenizer.pad_token_id or 0)
+        self.collate = Collator(padding_id(tokenizer))
         self.features: dict[tuple[str, ...], list[Tensor]] = {}
         self.teacher_passes: dict[int, ForwardPass] = {}
         self.by_picture: dict[tuple[str, ...], list[int]] = {}

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from llava.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
+from llava.model.language_model.llava_llama import LlavaLlamaForCausalLM, LlavaLlamaModel
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class ForwardPass:
         )
 
 
-def read(model: nn.Module, batch: dict[str, Any], layer: int | None = None) -> ForwardPass:
+def read(model: LlavaLlamaForCausalLM, batch: dict[str, Any], layer: int | None = None) -> ForwardPass:
     """Read a batch under the plan in force; ``layer``: the number of decoder layers after which words are taken."""
     spliced = model.splice(
         batch["input_ids"], batch["attention_mask"], batch["labels"], raw_vision_features=batch["raw_vision_features"]
@@ -76,7 +77,7 @@ def read(model: nn.Module, batch: dict[str, Any], layer: int | None = None) -> F
 
 
 def read_together(
-    model: nn.Module, batch: dict[str, Any], pictures: Sequence[Any], layer: int | None = None
+    model: LlavaLlamaForCausalLM, batch: dict[str, Any], pictures: Sequence[Any], layer: int | None = None
 ) -> ForwardPass:
     """``read`` for several questions a picture, where nothing before the decoder reads the question.
 
@@ -132,7 +133,11 @@ def _split(values: Sequence[Any], counts: Sequence[int]) -> Iterator[Sequence[An
 
 
 def _forward_pass(
-    model: nn.Module, last: Tensor, targets: Tensor, states: Tensor | None = None, after_picture: Tensor | None = None
+    model: LlavaLlamaForCausalLM,
+    last: Tensor,
+    targets: Tensor,
+    states: Tensor | None = None,
+    after_picture: Tensor | None = None,
 ) -> ForwardPass:
     """From the last states (B, S, D) and what comes after each (B, S), and the states to take words of and where."""
     learned = targets != IGNORE_INDEX
@@ -148,13 +153,13 @@ def _is_after_picture(visual: Tensor) -> Tensor:
 
 
 @contextmanager
-def _layer_outputs(decoder: nn.Module, layer: int | None) -> Iterator[list[Tensor]]:
+def _layer_outputs(decoder: LlavaLlamaModel, layer: int | None) -> Iterator[list[Tensor]]:
     """What the ``layer``-th decoder layer gives out (B, S, D), call by call."""
     states: list[Tensor] = []
     if layer is None:
         yield states
         return
-    handle = decoder.layers[layer - 1].register_forward_hook(lambda module, inputs, output: states.append(output))
+    handle = decoder.layers[layer - 1].register_forward_hook(lambda _module, _inputs, output: states.append(output))
     try:
         yield states
     finally:

@@ -9,7 +9,7 @@ import random
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -101,7 +101,7 @@ class TrainingLoop:
         share = split(indices, accelerator.num_processes)[accelerator.process_index]
         batches = [(part, self.examples.batch(part)) for part in split(share, training.gradient_accumulation)]
         counts = [int((batch["labels"][:, 1:] != IGNORE_INDEX).sum()) for _, batch in batches]
-        total = int(accelerator.reduce(torch.tensor(sum(counts), device=accelerator.device), reduction="sum"))
+        total = int(self._sum(torch.tensor(sum(counts), device=accelerator.device)))
         sums: dict[str, float] = {}
         for (part, batch), count in zip(batches, counts, strict=True):
             parts = self._losses(part, batch, budget)
@@ -124,10 +124,13 @@ class TrainingLoop:
         """Add up the processes' gradients and losses: each has its share of the mean over all answers' tokens."""
         for parameter in self.module.parameters():
             gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            parameter.grad = self.accelerator.reduce(gradient, reduction="sum")
+            parameter.grad = self._sum(gradient)
         for name, value in sums.items():
-            total = self.accelerator.reduce(torch.tensor(value, device=self.accelerator.device), reduction="sum")
-            sums[name] = float(total)
+            sums[name] = float(self._sum(torch.tensor(value, device=self.accelerator.device)))
+
+    def _sum(self, tensor: Tensor) -> Tensor:
+        """A tensor added up over all processes."""
+        return cast(Tensor, self.accelerator.reduce(tensor, reduction="sum"))
 
     def _check(self, loss: Tensor) -> None:
         """Stop before what is not a number gets into the weights."""

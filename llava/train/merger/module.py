@@ -51,8 +51,9 @@ class TrainableMerger:
 
     def anneal(self, progress: float) -> None:
         """Lower the temperature of a module that has one; ``progress`` from 0 to 1."""
-        if hasattr(self.module, "anneal"):
-            self.module.anneal(progress)
+        anneal = getattr(self.module, "anneal", None)
+        if anneal is not None:
+            anneal(progress)
 
 
 def build(settings: Settings, vision_dim: int, hidden_dim: int, tokens: int) -> TrainableMerger:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -137,7 +137,7 @@ class Settings(Group):
     training_settings: TrainingSettings
 
     @property
-    def budgets(self) -> list[int | float]:
+    def budgets(self) -> Sequence[int | float]:
         """What each step draws from."""
         return self.method_settings.budgets or [self.method_settings.merge_ratio]
 
@@ -172,15 +172,21 @@ def _change(content: object, change: str) -> None:
     content[last] = yaml.load(value, Loader)
 
 
+def _fields(groups: Sequence[str]) -> Iterable[str]:
+    """The keys that a group may have, named from the top."""
+    model: Any = Settings
+    for name in groups:
+        model = model.model_fields[name].annotation
+    return model.model_fields
+
+
 def _sentences(error: ValidationError) -> Iterable[str]:
     """What is wrong with every key, in a sentence each."""
     for problem in error.errors():
         name = ".".join(map(str, problem["loc"])) or "the file"
         if problem["type"] == "extra_forbidden":
-            group: type[BaseModel] = Settings
-            for part in problem["loc"][:-1]:
-                group = group.model_fields[part].annotation
-            yield f"the key {name} is unknown{did_you_mean(str(problem['loc'][-1]), group.model_fields)}"
+            *groups, key = map(str, problem["loc"])
+            yield f"the key {name} is unknown{did_you_mean(key, _fields(groups))}"
         elif problem["type"] == "missing":
             yield f"the key {name} is missing"
         else:
