@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers.cache_utils import DynamicCache
 
 from llava.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from llava.model.language_model.llava_llama import LlavaLlamaForCausalLM, LlavaLlamaModel
@@ -63,6 +64,7 @@ def read(model: LlavaLlamaForCausalLM, batch: dict[str, Any], layer: int | None 
             position_ids=spliced.position_ids,
             visual=spliced.visual,
             sample_seed=spliced.sample_seed,
+            labels=spliced.labels,  # what a plan may look at ends where the answer begins
             use_cache=False,
         )
     targets = F.pad(spliced.labels[:, 1:], (0, 1), value=IGNORE_INDEX)
@@ -88,9 +90,8 @@ def read_together(
     ids, labels = batch["input_ids"], batch["labels"]
     firsts = {picture: row for row, picture in reversed(list(enumerate(pictures)))}
     first = torch.tensor([firsts[picture] for picture in pictures], device=ids.device)
-    follows = F.pad(
-        labels[:, 1:], (0, 1), value=IGNORE_INDEX
-    )  # a position that predicts an answer belongs to its row alone
+    # A position that predicts an answer belongs to its row alone.
+    follows = F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
     common = int(((ids == ids[first]) & (follows == IGNORE_INDEX)).all(0).cumprod(0).sum())
     if (ids[:, common:] == IMAGE_TOKEN_INDEX).any():
         return read(model, batch, layer)
@@ -103,18 +104,20 @@ def read_together(
     decoder = model.get_model()
     mask = batch["attention_mask"][:, common:]
     with _layer_outputs(decoder, layer) as states:
-        cache = decoder(
+        cache = DynamicCache(config=decoder.config)
+        decoder(
             inputs_embeds=start.inputs_embeds,
             attention_mask=start.attention_mask,
             position_ids=start.position_ids,
+            cache=cache,
             use_cache=True,
-        ).past_key_values
+        )
         cache.batch_select_indices(group)
         rest = decoder(
             inputs_embeds=decoder.embed_tokens(ids[:, common:]),
             attention_mask=torch.cat([start.attention_mask[group], mask], dim=1),
             position_ids=start.attention_mask.sum(1)[group, None] + torch.arange(mask.shape[1], device=ids.device),
-            past_key_values=cache,
+            cache=cache,
             use_cache=True,
         )
     if layer is None:
@@ -159,7 +162,11 @@ def _layer_outputs(decoder: LlavaLlamaModel, layer: int | None) -> Iterator[list
     if layer is None:
         yield states
         return
-    handle = decoder.layers[layer - 1].register_forward_hook(lambda _module, _inputs, output: states.append(output))
+
+    def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        states.append(output)
+
+    handle = decoder.layers[layer - 1].register_forward_hook(keep)
     try:
         yield states
     finally:
