@@ -23,7 +23,7 @@ from llava.eval.ask.opening import tokens_of_picture
 from llava.model.builder import read_config
 from llava.model.checkpoint import find_folder
 from llava.reduction import plan_from
-from llava.reduction.trained import trained_plan
+from llava.reduction.learned.trained import trained_plan
 
 logger = logging.getLogger(__name__)
 

@@ -27,7 +27,7 @@ from llava.model.builder import load_pretrained_model, read_config
 from llava.model.checkpoint import find_folder
 from llava.model.language_model.himap_configuration_llama import REDUCTION_KNOBS
 from llava.model.language_model.llava_llama import LlavaLlamaForCausalLM
-from llava.reduction.trained import save_trained, trained_plan
+from llava.reduction.learned.trained import save_trained, trained_plan
 from llava.utils import exit_code
 
 from .checkpoints import writing

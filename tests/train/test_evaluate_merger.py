@@ -11,8 +11,8 @@ from llava.eval.ask.opening import tokens_of_picture
 from llava.model.builder import read_config
 from llava.reduction import plan_from, plan_name
 from llava.reduction.aggregate import CrossAttention
-from llava.reduction.mergers import make_merger
-from llava.reduction.trained import save_trained
+from llava.reduction.learned.mergers import make_merger
+from llava.reduction.learned.trained import save_trained
 from llava.train import evaluate_merger
 from llava.train.evaluate_merger import main, plans
 from tests.conftest import PARITY15

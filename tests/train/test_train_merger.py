@@ -14,8 +14,8 @@ import yaml
 from llava.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from llava.eval.run import main as evaluate
 from llava.reduction import plan_from, reduced
-from llava.reduction.mergers import MERGERS
-from llava.reduction.trained import trained_plan
+from llava.reduction.learned.mergers import MERGERS
+from llava.reduction.learned.trained import trained_plan
 from llava.shapes.export import export
 from llava.train.merger import loop
 from llava.train.merger.examples import TrainingExamples, draw_batch, split
@@ -259,7 +259,6 @@ def test_another_training_is_not_resumed(config, tmp_path, caplog):
     assert "is of another training: training_settings.seed is 0 there and 1 now" in caplog.text
 
 
-@pytest.mark.xfail(reason="trained modules are cast in place")
 @pytest.mark.parametrize("kind", TYPES)
 def test_what_learns_stays_float32_whatever_the_model_is(config, tmp_path, monkeypatch, kind):
     optimisers = []

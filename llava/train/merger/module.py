@@ -10,7 +10,7 @@ from torch import nn
 
 from llava.reduction import Stage
 from llava.reduction.aggregate import CrossAttention
-from llava.reduction.mergers import MERGERS, make_merger
+from llava.reduction.learned.mergers import MERGERS, make_merger
 from llava.reduction.methods.condensation import Condensation
 from llava.reduction.methods.custom_selection import CustomSelection
 from llava.reduction.methods.merger import TrainedMerger
