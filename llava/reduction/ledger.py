@@ -70,9 +70,11 @@ class Ledger:
         turn = begins.long().cumsum(1) + (slot >= (length if prompt is None else prompt))
         judged = nn.functional.pad(learned[:, 1:], (0, 1))
         ends = torch.stack([_last_of(valid), _last_of(valid & (turn == 0))], dim=1)  # (B, 2)
+        # The cache drops rejected drafts by number from the end: every row keeps a slot for each, padding too.
+        slots = valid if prompt is None else valid | (slot >= prompt)
         return cls(
             visual=visual * valid,
-            valid=valid,
+            valid=slots,
             visible=valid,
             origin=slot.expand_as(valid),
             position=position.expand(*position.shape[:-2], *valid.shape),
