@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -60,28 +60,33 @@ class Prompt:
 
     visual (B, P): 0 for text, i for the row's i-th image; the rows after P are drafted or recomputed answers. seeds (B,):
     a number for each sample. labels (B, S), not shifted: what is being taught. correct: what a host makes of ``visual``,
-    given which positions are no padding.
+    given which positions are no padding, and what the trace should say of it.
     """
 
     visual: Tensor | None = None
     seeds: Tensor | None = None
     labels: Tensor | None = None
-    correct: Callable[[Tensor | None, Tensor], Tensor | None] = lambda visual, valid: visual
+    correct: Callable[[Tensor | None, Tensor], tuple[Tensor | None, tuple[str, ...]]] = lambda visual, valid: (
+        visual,
+        (),
+    )
 
-    def image_map(self, valid: Tensor) -> tuple[Tensor, int]:
-        """``visual`` as long as the sequence (B, S), and how many of its rows are the prompt: what follows is text.
+    def image_map(self, valid: Tensor) -> tuple[Tensor, int, tuple[str, ...]]:
+        """``visual`` as long as the sequence (B, S), how many of its rows are the prompt, and remarks for the trace.
+
+        What follows the prompt is text.
 
         Raises ValueError where it does not fit.
         """
-        visual = self.correct(self.visual, valid)
+        visual, remarks = self.correct(self.visual, valid)
         if visual is None:
-            return torch.zeros_like(valid, dtype=torch.long), valid.shape[1]
+            return torch.zeros_like(valid, dtype=torch.long), valid.shape[1], remarks
         if visual.shape[0] != valid.shape[0] or visual.shape[1] > valid.shape[1]:
             raise ValueError(
                 f"visual has shape {tuple(visual.shape)} but the sequence is {tuple(valid.shape)}; give one entry per "
                 "prompt token (a prompt with an image cannot be fed in pieces: do not set prefill_chunk_size)"
             )
-        return nn.functional.pad(visual.long(), (0, valid.shape[1] - visual.shape[1])), visual.shape[1]
+        return nn.functional.pad(visual.long(), (0, valid.shape[1] - visual.shape[1])), visual.shape[1], remarks
 
     def sample_seeds(self, batch: int, device: torch.device) -> Tensor:
         """A number for each of ``batch`` samples; zeros where none were given."""
@@ -217,7 +222,7 @@ class Prefill(Pass):
             valid = torch.ones(batch, length, dtype=torch.bool, device=hidden.device)
         else:
             valid = attention_mask[:, :length].bool()
-        visual, self.prompt = prompt.image_map(valid)
+        visual, self.prompt, self.remarks = prompt.image_map(valid)
         self.after_prompt, self.seeds = length - self.prompt, prompt.sample_seeds(batch, hidden.device)
         self.ledger = Ledger.start(visual, valid, position_ids, self.prompt, prompt.labels)
         in_decoder = [stage for stage in plan() if stage.site == "layer"] if visual.any() else []
@@ -247,7 +252,7 @@ class Prefill(Pass):
         rope = tuple(part.to(device) for part in inputs.rope)
         reduction = reduce_sequence(stage, inputs.hidden, before, self._evidence(number, inputs.hidden, rope))
         self.ledger = reduction.ledger
-        self.record.trace.append(reduction.record)
+        self.record.trace.append(replace(reduction.record, remarks=self.remarks))
         if reduction.index is None and reduction.ledger is before:
             return Inputs(reduction.hidden, inputs.rope, inputs.mask, inputs.position_ids)
         if reduction.index is not None:

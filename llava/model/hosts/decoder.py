@@ -59,9 +59,12 @@ class ReducibleDecoder:
         """The stages that the configuration asks for, read again each time."""
         return plan_from(getattr(self.config, "reduction", None))
 
-    def image_map(self, visual: Tensor | None, valid: Tensor) -> Tensor | None:
-        """The image map (B, P) of a prompt whose positions ``valid`` (B, S) are no padding; a family may correct it."""
-        return visual
+    def image_map(self, visual: Tensor | None, valid: Tensor) -> tuple[Tensor | None, tuple[str, ...]]:
+        """The image map (B, P) of a prompt whose positions ``valid`` (B, S) are no padding, and remarks for the trace.
+
+        A family may correct the map.
+        """
+        return visual, ()
 
     @property
     def plan_override(self) -> list[Stage] | None:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from llava.reduction import Record
-
 from .knobs import Knob
 from .reducible_llama import ReducibleLlamaModel
 
@@ -30,26 +26,6 @@ class CustomTokenSelection_LlamaModel(ReducibleLlamaModel):  # noqa: N801  publi
     custom_placement = Knob()
     custom_cover = Knob()
     custom_semantic = Knob()
-
-    def reset_custom_selection(self) -> None:
-        """Forget what the last prefill kept; the knobs need no reset."""
-        self.forget()
-
-    @property
-    def _last_selection(self) -> Record | None:
-        return next((record for record in reversed(self.last_trace) if record.name == "custom_selection"), None)
-
-    @property
-    def last_selected_positions(self) -> np.ndarray | None:
-        if (record := self._last_selection) is None:
-            return None
-        places = self.last_ledgers[0].visual[0].bool().long().cumsum(0) - 1
-        return places[record.kept_origins(row=0, text=False)].cpu().numpy()
-
-    @property
-    def last_gen_kept_indices(self) -> np.ndarray | None:
-        record = self._last_selection
-        return None if record is None else record.kept_origins(row=0, text=False).cpu().numpy()
 
 
 CustomSelection_LlamaModel = CustomTokenSelection_LlamaModel  # the user's name for the documented class

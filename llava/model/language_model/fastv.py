@@ -24,9 +24,8 @@ class Fastv_LlamaModel(ReducibleLlamaModel):  # noqa: N801  public name fixed by
     fast_v_inplace = Knob()
     fast_v_placement = Knob()
 
-    def reset_fastv(self) -> None:
-        """Forget what the last prefill kept; the knobs need no reset."""
-        self.forget()
-
     def stages(self) -> list[Stage]:
-        return [fastv_stage(self.config, "avg_all_heads", alpha=0.5)] if self.use_fast_v else super().stages()
+        if self.use_fast_v is not True:
+            return super().stages()
+        self.config.check_reduction()
+        return [fastv_stage(self.config, "avg_all_heads", alpha=0.5)]

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from llava.reduction import Record, Stage
+from llava.reduction import Stage
 
 from .fastv import Fastv_LlamaModel
 from .knobs import Knob, plan_from_config
@@ -28,35 +24,3 @@ class FastvAdvanced_LlamaModel(Fastv_LlamaModel):  # noqa: N801  public name fix
 
     def stages(self) -> list[Stage]:
         return plan_from_config(self.config)
-
-    @property
-    def _last_fastv(self) -> Record | None:
-        return next((record for record in reversed(self.last_trace) if record.name in ("fastv", "text_weighted")), None)
-
-    @property
-    def last_gen_attention_mask(self) -> Tensor | None:
-        record = self._last_fastv
-        if record is None:
-            return None
-        text = record.ledger.visible & (record.ledger.visual == 0)
-        seen = torch.zeros(self.last_ledgers[0].valid.shape, dtype=torch.bool, device=text.device)
-        return seen.scatter(1, record.ledger.origin, record.chosen | text).cpu()
-
-    @property
-    def last_gen_kept_indices(self) -> np.ndarray | None:
-        record = self._last_fastv
-        return None if record is None else record.kept_origins(row=0, text=True).cpu().numpy()
-
-    @property
-    def last_selection_metadata(self) -> dict:
-        record = self._last_fastv
-        if record is None:
-            return {}
-        return {key: _plain(value) for key, value in {"method": record.name, **record.note(0)}.items()}
-
-
-def _plain(value):
-    """Numbers and numpy arrays in place of tensors."""
-    if not isinstance(value, Tensor):
-        return value
-    return value.cpu().numpy() if value.dim() else value.item()

@@ -13,7 +13,7 @@ class Himap_LlamaModel(ReducibleLlamaModel):  # noqa: N801  public name fixed by
     what it does. The two stages run in the order of their layers; from ``cut_off_layer`` on no image token is left, and
     stages at or after it do not run. The authors' code needs the image's place and ``output_attentions=True``; here None
     reads the place from the prompt and no maps are made. Raises ValueError for a layer without its rank, equal layers,
-    ranks that grow with depth and spans that disagree with the prompt.
+    ranks that grow with depth and another number of image tokens than the prompt has.
     """
 
     use_hmap_v = Knob()
@@ -25,7 +25,3 @@ class Himap_LlamaModel(ReducibleLlamaModel):  # noqa: N801  public name fixed by
     hmap_v_attn_img_rank = Knob()
     hmap_v_row_normalised = Knob()
     cut_off_layer = Knob()
-
-    def reset_hmapv(self) -> None:
-        """Forget what the last prefill kept; the knobs need no reset."""
-        self.forget()

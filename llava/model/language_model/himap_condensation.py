@@ -10,7 +10,7 @@ from llava.reduction.aggregate import CrossAttention, IdentityLinear
 
 from .himap import Himap_LlamaModel
 from .himap_configuration_llama import LlamaConfig
-from .knobs import Knob, condensation_levels, plan_from_config
+from .knobs import Knob, condensation_stage_count, plan_from_config
 
 
 class HimapCondensation_LlamaModel(Himap_LlamaModel):  # noqa: N801  public name fixed by the documents
@@ -31,11 +31,14 @@ class HimapCondensation_LlamaModel(Himap_LlamaModel):  # noqa: N801  public name
     condensation_ranks = Knob()
     condensation_cover = Knob()
 
+    # A module that no checkpoint has begins as the identity: that is how it is meant to begin, not something missing.
+    _keys_to_ignore_on_load_missing = [r"(^|\.)condensation\."]
+
     def __init__(self, config: LlamaConfig):
         super().__init__(config)
-        layers = condensation_levels(config)[1] if config.use_token_condensation else []
+        stages = condensation_stage_count(config) if config.use_token_condensation else 0
         self.condensation = nn.ModuleList(
-            CrossAttention(config.hidden_size, config.condensation_num_heads) for _ in layers
+            CrossAttention(config.hidden_size, config.condensation_num_heads) for _ in range(stages)
         )
         self.post_init()
 

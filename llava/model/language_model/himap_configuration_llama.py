@@ -1,10 +1,17 @@
 """The Llama configuration with every knob of visual-token reduction."""
 
 # Without `from __future__ import annotations`: `strict` checks the types of fields, but not types that are texts.
+import inspect
+from collections.abc import Iterable
+from functools import cache
+from types import NoneType
+from typing import Any, get_args
+
 from huggingface_hub.dataclasses import strict
 from transformers import LlamaConfig as TransformersLlamaConfig
 
 from llava.reduction import did_you_mean
+from llava.reduction.checks import is_number, is_whole, shown
 
 PREFIXES = ("fast_v_", "hmap_v_", "custom_", "condensation_")
 METHOD_FLAGS = ("use_fast_v", "use_hmap_v", "use_token_condensation", "use_custom_selection")
@@ -16,9 +23,11 @@ class LlamaConfig(TransformersLlamaConfig):
 
     ``reduction`` is a plan in any spelling of ``llava.reduction.plan_from``; the other knobs are the documented spelling of
     one method each, switched on by its ``use_*`` flag (one flag at a time). ``*_sys_length`` and ``*_image_token_length``
-    are None: where the image lies is read from the prompt. A number is honoured as the span of one image, and one that
-    disagrees with the prompt raises. Where a knob takes a list there is one entry a stage, from shallow to deep. Unknown
-    knobs raise a ValueError with the nearest name.
+    are None: where the image lies is read from the prompt. Numbers are honoured as the span of one image in a prompt that
+    does not say where its images lie; where it does, ``knobs.span_override`` compares them. Where a knob takes a list there
+    is one entry a stage, from shallow to deep. Unknown knobs raise a ValueError with the nearest name. Knobs may be changed
+    at any time; their values are checked when a plan is made from them (``check_reduction``), so a method may be switched
+    on first and be given its numbers afterwards.
     """
 
     # any plan
@@ -68,18 +77,16 @@ class LlamaConfig(TransformersLlamaConfig):
     custom_cover: int | float | None = None  # fewer centres where they cover this much of the image already
     custom_semantic: int | float = 0.0  # how much likeness to the question counts
 
-    def __post_init__(self, **kwargs) -> None:
+    def __post_init__(self, **kwargs: Any) -> None:
         check_knobs(kwargs)
         super().__post_init__(**kwargs)
-        self.check_reduction()
+        check_one_method(self)
 
     def check_reduction(self) -> None:
-        """Refuse two methods at once and a method without its budget; again at every plan, since knobs are live."""
-        on = active_flags(self)
-        if len(on) > 1:
-            raise ValueError(
-                f"{' and '.join(on)} are both set; switch on one method, or write a plan with several stages"
-            )
+        """Refuse knobs that do not exist, values of another type, two methods at once, and FastV without its budget."""
+        check_knobs(vars(self))
+        check_values(self)
+        check_one_method(self)
         if self.use_fast_v and self.fast_v_attention_rank is None:
             raise ValueError(
                 "use_fast_v=True but fast_v_attention_rank is None; give the number (or share) of image tokens to keep"
@@ -101,7 +108,14 @@ REDUCTION_KNOBS = tuple(
 )
 
 
-def check_knobs(names) -> None:
+def check_one_method(config: LlamaConfig) -> None:
+    """Refuse two methods at once."""
+    on = active_flags(config)
+    if len(on) > 1:
+        raise ValueError(f"{' and '.join(on)} are both set; switch on one method, or write a plan with several stages")
+
+
+def check_knobs(names: Iterable[str]) -> None:
     """Refuse names that look like a reduction knob and are none."""
     for name in names:
         if (
@@ -109,3 +123,24 @@ def check_knobs(names) -> None:
             and name not in REDUCTION_KNOBS
         ):
             raise ValueError(f"knob {name!r} is unknown{did_you_mean(name, REDUCTION_KNOBS)}")
+
+
+def check_values(config: LlamaConfig) -> None:
+    """Refuse a knob whose value is of another type than the config declares."""
+    for name, kinds in _knob_types().items():
+        value = getattr(config, name)
+        if not any(_fits(value, kind) for kind in kinds):
+            allowed = " or ".join("None" if kind is NoneType else kind.__name__ for kind in kinds)
+            raise ValueError(f"{name}={shown(value)} must be {allowed}")
+
+
+@cache
+def _knob_types() -> dict[str, tuple[type, ...]]:
+    declared = inspect.get_annotations(LlamaConfig, eval_str=True)
+    return {name: get_args(declared[name]) or (declared[name],) for name in REDUCTION_KNOBS}
+
+
+def _fits(value: object, kind: type) -> bool:
+    if kind is int:
+        return is_whole(value)
+    return is_number(value) if kind is float else isinstance(value, kind)

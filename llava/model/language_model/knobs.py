@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from llava.reduction import Stage, make_stage, plan_from
 from llava.reduction.aggregate import CrossAttention
+from llava.reduction.checks import check_whole, is_number, is_whole, shown
 
-from .himap_configuration_llama import LlamaConfig, active_flags, check_knobs
+from .himap_configuration_llama import LlamaConfig, active_flags, check_values
+
+logger = logging.getLogger(__name__)
 
 
 class Knob:
@@ -22,10 +28,10 @@ class Knob:
     def __set_name__(self, owner: type, attribute: str) -> None:
         self.name = self.name or attribute
 
-    def __get__(self, model, owner: type | None = None):
+    def __get__(self, model: nn.Module | None, owner: type | None = None) -> Any:
         return self if model is None else getattr(model.config, self.name)
 
-    def __set__(self, model, value) -> None:
+    def __set__(self, model: nn.Module, value: Any) -> None:
         setattr(model.config, self.name, value)
 
 
@@ -42,11 +48,10 @@ def plan_from_config(config: LlamaConfig, attentions: Sequence[CrossAttention] =
 
     ``attentions`` are the trained modules of the condensation stages, in their order; without them they are untrained.
     """
-    check_knobs(vars(config))
     config.check_reduction()
     flags = active_flags(config)
     if config.reduction and flags:
-        raise ValueError(f"reduction={config.reduction!r} and {flags[0]}=True are both set; use one of them")
+        raise ValueError(f"reduction={shown(config.reduction)} and {flags[0]}=True are both set; use one of them")
     if not flags:
         return plan_from(config.reduction)
     if flags == ["use_fast_v"]:
@@ -58,8 +63,8 @@ def plan_from_config(config: LlamaConfig, attentions: Sequence[CrossAttention] =
     return condensation_stages(config, attentions)
 
 
-def fastv_stage(config, method: str, alpha: float | str) -> Stage:
-    """FastV's stage from an object with the ``fast_v_*`` knobs; its method may also be "text_weighted"."""
+def fastv_stage(config: LlamaConfig, method: str, alpha: float | str) -> Stage:
+    """FastV's stage from the ``fast_v_*`` knobs; its method may also be "text_weighted"."""
     placement = config.fast_v_placement
     if config.fast_v_inplace is not None:
         placement = "drop" if config.fast_v_inplace else "mask"
@@ -115,7 +120,8 @@ def condensation_stages(config: LlamaConfig, attentions: Sequence[CrossAttention
             " (and hmap_v_attn_img_*), or condensation_layers and condensation_ranks"
         )
     count = len(layers)
-    _not_growing(names[0], layers, names[1], ranks)
+    _check_levels(names[0], layers, names[1], ranks)
+    check_whole("condensation_num_heads", config.condensation_num_heads, 1)
     if config.hidden_size % config.condensation_num_heads:
         raise ValueError(
             f"condensation_num_heads={config.condensation_num_heads} must divide the width hidden_size={config.hidden_size}"
@@ -125,7 +131,7 @@ def condensation_stages(config: LlamaConfig, attentions: Sequence[CrossAttention
     if len(modules) != count:
         raise ValueError(
             f"the knobs ask for {count} condensation stages but the model was built with {len(modules)} modules;"
-            " build it anew with this config, and train or load the new ones"
+            " build it again with this config, and train or load the new ones"
         )
     stages = [
         _stage(
@@ -154,17 +160,27 @@ def condensation_levels(config: LlamaConfig) -> tuple[tuple[str, str], list[int]
     return ("hmap_v_attn_*_layer", "hmap_v_attn_*_rank"), [level[1] for level in levels], [level[2] for level in levels]
 
 
+def condensation_stage_count(config: LlamaConfig) -> int:
+    """At how many layers condensation happens, whether or not their ranks are given yet."""
+    check_values(config)
+    if config.condensation_layers is not None:
+        return len(config.condensation_layers)
+    return sum(layer is not None for layer in (config.hmap_v_attn_txt_layer, config.hmap_v_attn_img_layer))
+
+
 def custom_selection_stages(config: LlamaConfig) -> list[Stage]:
     """Custom selection's stages from the ``custom_*`` knobs; lists give one stage an entry."""
     layers = config.custom_agg_layer if isinstance(config.custom_agg_layer, list) else [config.custom_agg_layer]
+    if not layers:
+        raise ValueError("custom_agg_layer=[] names no layer; give one, or switch off use_custom_selection")
     kept = _each("custom_kept_tokens", config.custom_kept_tokens, len(layers))
     strategies = _each("custom_selection_method", config.custom_selection_method, len(layers))
     if len(layers) > 1 and config.custom_placement == "zero_fill":
         raise ValueError(
-            f"custom_agg_layer={layers} needs custom_placement='drop': after a zero-filled stage the next would choose"
+            f"custom_agg_layer={shown(layers)} needs custom_placement='drop': after a zero-filled stage the next would choose"
             " among zeros"
         )
-    _not_growing("custom_agg_layer", layers, "custom_kept_tokens", kept)
+    _check_levels("custom_agg_layer", layers, "custom_kept_tokens", kept)
     return [
         _stage(
             "custom_selection",
@@ -201,8 +217,8 @@ def _himap_levels(config: LlamaConfig) -> list[tuple[str, int, int | float]]:
             levels.append((which, layer, rank))
     levels.sort(key=lambda level: level[1])
     if len(levels) == 2:
-        layers, ranks = ([level[place] for level in levels] for place in (1, 2))
-        _not_growing("hmap_v_attn_*_layer", layers, "hmap_v_attn_*_rank", ranks)
+        layers, ranks = ([level[part] for level in levels] for part in (1, 2))
+        _check_levels("hmap_v_attn_*_layer", layers, "hmap_v_attn_*_rank", ranks)
     return levels
 
 
@@ -214,55 +230,84 @@ def _with_cut_off(config: LlamaConfig, stages: list[Stage]) -> list[Stage]:
     return [*(stage for stage in stages if stage.layer < last), make_stage("blind", layer=last)]
 
 
-def _each(name: str, value, count: int) -> list:
+def _each(name: str, value: Any, count: int) -> list:
     """A knob's value for each of ``count`` stages."""
     if not isinstance(value, list):
         return [value] * count
     if len(value) != count:
         raise ValueError(
-            f"{name}={value!r} has {len(value)} entries for {count} stages; give one each, or a single value"
+            f"{name}={shown(value)} has {len(value)} entries for {count} stages; give one each, or a single value"
         )
     return value
 
 
-def _not_growing(layer_name: str, layers: list, rank_name: str, ranks: list) -> None:
-    """Layers must go up and counts must not."""
+def _check_levels(layer_name: str, layers: list, rank_name: str, ranks: list) -> None:
+    """Layers must be whole numbers that go up; ranks must be numbers, and counts must not grow."""
+    if unknown := [layer for layer in layers if not is_whole(layer)]:
+        raise ValueError(f"{layer_name}: {shown(unknown[0])} must be the whole number of a layer")
+    if unknown := [rank for rank in ranks if not is_number(rank)]:
+        raise ValueError(f"{rank_name}: {shown(unknown[0])} must be a count or a share of image tokens to keep")
     if any(later <= earlier for earlier, later in zip(layers, layers[1:])):
-        raise ValueError(f"{layer_name}={layers} must go up, one stage a layer")
+        raise ValueError(f"{layer_name}={shown(layers)} must go up, one stage a layer")
     counts = [rank for rank in ranks if not isinstance(rank, float)]
     if any(later > earlier for earlier, later in zip(counts, counts[1:])):
         raise ValueError(
-            f"{rank_name}={ranks} at {layer_name}={layers} must not grow with depth: what is gone stays gone"
+            f"{rank_name}={shown(ranks)} at {layer_name}={shown(layers)} must not grow with depth: what is gone stays gone"
         )
 
 
-def span_override(config: LlamaConfig, visual: Tensor | None, valid: Tensor) -> Tensor | None:
-    """The prompt's image map (B, P): as given, or made from a hand-typed span; both, and they disagree: ValueError.
+# ------------------------------------------------------------------------------------------------------ the image's span
 
-    A span that does not fit into the sequence means that there is no image in it.
+
+def span_override(config: LlamaConfig, visual: Tensor | None, valid: Tensor) -> tuple[Tensor | None, tuple[str, ...]]:
+    """The prompt's image map (B, P), and what a reader of the trace should know of it.
+
+    ``visual`` is what the prompt says, and stands. Without it the map is made from the span in the config's knobs,
+    counted from each row's first position that is no padding (``valid`` (B, S)). A start that the prompt contradicts is
+    said in a warning, once, and in the remarks; the original programs name 35 and 36 for one prompt. Raises ValueError for
+    a span that cannot be: a negative start, or another number of image tokens than the prompt has.
     """
-    flags = active_flags(config)
-    names = SPANS[flags[0]] if flags else ()
-    start, length = (getattr(config, name) for name in names) if names else (None, None)
+    names = next((SPANS[flag] for flag in active_flags(config)), None)
+    if names is None:
+        return visual, ()
+    start, length = (getattr(config, name) for name in names)
+    for name, value, least in ((names[0], start, 0), (names[1], length, 1)):
+        if value is not None:
+            check_whole(name, value, least)
     if visual is None:
-        if start is None or length is None or start + length > valid.shape[1]:
-            return None
-        padding = valid.long().argmax(1, keepdim=True)
-        place = torch.arange(valid.shape[1], device=valid.device)[None] - padding
-        return ((place >= start) & (place < start + length)).long()
-    for name, wanted, actual in ((names[0], start, _first), (names[1], length, _count)) if names else ():
-        found = [actual(row, keep) for row, keep in zip(visual, valid) if row.any()]
-        if wanted is not None and any(number != wanted for number in found):
-            other = next(number for number in found if number != wanted)
-            raise ValueError(
-                f"{name}={wanted} but the prompt says {other}; leave {name} unset to read it from the prompt"
-            )
-    return visual
+        return _span(start, length, names, valid)
+    rows = [(row.bool(), keep) for row, keep in zip(visual, valid) if row.any()]
+    counts = [int(row.sum()) for row, _ in rows]
+    if length is not None and any(count != length for count in counts):
+        other = next(count for count in counts if count != length)
+        raise ValueError(
+            f"{names[1]}={length} but the prompt says {other}; leave {names[1]} unset to read it from the prompt"
+        )
+    starts = {int(row.long().argmax() - keep.long().argmax()) for row, keep in rows}
+    if start is None or starts <= {start}:
+        return visual, ()
+    remark = f"{names[0]}={start} but the prompt says {', '.join(map(str, sorted(starts - {start})))}, which is used"
+    _warn_once(remark)
+    return visual, (remark,)
 
 
-def _first(visual: Tensor, valid: Tensor) -> int:
-    return int(visual.bool().long().argmax() - valid.long().argmax())
+def _span(
+    start: int | None, length: int | None, names: tuple[str, str], valid: Tensor
+) -> tuple[Tensor | None, tuple[str, ...]]:
+    """The image map of a prompt that says nothing of images, from the two numbers where both are given."""
+    if start is None or length is None:
+        return None, ()
+    if start + length > valid.shape[1]:
+        _warn_once(
+            f"{names[0]}={start} and {names[1]}={length} do not fit into a prompt of {valid.shape[1]} tokens, which is taken"
+            " to hold no image"
+        )
+        return None, ()
+    padding = valid.long().argmax(1, keepdim=True)
+    position = torch.arange(valid.shape[1], device=valid.device)[None] - padding
+    return ((position >= start) & (position < start + length)).long(), ()
 
 
-def _count(visual: Tensor, valid: Tensor) -> int:
-    return int(visual.bool().sum())
+@lru_cache(maxsize=256)
+def _warn_once(message: str) -> None:
+    logger.warning("%s", message)

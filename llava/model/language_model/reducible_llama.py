@@ -11,12 +11,16 @@ from llava.reduction import Stage
 
 from .himap_configuration_llama import LlamaConfig
 from .knobs import plan_from_config, span_override
+from .originals import OriginalNames
 
 __all__ = ["ReducibleLlamaForCausalLM", "ReducibleLlamaModel", "ReducibleOutput"]
 
 
-class ReducibleLlamaModel(ReducibleDecoder, LlamaModel):
-    """Llama whose visual tokens are reduced by a plan, as ``ReducibleDecoder`` says; knobs of the config spell plans too."""
+class ReducibleLlamaModel(OriginalNames, ReducibleDecoder, LlamaModel):
+    """Llama whose visual tokens are reduced by a plan, as ``ReducibleDecoder`` says; knobs of the config spell plans too.
+
+    It answers to the original programs' names as well (``OriginalNames``), whichever method is switched on.
+    """
 
     config_class = LlamaConfig
 
@@ -28,8 +32,8 @@ class ReducibleLlamaModel(ReducibleDecoder, LlamaModel):
         """The stages that the configuration asks for, read again each time."""
         return plan_from_config(self.config)
 
-    def image_map(self, visual: Tensor | None, valid: Tensor) -> Tensor | None:
-        """The image map with the span that is typed into the config, where one is."""
+    def image_map(self, visual: Tensor | None, valid: Tensor) -> tuple[Tensor | None, tuple[str, ...]]:
+        """The image map, from the span in the config where the prompt says nothing, and what is to be said about it."""
         return span_override(self.config, visual, valid)
 
 

@@ -122,7 +122,8 @@ def test_likeness_to_the_question_changes_what_is_kept(model, batch):
         ({"custom_agg_layer": [2, 3], "custom_kept_tokens": [3, 6], "custom_placement": "drop"}, "must not grow"),
         ({"custom_cover": 0}, "custom_cover: cover=0"),
         ({"custom_semantic": 2}, "custom_semantic: semantic=2"),
-        ({"custom_sys_length": 35}, "custom_sys_length=35 but the prompt says"),
+        ({"custom_image_token_length": 35}, "custom_image_token_length=35 but the prompt says 24"),
+        ({"custom_agg_layer": []}, r"custom_agg_layer=\[\] names no layer"),
     ],
 )
 def test_bad_knobs_name_the_knob_and_the_rule(batch, knobs, message):

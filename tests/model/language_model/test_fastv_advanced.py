@@ -8,6 +8,7 @@ import torch
 
 from llava.model.language_model.fastv import Fastv_LlamaModel
 from llava.model.language_model.fastv_advanced import FastvAdvanced_LlamaModel
+from llava.model.language_model.knobs import _warn_once
 from llava.reduction import reduced
 from tests.tiny import VOCABULARY, prompt, tiny_config, tiny_model
 
@@ -109,22 +110,41 @@ def test_a_span_typed_by_hand_is_counted_from_the_first_real_token(model, inputs
     torch.testing.assert_close(actual[:, -1], expected[:, -1], rtol=0, atol=2e-5)
 
 
-def test_a_span_that_disagrees_with_the_prompt_names_both(model):
+def test_a_start_that_the_prompt_contradicts_is_said_once_and_the_prompt_stands(model, caplog):
+    """FastV's programs name 36 and HiMAP's 35 for one prompt, so neither can be an error."""
     batch = prompt((6, 24, 9))
-    with pytest.raises(ValueError, match="fast_v_sys_length=5 but the prompt says 6"):
+    remark = "fast_v_sys_length=5 but the prompt says 6, which is used"
+    _warn_once.cache_clear()
+    for _ in range(2):
         run(model, batch.inputs)
+        assert len(model.last_gen_kept_indices) == 6 + 9 + 9
+        assert model.last_trace[0].remarks == (remark,)
+    assert [record.message for record in caplog.records] == [remark]
     model.fast_v_sys_length = 6
-    model.fast_v_image_token_length = 25
-    with pytest.raises(ValueError, match="fast_v_image_token_length=25 but the prompt says 24"):
-        run(model, batch.inputs)
-    model.fast_v_image_token_length = None
     run(model, batch.inputs)
-    assert len(model.last_gen_kept_indices) == 6 + 9 + 9
+    assert model.last_trace[0].remarks == ()
 
 
-def test_a_prompt_too_short_for_the_span_holds_no_image(model, inputs):
+@pytest.mark.parametrize(
+    ("knobs", "message"),
+    [
+        ({"fast_v_image_token_length": 25}, "fast_v_image_token_length=25 but the prompt says 24"),
+        ({"fast_v_sys_length": -1}, "fast_v_sys_length=-1 must be a whole number of at least 0"),
+        ({"fast_v_image_token_length": 0}, "fast_v_image_token_length=0 must be a whole number of at least 1"),
+    ],
+)
+def test_a_span_that_cannot_be_raises(model, knobs, message):
+    for name, value in knobs.items():
+        setattr(model, name, value)
+    with pytest.raises(ValueError, match=message):
+        run(model, prompt((5, 24, 9)).inputs)
+
+
+def test_a_prompt_too_short_for_the_span_holds_no_image(model, inputs, caplog):
     short = {name: value[:, :20] for name, value in inputs.items()}
+    _warn_once.cache_clear()
     assert run(model, short).last_hidden_state.shape[1] == 20
+    assert "do not fit into a prompt of 20 tokens, which is taken to hold no image" in caplog.text
 
 
 def test_plain_fastv_reads_the_mean_whatever_the_config_says():

@@ -129,7 +129,10 @@ def test_untrained_modules_are_the_parameter_free_method(batch):
 
 def test_modules_survive_loading_without_weights_and_are_saved_with_them(tmp_path, batch):
     tiny_model(Himap_LlamaModel).save_pretrained(tmp_path / "plain")
-    loaded = HimapCondensation_LlamaModel.from_pretrained(tmp_path / "plain", **CONDENSE)
+    loaded, info = HimapCondensation_LlamaModel.from_pretrained(
+        tmp_path / "plain", output_loading_info=True, **CONDENSE
+    )
+    assert not info["missing_keys"]  # the identity is how they begin: nothing to report
     eye = torch.eye(64)
     weights = [parameter for parameter in loaded.condensation.parameters()]
     assert len(weights) == 8 and all(torch.equal(weight, eye) for weight in weights)
@@ -184,5 +187,18 @@ def test_only_the_modules_can_be_trained(batch):
 
 def test_a_span_typed_by_hand_must_agree(batch):
     model = tiny_model(Himap_LlamaModel, **HIMAP, hmap_v_sys_length=6, hmap_v_img_length=24)
-    with pytest.raises(ValueError, match="hmap_v_sys_length=6 but the prompt says"):
+    run(model, batch)
+    assert model.last_trace[0].remarks == ("hmap_v_sys_length=6 but the prompt says 3, 5, which is used",)
+    model.hmap_v_img_length = 23
+    with pytest.raises(ValueError, match="hmap_v_img_length=23 but the prompt says 24"):
         run(model, batch)
+
+
+def test_layers_without_ranks_build_the_modules_that_the_ranks_will_need(batch):
+    knobs = {name: value for name, value in CONDENSE.items() if "rank" not in name}
+    model = identity(tiny_model(HimapCondensation_LlamaModel, **knobs))
+    assert len(model.condensation) == 2
+    with pytest.raises(ValueError, match="belong together"):
+        run(model, batch)
+    model.hmap_v_attn_txt_rank, model.hmap_v_attn_img_rank = 12, 5
+    assert per_layer(model, batch) == [24, 24, 12, 12, 5, 5]

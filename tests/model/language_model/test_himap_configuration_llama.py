@@ -32,7 +32,6 @@ def test_it_survives_json(tmp_path):
     [
         ({"fast_v_atention_rank": 3}, "did you mean 'fast_v_attention_rank'"),
         ({"use_fastv": True}, "did you mean 'use_fast_v'"),
-        ({"use_fast_v": True}, "fast_v_attention_rank is None"),
         ({"use_fast_v": True, "fast_v_attention_rank": 9, "use_custom_selection": True}, "both set"),
     ],
 )
@@ -44,6 +43,7 @@ def test_wrong_knobs_raise_when_the_config_is_made(knobs, said):
 @pytest.mark.parametrize(
     ("knobs", "said"),
     [
+        ({"use_fast_v": True}, "fast_v_attention_rank is None"),
         ({"use_hmap_v": True}, "use_hmap_v=True but no stage is set"),
         ({"use_token_condensation": True, "use_hmap_v": True}, "use_token_condensation=True but no layer is given"),
         ({"use_fast_v": True, "fast_v_attention_rank": 9, "reduction": "random:3"}, "both set"),
