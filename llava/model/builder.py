@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedTokenizerBase
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from llava.conversation import get_conversation
-from llava.files import excerpt
 from llava.model.checkpoint import HUB_KEYWORDS, find_folder, has_weights, weight_names
-from llava.model.language_model.himap_configuration_llama import REDUCTION_KNOBS, LlamaConfig, active_flags
+from llava.model.language_model.himap_configuration_llama import REDUCTION_KNOBS, active_flags
 from llava.model.language_model.knobs import plan_from_config
 from llava.model.language_model.llava_llama import LlavaConfig, LlavaLlamaForCausalLM
 from llava.model.llava_arch import load_projector
@@ -143,11 +141,7 @@ def _set_knobs(config: LlavaConfig, knobs: dict[str, Any]) -> None:
     numbers are not all there is checked when it is used.
     """
     for name, value in knobs.items():
-        try:
-            setattr(config, name, value)
-        except StrictDataclassError:
-            kind = LlamaConfig.__annotations__[name]
-            raise ValueError(f"{name}={excerpt(value)} must be of type {getattr(kind, '__name__', kind)}") from None
+        setattr(config, name, value)
     try:
         check_plan(plan_from_config(config), config.num_hidden_layers)
     except ValueError:

@@ -8,6 +8,7 @@ from types import NoneType
 from typing import Any, get_args
 
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
 from transformers import LlamaConfig as TransformersLlamaConfig
 
 from llava.reduction import did_you_mean
@@ -17,6 +18,23 @@ PREFIXES = ("fast_v_", "hmap_v_", "custom_", "condensation_")
 METHOD_FLAGS = ("use_fast_v", "use_hmap_v", "use_token_condensation", "use_custom_selection")
 
 
+def _knobs_raise_value_errors(config: type) -> type:
+    """A knob that is set to a value of another type raises ValueError, and in our words."""
+    assign = config.__setattr__
+
+    def checked(self: Any, name: str, value: Any) -> None:
+        try:
+            assign(self, name, value)
+        except StrictDataclassError:
+            if name not in REDUCTION_KNOBS:
+                raise
+            raise ValueError(_must_be(name, value)) from None
+
+    config.__setattr__ = checked
+    return config
+
+
+@_knobs_raise_value_errors
 @strict
 class LlamaConfig(TransformersLlamaConfig):
     """A Llama configuration that also says how visual tokens are reduced.
@@ -130,8 +148,12 @@ def check_values(config: LlamaConfig) -> None:
     for name, kinds in _knob_types().items():
         value = getattr(config, name)
         if not any(_fits(value, kind) for kind in kinds):
-            allowed = " or ".join("None" if kind is NoneType else kind.__name__ for kind in kinds)
-            raise ValueError(f"{name}={shown(value)} must be {allowed}")
+            raise ValueError(_must_be(name, value))
+
+
+def _must_be(name: str, value: object) -> str:
+    allowed = " or ".join("None" if kind is NoneType else kind.__name__ for kind in _knob_types()[name])
+    return f"{name}={shown(value)} must be {allowed}"
 
 
 @cache
