@@ -1,62 +1,10 @@
-"""Answers to a jsonl file of questions about pictures, with LLaVA's flags and every reduction flag.
+"""Answers to a jsonl file of questions about pictures: ``python -m llava.eval.model_vqa_loader``; the code is in ``llava/eval/scoring/ask_jsonl.py``."""
 
-    python -m llava.eval.model_vqa_loader --model-path liuhaotian/llava-v1.5-7b --conv-mode vicuna_v1 --temperature 0 \
-        --question-file playground/data/eval/pope/llava_pope_test.jsonl --image-folder playground/data/eval/pope/val2014 \
-        --answers-file playground/data/eval/pope/answers/llava-v1.5-7b.jsonl --reduction fastv@2:144
-
-A question is a line {question_id, text, image}, an answer a line {question_id, prompt, text, answer_id, model_id, metadata}.
-"""
-
-from __future__ import annotations
-
-import argparse
-import logging
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
 
-from llava.cli.console import launch
-from llava.cli.settings import ModelSpec
-from llava.files import numbered_jsonl
+from .scoring.ask_jsonl import main, parser
 
-from .scoring.answers_file import answer_settings, questions_from, write_answers
-from .scoring.answers_file import parser as shared_parser
-
-logger = logging.getLogger(__name__)
-
-CONV_MODE = "llava_v1"  # LLaVA's default, for checkpoints that name no template of their own
-
-
-def parser() -> argparse.ArgumentParser:
-    """LLaVA's flags with its defaults, where those can work."""
-    return shared_parser("Answer the questions of a jsonl file.", max_new_tokens=128)
-
-
-def run(given: argparse.Namespace) -> None:
-    """Answer the questions of a command line."""
-    file, share = given.question_file, (given.chunk_idx, given.num_chunks)
-    numbered = ((f"{file}:{number}", line) for number, line in numbered_jsonl(file, ("question_id", "text")))
-    settings = answer_settings(given, CONV_MODE)
-    settings = replace(settings, model=with_pretraining_template(settings.model))
-    write_answers(
-        settings,
-        questions_from("model_vqa_loader", file, numbered, given.image_folder, given.max_new_tokens, share),
-    )
-
-
-def with_pretraining_template(spec: ModelSpec) -> ModelSpec:
-    """A model that was only pretrained (by its name) is asked with the template of pretraining: that of the spec with "_mmtag"."""
-    name, mode = spec.name.lower(), spec.conv_mode or CONV_MODE
-    if "plain" not in name or "finetune" in name or "mmtag" in mode:
-        return spec
-    logger.info("%s is a model of plain pretraining; its template is %s", name, f"{mode}_mmtag")
-    return replace(spec, conv_mode=f"{mode}_mmtag")
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns 0, 2 for bad input, 130 when stopped by Ctrl-C."""
-    return launch(parser(), run, arguments)
-
+__all__ = ["main", "parser"]
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -11,16 +11,19 @@ from typing import Any
 import torch
 from PIL import Image
 
-from llava.cli.flags import add_model_flags, add_reduction_flags, load_from_flags
+from llava.cli.flags import add_model_flags, add_reduction_flags, model_spec, reduction_kwargs
+from llava.cli.loading import Loaded, load_model
+from llava.cli.settings import ModelSpec
 from llava.conversation import conversation_mode, get_conversation
 from llava.mm_utils import (
-    get_model_name_from_path,
     load_image,
     process_images,
     question_with_images,
     tokenizer_image_token,
 )
 from llava.utils import exit_code
+
+from .ask.subject import Generation
 
 logger = logging.getLogger(__name__)
 
@@ -35,32 +38,27 @@ def load_images(image_files: Sequence[str]) -> list[Image.Image]:
     return [load_image(name) for name in image_files]
 
 
-def chosen_mode(args: Namespace, config: Any = None) -> str:
-    """`args.conv_mode`, or the template of the checkpoint's config, or of its name; a warning where the first differs."""
-    inferred = conversation_mode(get_model_name_from_path(args.model_path), config)
-    mode = getattr(args, "conv_mode", None) or inferred
-    if mode != inferred:
-        logger.warning("the model suggests the template %s; --conv-mode %s is used", inferred, mode)
-    return mode
+def chosen_mode(spec: ModelSpec, config: Any = None) -> str:
+    """The template of a spec, or of the checkpoint's config, or of its name; a warning where the first differs."""
+    inferred = conversation_mode(spec.name, config)
+    if spec.conv_mode and spec.conv_mode != inferred:
+        logger.warning("the model suggests the template %s; --conv-mode %s is used", inferred, spec.conv_mode)
+    return spec.conv_mode or inferred
 
 
-def answer(args: Namespace, tokenizer: Any, model: Any, image_processor: Any) -> str:
-    """The model's answer to `args.query` about `args.image_file`."""
-    images = load_images(image_parser(args))
-    conv = get_conversation(chosen_mode(args, model.config))
-    conv.append_message(conv.roles[0], question_with_images(args.query, len(images), model.config))
+@torch.inference_mode()
+def answer(loaded: Loaded, question: str, images: Sequence[Image.Image], conv_mode: str, generation: Generation) -> str:
+    """A loaded model's answer to a question about pictures."""
+    tokenizer, model, image_processor, _ = loaded
+    conv = get_conversation(conv_mode)
+    conv.append_message(conv.roles[0], question_with_images(question, len(images), model.config))
     conv.append_message(conv.roles[1], None)
     ids = tokenizer_image_token(conv.get_prompt(), tokenizer, return_tensors="pt")
-    sampling = args.temperature > 0
     output = model.generate(
         ids.unsqueeze(0),
-        images=process_images(images, image_processor, model.config) if images else None,
+        images=process_images(list(images), image_processor, model.config) if images else None,
         image_sizes=[image.size for image in images] or None,
-        do_sample=sampling,
-        temperature=args.temperature if sampling else None,
-        top_p=args.top_p if sampling else None,
-        num_beams=args.num_beams,
-        max_new_tokens=args.max_new_tokens,
+        **generation.keywords(),
     )
     return tokenizer.batch_decode(output, skip_special_tokens=True)[0].strip()
 
@@ -71,9 +69,10 @@ def eval_model(args: Namespace) -> str:
     args: what `parser()` reads; LLaVA's own namespace (model_path, model_base, query, conv_mode, image_file, sep,
     temperature, top_p, num_beams, max_new_tokens) is enough.
     """
-    tokenizer, model, image_processor, _ = load_from_flags(args)
-    with torch.inference_mode():
-        text = answer(args, tokenizer, model, image_processor)
+    spec, images = model_spec(args), load_images(image_parser(args))
+    generation = Generation(args.max_new_tokens, args.temperature, args.top_p, args.num_beams)
+    loaded = load_model(spec, **reduction_kwargs(args))
+    text = answer(loaded, args.query, images, chosen_mode(spec, loaded[1].config), generation)
     sys.stdout.write(text + "\n")
     return text
 

@@ -26,7 +26,7 @@ def test_no_flag_no_keyword(parser):
 def test_every_knob_has_a_flag_of_its_type(parser, spell):
     """What a flag reads is accepted by the config's own type check."""
     for name in REDUCTION_KNOBS:
-        hint = LlamaConfig.__annotations__[name]
+        hint = str(LlamaConfig.__annotations__[name])
         text = [] if "bool" in hint else ["x"] if "str" in hint else ["3"]
         read = reduction_kwargs(parser.parse_args([spell(name), *text]))
         assert set(read) == {name}

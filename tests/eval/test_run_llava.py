@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 from conftest import PARITY15
 
+from llava.cli.settings import ModelSpec
 from llava.eval.run_llava import chosen_mode, eval_model, image_parser, parser
 
 
@@ -58,7 +59,7 @@ def test_files_are_split():
 
 def test_mode_of_the_name_or_of_the_user(caplog):
     caplog.set_level(logging.WARNING)
-    assert chosen_mode(SimpleNamespace(model_path="a/llava-v1.5-7b", conv_mode=None)) == "llava_v1"
+    assert chosen_mode(ModelSpec("a/llava-v1.5-7b")) == "llava_v1"
     assert not caplog.text
-    assert chosen_mode(SimpleNamespace(model_path="a/llava-v1.5-7b", conv_mode="plain")) == "plain"
+    assert chosen_mode(ModelSpec("a/llava-v1.5-7b", conv_mode="plain")) == "plain"
     assert "llava_v1" in caplog.text

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from llava.utils import exit_code
+from llava.cli.console import launch
 
 from ..tasks.mme import COGNITION, PERCEPTION, calculate
 
@@ -24,23 +24,18 @@ def parser() -> argparse.ArgumentParser:
     return flags
 
 
-def run(arguments: argparse.Namespace) -> dict:
+def run(results_dir: Path) -> dict:
     """Print both halves with their subtasks, and what was not there; returns the figures."""
-    found = calculate(arguments.results_dir)
+    figures = calculate(results_dir)
     for half, names in (("Perception", PERCEPTION), ("Cognition", COGNITION)):
-        sys.stdout.write(f"=========== {half} ===========\ntotal score: {found[half.lower()]} \n\n")
-        scores = ((name, found["subtasks"][name]["score"]) for name in names if name in found["subtasks"])
+        sys.stdout.write(f"=========== {half} ===========\ntotal score: {figures[half.lower()]} \n\n")
+        scores = ((name, figures["subtasks"][name]["score"]) for name in names if name in figures["subtasks"])
         sys.stdout.write("".join(f"\t {name}  score: {score}\n" for name, score in scores) + "\n\n")
-    if "note" in found:
-        sys.stdout.write(found["note"] + "\n")
-    return found
+    if "note" in figures:
+        sys.stdout.write(figures["note"] + "\n")
+    return figures
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns 0, or 2 for bad input."""
-    given = parser().parse_args(arguments)
-    return exit_code(lambda: run(given))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return launch(parser(), lambda given: run(**vars(given)), arguments, stopped=None)

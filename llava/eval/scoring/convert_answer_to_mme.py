@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from llava.utils import exit_code
+from llava.cli.console import launch
 
 from ..tasks.base import Line, by_picture
 from ..tasks.mme import INSTRUCTIONS, SUBTASKS, Mme
@@ -48,11 +47,16 @@ def parser() -> argparse.ArgumentParser:
     return flags
 
 
-def run(arguments: argparse.Namespace) -> Path:
-    """Convert the answers of an experiment; returns the folder of the text files."""
-    task = Mme(arguments.data)
-    lines = lines_of(task, arguments.data / "answers" / f"{arguments.experiment}.jsonl")
-    folder = arguments.data / "eval_tool" / "answers" / arguments.experiment
+def run(experiment: str, data: Path) -> Path:
+    """Convert the answers of an experiment; returns the folder of the text files.
+
+    Raises ValueError for an experiment whose name leads out of the folder of answers.
+    """
+    if ".." in Path(experiment).parts or Path(experiment).is_absolute():
+        raise ValueError(f"--experiment {experiment} leads out of {data / 'answers'}; give the name of a file in it")
+    task = Mme(data)
+    lines = lines_of(task, data / "answers" / f"{experiment}.jsonl")
+    folder = data / "eval_tool" / "answers" / experiment
     folder.mkdir(parents=True, exist_ok=True)
     for name in SUBTASKS:  # what is there may be of more subtasks, and would be scored along
         (folder / f"{name}.txt").unlink(missing_ok=True)
@@ -64,9 +68,4 @@ def run(arguments: argparse.Namespace) -> Path:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns 0, or 2 for bad input."""
-    given = parser().parse_args(arguments)
-    return exit_code(lambda: run(given))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return launch(parser(), lambda given: run(**vars(given)), arguments, stopped=None)

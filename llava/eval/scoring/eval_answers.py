@@ -9,7 +9,6 @@ answer its question: anything else is an error that names file and line, never a
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,9 +16,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from llava.cli.console import terminal
+from llava.cli.console import launch, terminal
 from llava.files import excerpt, numbered_jsonl, write_json
-from llava.utils import exit_code
 
 from ..tasks.base import ANSWER, Example, Line, Task, get_task, list_tasks
 
@@ -105,21 +103,18 @@ def parser() -> argparse.ArgumentParser:
     return flags
 
 
-def run(arguments: argparse.Namespace) -> dict:
-    """Score what a command line names; returns the metrics."""
-    task = get_task(arguments.task)(arguments.data, truth=arguments.annotation_file)
-    metrics = task.metrics(lines_of(task, arguments.result_file))
+def run(
+    task: str, data: Path, result_file: Path, annotation_file: Path | None = None, output_file: Path | None = None
+) -> dict:
+    """Print the score of an answers file, and write all metrics where a file is named; returns them."""
+    questions = get_task(task)(data, truth=annotation_file)
+    metrics = questions.metrics(lines_of(questions, result_file))
     show(metrics, terminal())
-    if arguments.output_file:
-        write_json(arguments.output_file, metrics)
+    if output_file:
+        write_json(output_file, metrics)
     return metrics
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns 0, or 2 for bad input."""
-    given = parser().parse_args(arguments)
-    return exit_code(lambda: run(given))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return launch(parser(), lambda given: run(**vars(given)), arguments, stopped=None)

@@ -68,3 +68,9 @@ def test_bad_input_is_named(data, caplog, experiment, message):
 def test_a_folder_without_text_files_is_named(tmp_path, caplog):
     assert calculation.main(["--results-dir", str(tmp_path)]) == 2
     assert "no answer file of MME" in caplog.text
+
+
+@pytest.mark.parametrize("experiment", ["../../x", "a/../../../x", "/tmp/x"])
+def test_an_experiment_stays_in_the_folder_of_answers(data, experiment, caplog):
+    assert convert_answer_to_mme.main(["--experiment", experiment, "--data", str(data)]) == 2
+    assert f"--experiment {experiment} leads out of" in caplog.text

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from llava.eval import eval_science_qa
+from llava.eval.scoring import scienceqa
 
 
 @pytest.fixture
@@ -92,4 +93,4 @@ def test_bad_input_is_named(folder, caplog, more, line, message):
 def test_a_problem_without_truth_is_named(folder):
     (folder / "problems.json").write_text(json.dumps({"1": {"choices": ["pear"], "answer": 1}}))
     with pytest.raises(ValueError, match="problem '1': answer=1 is no index of its 1 choices"):
-        eval_science_qa.read_split(folder, "mini", "ABCDE")
+        scienceqa.read_split(folder, "mini", "ABCDE")

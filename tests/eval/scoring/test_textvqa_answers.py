@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from llava.eval import eval_textvqa
+from llava.eval.scoring import textvqa
 
 SHORT = "Answer the question using a single word or phrase."
 
@@ -55,7 +56,7 @@ def test_a_folder_is_every_answers_file_in_it_and_a_part_is_said(folder, capsys,
 def test_what_does_not_fit_is_named(folder, questions, picture, message):
     write(folder / "bad.jsonl", questions, picture)
     with pytest.raises(ValueError, match=message):
-        eval_textvqa.credits(folder / "bad.jsonl", eval_textvqa.read_truth(folder / "val.json"))
+        textvqa.credits(folder / "bad.jsonl", eval_textvqa.read_truth(folder / "val.json"))
 
 
 def test_an_answers_file_must_be_given(folder, caplog):

@@ -11,6 +11,7 @@ import pytest
 from llava.cli.settings import ModelSpec
 from llava.eval import model_vqa, model_vqa_loader
 from llava.eval.ask.opening import Checkpoint
+from llava.eval.scoring import ask_jsonl
 from llava.eval.scoring.answers_file import chunk
 from llava.shapes.export import export
 from tests.conftest import PARITY15
@@ -169,8 +170,29 @@ def test_defaults_are_llavas():
     ],
 )
 def test_a_pretrained_projector_is_asked_with_its_template(model, asked, used):
-    spec = ModelSpec(f"/models/{model}", conv_mode=asked)
-    assert model_vqa_loader.with_pretraining_template(spec).conv_mode == used
+    spec = ModelSpec(f"/models/{model}", conv_mode=asked, usual_conv_mode="llava_v1")
+    assert ask_jsonl.with_pretraining_template(spec).conv_mode == used
+
+
+def test_a_pretrained_projector_that_names_its_template_keeps_it():
+    spec = ask_jsonl.with_pretraining_template(ModelSpec("/models/llava-plain", usual_conv_mode="llava_v1"))
+    assert (spec.conv_mode, spec.usual_conv_mode) == (None, "v1_mmtag")
+
+
+def test_failed_questions_are_asked_again_by_the_same_command(questions, pictures, tmp_path, stub):
+    """A picture was missing, a disk was away: what was answered stays, and only the rest is asked."""
+    torn = Path(shutil.copytree(pictures, tmp_path / "torn"))
+    (torn / "000001.png").unlink()
+    assert model_vqa_loader.main(command(questions, torn)) == 0
+    before = read(questions)
+    assert [line["text"] for line in before] == ["0?", "", "2?", "", "4?", "5?"]
+    shutil.copy(pictures / "000001.png", torn)
+    stub.asked.clear()
+    assert model_vqa_loader.main(command(questions, torn)) == 0
+    after = read(questions)
+    assert [line["text"] for line in after] == ["0?", "1?", "2?", "3?", "4?", "5?"] and len(stub.asked) == 2
+    assert [line["answer_id"] for line in after][::2] == [line["answer_id"] for line in before][::2]
+    assert not any("error" in line["metadata"] for line in after)
 
 
 def test_the_model_itself_answers_the_same_in_any_batch_and_under_any_spelling(questions, pictures):

@@ -11,7 +11,7 @@ from llava.constants import LETTER_ANSWER
 from llava.eval import eval_science_qa, model_vqa_science
 from llava.eval.ask.opening import Checkpoint
 from llava.eval.ask.subject import Generation
-from llava.eval.model_vqa_science import CONTINUED, LEAD_IN, Continued, Reasoning
+from llava.eval.scoring.ask_scienceqa import CONTINUED, LEAD_IN, Continued, Reasoning
 from llava.eval.scoring.eval_answers import lines_of
 from llava.eval.tasks.scienceqa import ScienceQA
 from llava.shapes.export import export
