@@ -56,7 +56,7 @@ def test_a_folder_is_every_answers_file_in_it_and_a_part_is_said(folder, capsys,
 def test_what_does_not_fit_is_named(folder, questions, picture, message):
     write(folder / "bad.jsonl", questions, picture)
     with pytest.raises(ValueError, match=message):
-        textvqa.credits(folder / "bad.jsonl", eval_textvqa.read_truth(folder / "val.json"))
+        textvqa.credits(folder / "bad.jsonl", textvqa.read_truth(folder / "val.json"))
 
 
 def test_an_answers_file_must_be_given(folder, caplog):
