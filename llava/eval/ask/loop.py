@@ -13,18 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from llava.mm_utils import load_image
 from llava.reduction import Stage
 
 from ..tasks.base import Example
-from .subject import Generation, Reply, Subject
+from .subject import Generation, QuestionError, Reply, Subject
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What one plan (``number``) made of one question: a reply, or what is wrong with its picture.
+    """What one plan (``number``) made of one question: a reply, or what is wrong with it or its picture.
 
     ``seconds`` is its share of the batch's time in the language model, ``tower_seconds`` its picture's share in the tower.
     """
@@ -52,8 +50,8 @@ def answers(
 ) -> Iterator[Answer]:
     """Ask every question of every plan that ``wanted(number, example)`` asks for; answers come as they are ready.
 
-    Their order is that of the batches, not of ``examples``. A picture that cannot be read fails its questions and nothing
-    else. ``share`` (i, n): only every n-th batch, from the i-th on, which is how processes divide the work.
+    Their order is that of the batches, not of ``examples``. A picture that cannot be read fails its questions, a question
+    that cannot be asked fails alone, and nothing else does. ``share`` (i, n): only every n-th batch, from the i-th on, which is how processes divide the work.
     ``shared_features`` False encodes a picture anew for every question, as LLaVA's own loop does (for comparison).
     """
     features = Features(subject, capacity=2 * batch_size)
@@ -67,13 +65,30 @@ def answers(
             readable = [one for one in found if one[-1] is None]
             replies, start = [], time.perf_counter()
             if readable:
-                replies = subject.answer([one[1] for one in readable], [one[2] for one in readable], plan, generation)
+                texts, pictures = [one[1] for one in readable], [one[2] for one in readable]
+                replies = _replies(subject, texts, pictures, plan, generation)
             seconds = (time.perf_counter() - start) / max(1, len(readable))
             for (example, text, _, tower, _), reply in zip(readable, replies, strict=True):
-                yield Answer(number, example, text, reply, None, seconds, tower)
+                if isinstance(reply, QuestionError):
+                    yield Answer(number, example, text, None, str(reply), 0.0, tower)
+                else:
+                    yield Answer(number, example, text, reply, None, seconds, tower)
             for example, text, _, tower, error in found:
                 if error is not None:
                     yield Answer(number, example, text, None, error, 0.0, tower)
+
+
+def _replies(
+    subject: Subject, texts: Sequence[str], pictures: Sequence[Any], plan: list[Stage], generation: Generation
+) -> list[Reply | QuestionError]:
+    """The reply to each question, or why it cannot be asked, for which a batch that holds such a question is parted."""
+    try:
+        return list(subject.answer(texts, pictures, plan, generation))
+    except QuestionError as error:
+        if len(texts) == 1:
+            return [error]
+    alone = (_replies(subject, [text], [picture], plan, generation) for text, picture in zip(texts, pictures))
+    return [reply for replies in alone for reply in replies]
 
 
 def _batches(
@@ -106,7 +121,7 @@ class Features:
                 continue
             try:
                 images.append((file, load_image(file)))
-            except (OSError, ValueError, Image.DecompressionBombError) as error:
+            except (OSError, ValueError) as error:
                 self.held[file, view] = (None, 0.0, str(error))
         if images:
             start = time.perf_counter()

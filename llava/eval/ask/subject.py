@@ -16,10 +16,16 @@ from PIL import Image
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN, DEFAULT_IMAGE_TOKEN
+from llava.constants import IMAGE_TOKEN_INDEX
 from llava.conversation import get_conversation
-from llava.mm_utils import process_images, tokenizer_image_token
+from llava.mm_utils import process_images, question_with_images, tokenizer_image_token
+from llava.model.builder import context_length
+from llava.pictures import picture_size
 from llava.reduction import Cost, Stage, reduced
+
+
+class QuestionError(ValueError):
+    """A question that cannot be asked, while others can; the text says why."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,10 @@ class Subject(Protocol):
     def answer(
         self, texts: Sequence[str], features: Sequence[Any], plan: list[Stage], generation: Generation
     ) -> list[Reply]:
-        """A reply to each text about its picture's features (None: no picture) under a plan."""
+        """A reply to each text about its picture's features (None: no picture) under a plan.
+
+        Raises QuestionError where one of the texts cannot be asked; the loop then asks each alone.
+        """
 
     def length(self, text: str, image: Path | None) -> int:
         """About how long the prompt will be; questions of like length are put into one batch."""
@@ -132,8 +141,14 @@ class LlavaSubject:
         plan: list[Stage],
         generation: Generation = Generation(),  # noqa: B008
     ) -> list[Reply]:
-        """Replies to a batch of questions, each about its own picture or none."""
+        """Replies to a batch of questions, each about its own picture or none.
+
+        Raises QuestionError for a prompt that does not fit into the model's positions or whose text is none.
+        """
         prompts = [self.prompt_ids(text, feature is not None) for text, feature in zip(texts, features)]
+        limit = context_length(self.model.config)
+        for prompt in prompts:
+            check_fits(words_in(prompt), limit)
         width, fill = max(map(len, prompts)), self.tokenizer.pad_token_id or 0
         device = self.model.device
         ids = torch.tensor([[fill] * (width - len(prompt)) + prompt for prompt in prompts], device=device)
@@ -156,6 +171,10 @@ class LlavaSubject:
                 **(pictures if seen else {}),
             )
             costs = self.model.last_cost()
+        for prompt, cost in zip(prompts, costs, strict=True):
+            entered, visual = cost.rows_per_layer[0], cost.visual_per_layer[0]
+            # The model cuts what does not fit, so words are missing then.
+            check_fits(entered if entered - visual >= words_in(prompt) else limit + 1, limit)
         words = self.tokenizer.batch_decode(new, skip_special_tokens=True)
         return [
             Reply(text.strip(), cost.visual_per_layer, plain_cost(cost), clock.seconds / len(texts))
@@ -171,21 +190,38 @@ class LlavaSubject:
         if image is None or "anyres" not in getattr(self.model.config, "image_aspect_ratio", ""):
             return len(text)
         try:
-            with Image.open(image) as header:
-                return header.width * header.height + len(text)
-        except OSError:
+            width, height = picture_size(image)
+        except (OSError, ValueError):  # the loop says so when it is the picture's turn
             return 0
+        return width * height + len(text)
 
 
 def prompt_ids(tokenizer, config, conv_mode: str, text: str, has_picture: bool = True) -> list[int]:
-    """The ids of a question in a conversation template; the picture's place is IMAGE_TOKEN_INDEX."""
-    placeholder = DEFAULT_IMAGE_TOKEN
-    if getattr(config, "mm_use_im_start_end", False):
-        placeholder = DEFAULT_IM_START_TOKEN + placeholder + DEFAULT_IM_END_TOKEN
+    """The ids of a question in a conversation template; the picture's place is IMAGE_TOKEN_INDEX.
+
+    That is where the text has `<image>`, else in front of it; without a picture `<image>` is words like others. Raises
+    QuestionError for several `<image>` about one picture, and for a text that is none (half of a surrogate pair).
+    """
     talk = get_conversation(conv_mode)
-    talk.append_message(talk.roles[0], f"{placeholder}\n{text}" if has_picture else text)
-    talk.append_message(talk.roles[1], None)
-    return tokenizer_image_token(talk.get_prompt(), tokenizer)
+    try:
+        talk.append_message(talk.roles[0], question_with_images(text, 1, config) if has_picture else text)
+        talk.append_message(talk.roles[1], None)
+        return tokenizer_image_token(talk.get_prompt(), tokenizer, IMAGE_TOKEN_INDEX if has_picture else None)
+    except ValueError as error:
+        raise QuestionError(str(error)) from None
+
+
+def words_in(prompt: Sequence[int]) -> int:
+    """How many ids of a prompt are text."""
+    return len(prompt) - list(prompt).count(IMAGE_TOKEN_INDEX)
+
+
+def check_fits(positions: int, limit: int) -> None:
+    """Raises QuestionError for a prompt of more positions, image tokens included, than the model reads."""
+    if positions > limit:
+        raise QuestionError(
+            f"the prompt does not fit into the model's {limit} positions, image tokens included; shorten the question"
+        )
 
 
 class _FirstToken(LogitsProcessor):

@@ -179,8 +179,7 @@ def write_answers(
     failed = sum("error" in line["metadata"] for line in lines)
     if failed:
         logger.warning(
-            "%d pictures could not be read; the metadata of their answers say why, the same command asks them again",
-            failed,
+            "%d questions failed; the metadata of their answers say why, the same command asks them again", failed
         )
     logger.info("%d answers in %s", len(lines), settings.answers)
 

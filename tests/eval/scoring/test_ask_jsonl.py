@@ -127,7 +127,7 @@ def test_an_unreadable_picture_fails_its_questions_only(questions, pictures, tmp
     assert model_vqa_loader.main(command(questions, torn)) == 0
     found = read(questions)
     assert [line["text"] for line in found] == ["0?", "", "2?", "", "4?", "5?"]
-    assert "000001.png" in found[1]["metadata"]["error"] and "2 pictures could not be read" in caplog.text
+    assert "000001.png" in found[1]["metadata"]["error"] and "2 questions failed" in caplog.text
 
 
 @pytest.mark.parametrize(
