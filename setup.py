@@ -1,5 +1,6 @@
 """Metadata of llava-condense; nothing is computed here."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -12,7 +13,7 @@ QUANTIZE = ["bitsandbytes>=0.46"]  # the first that also computes on CPUs
 
 setup(
     name="llava-condense",
-    version="0.1.0",
+    version=re.search(r'__version__ = "(.+)"', (HERE / "llava/__init__.py").read_text())[1],
     description="LLaVA with fewer visual tokens: every reduction method under one flag, really shorter, measured",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
@@ -22,7 +23,7 @@ setup(
     package_data={"llava.eval.report.page": ["*.html", "*.css", "*.js"]},
     install_requires=[
         "torch>=2.6",
-        "transformers>=5.14,<6",
+        "transformers>=5.17,<5.25",  # what the tests run on: llava/versions.py
         "accelerate>=1.1",
         "sentencepiece>=0.2",
         "protobuf",
@@ -43,6 +44,8 @@ setup(
             *TRAIN,
             *CAPTION,
             *QUANTIZE,
+            "hypothesis>=6",
+            "pyright>=1.1.390",
             "pytest>=8",
             "ruff>=0.8",
             "nbclient>=0.10",

@@ -5,4 +5,5 @@ source "$(dirname "${BASH_SOURCE[0]}")/environment.sh" dev
 
 ruff check .
 ruff format --check .
+pyright -p .pyright.json
 HF_HUB_OFFLINE=1 python -m pytest "$@"

@@ -6,6 +6,8 @@ import logging
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,11 +18,13 @@ from llava.cli.loading import Loaded, load_model
 from llava.cli.settings import ModelSpec
 from llava.conversation import conversation_mode, get_conversation
 from llava.mm_utils import (
+    get_model_name_from_path,
     load_image,
     process_images,
     question_with_images,
     tokenizer_image_token,
 )
+from llava.reduction.plan import Spec
 from llava.utils import exit_code
 
 from .ask.subject import Generation
@@ -47,8 +51,15 @@ def chosen_mode(spec: ModelSpec, config: Any = None) -> str:
 
 
 @torch.inference_mode()
-def answer(loaded: Loaded, question: str, images: Sequence[Image.Image], conv_mode: str, generation: Generation) -> str:
-    """A loaded model's answer to a question about pictures."""
+def answer(
+    loaded: Loaded,
+    question: str,
+    images: Sequence[Image.Image],
+    conv_mode: str,
+    generation: Generation,
+    reduction: Spec = None,
+) -> str:
+    """A loaded model's answer to a question about pictures; reduction: a plan in place of the model's own."""
     tokenizer, model, image_processor, _ = loaded
     conv = get_conversation(conv_mode)
     conv.append_message(conv.roles[0], question_with_images(question, len(images), model.config))
@@ -58,9 +69,36 @@ def answer(loaded: Loaded, question: str, images: Sequence[Image.Image], conv_mo
         ids.unsqueeze(0),
         images=process_images(list(images), image_processor, model.config) if images else None,
         image_sizes=[image.size for image in images] or None,
+        reduction=reduction,
         **generation.keywords(),
     )
     return tokenizer.batch_decode(output, skip_special_tokens=True)[0].strip()
+
+
+def ask(
+    model: str | Path | Loaded,
+    image: str | Path | Image.Image | Sequence[str | Path | Image.Image] | None,
+    question: str,
+    reduction: Spec = None,
+    max_new_tokens: int = 128,
+) -> str:
+    """The answer of a model to a question about a picture, greedily: `llava.ask(path, "cat.png", "What is it?", "fastv@2:64")`.
+
+    model: folder or hub name, of which the last one is kept, or what `load_pretrained_model` returned. image: a file, an
+    address, a PIL picture, several of them, or None for words alone. reduction: a plan in place of the model's own. Raises
+    what `load_pretrained_model`, `load_image` and `plan_from` do.
+    """
+    loaded = _kept(str(model)) if isinstance(model, str | Path) else model
+    several = [image] if image is None or isinstance(image, str | Path | Image.Image) else image
+    pictures = [one if isinstance(one, Image.Image) else load_image(str(one)) for one in several if one is not None]
+    path = str(getattr(loaded[1].config, "_name_or_path", ""))
+    mode = conversation_mode(get_model_name_from_path(path) if path else "llava", loaded[1].config)
+    return answer(loaded, question, pictures, mode, Generation(max_new_tokens), reduction)
+
+
+@lru_cache(maxsize=1)
+def _kept(path: str) -> Loaded:
+    return load_model(ModelSpec(path))
 
 
 def eval_model(args: Namespace) -> str:

@@ -73,6 +73,7 @@ def test_every_row_pays_for_its_own_crops_and_beams_cost_once(llava15):
                            num_beams=2, max_new_tokens=1, do_sample=False, reduction="fastv@1:9")  # fmt: skip
     one, three = llava15.model.last_cost()
     assert three.tower_flops == 3 * one.tower_flops and three.projector_flops == 3 * one.projector_flops
+    assert three.rows_per_layer[0] - one.rows_per_layer[0] == 2 * 576 and three.llm_flops > one.llm_flops
     assert one.visual_per_layer[1] == three.visual_per_layer[1] == 9
     llava15.model.generate(ids, images=pixels, max_new_tokens=1, do_sample=False, reduction="fastv@1:9")
     assert llava15.model.last_cost()[0] == one
