@@ -10,7 +10,6 @@ import hashlib
 import pickle
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -126,18 +125,28 @@ def read_json(path: Path) -> dict[str, Any]:
     return files.read_json(path, hint=AGAIN)
 
 
-@contextmanager
-def errors_naming(source: str | Path, what_to_do: str = AGAIN) -> Iterator[None]:
+class errors_naming:  # noqa: N801  reads as a verb after `with`
     """Turns what a library raises for a damaged file or an impossible value into a ValueError that names the source."""
-    try:
-        yield
-    except torch.OutOfMemoryError:
-        raise
-    except DAMAGE as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        text = " ".join(line.strip() for line in lines[:2])[:300]
-        named = text if str(source) in text else f"{source}: {text}"
-        raise ValueError(f"{named}; {what_to_do}") from error
+
+    def __init__(self, source: str | Path, what_to_do: str = AGAIN):
+        self.source, self.what_to_do = str(source), what_to_do
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        # tokenizers raises the class Exception itself.
+        is_damage = kind is Exception or isinstance(error, DAMAGE)
+        if is_damage and not isinstance(error, torch.OutOfMemoryError):
+            text = first_lines(error)
+            named = text if self.source in text else f"{self.source}: {text}"
+            raise ValueError(f"{named}; {self.what_to_do}") from error
+
+
+def first_lines(error: BaseException | None, most: int = 2) -> str:
+    """The beginning of an error's message in one line, or the error's kind."""
+    lines = [line.strip() for line in str(error).strip().split("\n")]
+    return " ".join(lines[:most])[:300] or type(error).__name__
 
 
 def has_weights(folder: Path) -> bool:
@@ -258,8 +267,7 @@ def _torch_load(path: Path, map_location: str) -> dict[str, Tensor]:
         # Only a zip archive, which is what torch has written since 1.6, can be mapped instead of read.
         tensors = torch.load(path, map_location=map_location, weights_only=True, mmap=zipfile.is_zipfile(path))
     except DAMAGE as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{path} is cut short or damaged ({reason}); fetch it again") from error
+        raise ValueError(f"{path} is cut short or damaged ({first_lines(error, 1)}); fetch it again") from error
     if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
         raise ValueError(f"{path} holds no tensors by name; give a file that torch.save made of a state_dict")
     return tensors

@@ -7,6 +7,7 @@ follows `<image>` is tokenised on its own and begins with a blank or a newline, 
 from __future__ import annotations
 
 from itertools import groupby
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from tokenizers import normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.tokenization_utils_sentencepiece import SPIECE_UNDERLINE, SentencePieceBackend
 
+from llava.files import write_json
+from llava.model.checkpoint import errors_naming, read_json
 from llava.utils import installed
 
 
@@ -81,6 +84,14 @@ class LlamaTokenizer(SentencePieceBackend):
             parts.extend(run)
         return "".join(parts)
 
+    def save_pretrained(self, save_directory: str | PathLike, *args: Any, **kwargs: Any) -> tuple[str, ...]:
+        """As transformers, which leaves out what is put around a text."""
+        written = super().save_pretrained(save_directory, *args, **kwargs)
+        file = Path(save_directory) / "tokenizer_config.json"
+        ends = {"add_bos_token": self.add_bos_token, "add_eos_token": self.add_eos_token}
+        write_json(file, read_json(file) | ends)
+        return written
+
     def build_inputs_with_special_tokens(
         self, token_ids_0: list[int], token_ids_1: list[int] | None = None
     ) -> list[int]:
@@ -96,18 +107,23 @@ def load_tokenizer(folder: str | Path, **kwargs: Any) -> PreTrainedTokenizerBase
 
     folder: holds `tokenizer.model` (read by sentencepiece) or, as some converted checkpoints do, only
     `tokenizer.json`. kwargs: override what `tokenizer_config.json` says. Raises FileNotFoundError
-    where neither file is there, ImportError naming the packages that reading `tokenizer.model` needs.
+    where neither file is there, ValueError naming a damaged one, ImportError naming the packages that reading `tokenizer.model` needs.
     """
     folder = Path(folder)
+    for name in ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"):
+        if (folder / name).is_file():
+            read_json(folder / name)
     if (folder / "tokenizer.model").is_file():
         missing = [name for name in ("sentencepiece", "google.protobuf") if not installed(name)]
         if missing:
             raise ImportError(
                 f"reading {folder / 'tokenizer.model'} needs {' and '.join(missing)}: pip install sentencepiece protobuf"
             )
-        return LlamaTokenizer.from_pretrained(folder, **kwargs)
+        with errors_naming(folder / "tokenizer.model"):
+            return LlamaTokenizer.from_pretrained(folder, **kwargs)
     if (folder / "tokenizer.json").is_file():
-        return _with_sentencepiece_blanks(PreTrainedTokenizerFast.from_pretrained(folder, **kwargs))
+        with errors_naming(folder / "tokenizer.json"):
+            return _with_sentencepiece_blanks(PreTrainedTokenizerFast.from_pretrained(folder, **kwargs))
     raise FileNotFoundError(f"no tokenizer in {folder}: neither tokenizer.model nor tokenizer.json is there")
 
 

@@ -143,3 +143,34 @@ def test_missing_packages_are_named(folder, monkeypatch):
     monkeypatch.setattr(module, "installed", lambda name: name == "sentencepiece")
     with pytest.raises(ImportError, match="needs google.protobuf: pip install sentencepiece protobuf"):
         load_tokenizer(folder)
+
+
+def test_what_is_put_around_a_text_survives_saving(folder, tmp_path):
+    load_tokenizer(folder, add_bos_token=False, add_eos_token=True).save_pretrained(tmp_path)
+    assert load_tokenizer(tmp_path)("red").input_ids == load_tokenizer(folder)("red").input_ids[1:] + [2]
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage" * 50, None])
+def test_a_damaged_sentencepiece_model_is_named(folder, tmp_path, content):
+    whole = (folder / "tokenizer.model").read_bytes()
+    (tmp_path / "tokenizer.model").write_bytes(whole[: len(whole) // 2] if content is None else content)
+    with pytest.raises(ValueError, match="tokenizer.model.*fetch it again"):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{}", "[]", '{"model": 5}', '{"model": {"type": "BPE", "vocab": 3, "merges": []}}']
+)
+def test_a_damaged_tokenizer_json_is_named(tmp_path, content):
+    (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(ValueError, match="tokenizer.json.*fetch it again"):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"])
+@pytest.mark.parametrize("content", ["", "[]", "5", "[" * 5000])
+def test_damaged_settings_are_named(folder, tmp_path, name, content):
+    (tmp_path / "tokenizer.model").write_bytes((folder / "tokenizer.model").read_bytes())
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=f"{name}.*fetch it again"):
+        load_tokenizer(tmp_path)
