@@ -116,6 +116,14 @@ def test_the_template_comes_along(checkpoint, tmp_path):
     assert chat_template("plain") is chat_template(None) is chat_template("llava_llama_2") is None
 
 
+def test_how_pictures_are_prepared_comes_along(checkpoint, tmp_path):
+    file = checkpoint / "clip-tiny-patch14-336" / "preprocessor_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"image_mean": [0.1, 0.2, 0.3]}))
+    to_llava_hf(checkpoint, tmp_path / "out")
+    assert load_pretrained_model(tmp_path / "out", device="cpu")[2].image_mean == (0.1, 0.2, 0.3)
+    answers_agree(checkpoint, tmp_path / "out", images((50, 80)), QUESTION)
+
+
 def test_types_are_as_the_config_says(checkpoint, tmp_path):
     config = checkpoint / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"torch_dtype": "float16"}))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
@@ -294,21 +295,39 @@ def load_image_processor(
     It is the PIL one by name: which processor the plain name means depends on whether torchvision is installed.
     """
     for folder in (*(folder / name for folder in inside), Path(name), *inside):
-        if (folder / "preprocessor_config.json").is_file():
-            return _processor(folder)
+        if file := _processor_file(folder):
+            return _processor(file, config)
     try:
         downloaded = find_folder(name, "vision tower", inside, weights=False, **hub)
     except FileNotFoundError:
         downloaded = None
-    if downloaded and (downloaded / "preprocessor_config.json").is_file():
-        return _processor(downloaded)
+    if downloaded and (file := _processor_file(downloaded)):
+        return _processor(file, config)
     side = config.image_size
     logger.warning("no preprocessor_config.json for %s; images are prepared as CLIP does, at %d pixels", name, side)
     return CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
 
 
-def _processor(folder: Path) -> CLIPImageProcessorPil:
-    path = folder / "preprocessor_config.json"
-    read_json(path)
-    with errors_naming(path):
-        return CLIPImageProcessorPil.from_pretrained(folder)
+def _processor_file(folder: Path) -> Path | None:
+    """The file of a folder that says how images are prepared; transformers 5 writes that of a whole processor."""
+    for file, field in (
+        (folder / "preprocessor_config.json", None),
+        (folder / "processor_config.json", "image_processor"),
+    ):
+        if file.is_file() and (field is None or field in read_json(file)):
+            return file
+    return None
+
+
+def _processor(file: Path, config: CLIPVisionConfig) -> CLIPImageProcessorPil:
+    """The processor in a file, tried on a picture. Raises ValueError naming the file where it does not suit the tower."""
+    read_json(file)
+    with errors_naming(file):
+        processor = CLIPImageProcessorPil.from_pretrained(file.parent)
+        shape = processor(Image.new("RGB", (2, 2)), return_tensors="pt")["pixel_values"].shape
+    if tuple(shape[-2:]) != (config.image_size, config.image_size):
+        raise ValueError(
+            f"{file} makes pictures of {shape[-1]}x{shape[-2]} pixels, but the vision tower reads "
+            f"{config.image_size}x{config.image_size}; correct its size and crop_size"
+        )
+    return processor
