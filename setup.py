@@ -47,6 +47,7 @@ setup(
             "hypothesis>=6",
             "pyright>=1.1.390",
             "pytest>=8",
+            "hypothesis>=6.100",
             "ruff>=0.8",
             "nbclient>=0.10",
             "ipykernel>=6",

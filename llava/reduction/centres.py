@@ -87,5 +87,13 @@ class Centres(Reducer):
             picked = STRATEGIES[self.strategy](alike, k, self.start)
         return picked if self.cover is None else select.covering(alike, picked, self.cover, self.least)
 
-    def flops(self, rows: int, tokens: int, kept: int, width: int) -> float:
-        return 2 * tokens * tokens * width + 4 * kept * tokens * width
+    def flops(self, rows: int, tokens: int, kept: int, width: int, text: int | None = None) -> float:
+        if kept >= tokens:
+            return 0.0
+        ranked = 2 * tokens * tokens * width
+        if self.semantic:
+            ranked += 2 * tokens * (rows - tokens if text is None else text) * width
+        elif self.strategy == "tome":
+            ranked += select.ROUNDS * 2 * tokens * tokens * kept
+        projected = 0 if self.attention is None else 4 * (kept + tokens) * width * width
+        return ranked + 4 * kept * tokens * width + projected

@@ -2,14 +2,15 @@
 
 One multiply-add is two operations. Per decoder layer with n rows, width d, q width a = heads x head size, key/value share
 g = kv heads / heads and gated FFN width m: ``2 (2 n d a (1 + g) + 2 n^2 a + 3 n d m)``. The output layer runs on the
-last row. Sources of the constants: METHODS of the papers differ (two- against three-matrix FFN, MACs against FLOPs);
-this is the count for Llama's gated FFN in FLOPs.
+last row. Papers count differently (two or three matrices in the FFN, multiply-adds or operations); this is the count for
+Llama's gated FFN, in operations. Sorting, norms and other element-wise work is left out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -35,10 +36,11 @@ class Cost:
 
     @property
     def total_flops(self) -> float:
+        """All parts together."""
         return self.tower_flops + self.projector_flops + self.selector_flops + self.llm_flops
 
 
-def decoder_flops(config, rows_per_layer: list[int]) -> float:
+def decoder_flops(config: Any, rows_per_layer: list[int]) -> float:
     """A Llama's prefill with these rows in each layer, the output layer on the last row."""
     d, m, head = config.hidden_size, config.intermediate_size, config.head_dim
     a, share = config.num_attention_heads * head, config.num_key_value_heads / config.num_attention_heads
@@ -46,12 +48,12 @@ def decoder_flops(config, rows_per_layer: list[int]) -> float:
     return layers + 2 * d * config.vocab_size
 
 
-def kv_bytes(config, rows_per_layer: list[int], bytes_per_number: int) -> int:
+def kv_bytes(config: Any, rows_per_layer: list[int], bytes_per_number: int) -> int:
     """Keys and values that the prefill leaves in the cache."""
     return sum(rows_per_layer) * 2 * config.num_key_value_heads * config.head_dim * bytes_per_number
 
 
-def tower_flops(config, images: int, patches: int, layers: int) -> float:
+def tower_flops(config: Any, images: int, patches: int, layers: int) -> float:
     """The first ``layers`` layers of a CLIP vision tower on ``images`` crops of so many patches."""
     d, m = config.hidden_size, config.intermediate_size
     n = patches + 1
@@ -65,12 +67,36 @@ def linear_flops(module: nn.Module, rows: int) -> float:
 
 
 def selector_flops(trace: list[Record], rows: Iterable[int], width: int) -> float:
-    """What the reducers of a trace computed for some of its rows."""
+    """What the reducers of a trace computed for some of its rows, image by image."""
     return sum(
-        record.stage.reducer.flops(
-            int(record.ledger.row_counts()[row]), int(record.before[row]), int(record.after[row]), width
-        )
+        record.stage.reducer.flops(image.rows, image.tokens, image.kept, width, image.text)
         for record in trace
         for row in rows
-        if int(record.before[row])
+        for image in images_of(record, row)
+        if record.stage.keep != 0
     )
+
+
+@dataclass(frozen=True)
+class ImageCount:
+    """One image as a stage met it: rows of its sequence, its tokens, those kept, rows of text after it."""
+
+    rows: int
+    tokens: int
+    kept: int
+    text: int
+
+
+def images_of(record: Record, row: int) -> list[ImageCount]:
+    """The images of one row of a record that any token had come of."""
+    ledger, counts = record.ledger, []
+    visual = ledger.visual[row] * ledger.visible[row]
+    text = ledger.valid[row] & (ledger.visual[row] == 0)
+    for image in visual.unique().tolist():
+        if image:
+            here = visual == image
+            after = int(text[int(here.nonzero().max()) :].sum())
+            counts.append(
+                ImageCount(int(ledger.valid[row].sum()), int(here.sum()), int((record.chosen[row] & here).sum()), after)
+            )
+    return counts

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .score import first_equal
 
+ROUNDS = 3  # of ``medoids``
 RANK_NOISE = 1e-5  # of a token's own kernel entry: what is left below it after k projections is rounding
 
 
@@ -55,7 +56,7 @@ def bands(height: int, width: int, k: int) -> list[tuple[range, range]]:
     """
     if not k:
         return []
-    count = min(height, max(1, round((k * height / width) ** 0.5), -(-k // width)))
+    count = min(height, k, max(1, round((k * height / width) ** 0.5), -(-k // width)))
 
     def cut(total: int, parts: int) -> list[range]:
         edges = [part * total // parts for part in range(parts + 1)]
@@ -93,7 +94,7 @@ def connectivity(alike: Tensor, k: int) -> Tensor:
     return topk(alike.sum(-1), k)
 
 
-def medoids(alike: Tensor, k: int, rounds: int = 3) -> Tensor:
+def medoids(alike: Tensor, k: int, rounds: int = ROUNDS) -> Tensor:
     """Centres of k clusters: from ``connectivity``'s, each round assigns every token to the centre most like it and moves
     the centre to the member of highest degree within the cluster. A centre stays in its own cluster, so none is empty.
     """

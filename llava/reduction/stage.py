@@ -80,8 +80,11 @@ class Reducer(nn.Module):
         """What pixels (G, 3, H, W) become so that a tower with such patches makes at most ``k`` tokens of each."""
         raise NotImplementedError
 
-    def flops(self, rows: int, tokens: int, kept: int, width: int) -> float:
-        """Floating-point operations of one selection over ``tokens`` of a sequence of ``rows``."""
+    def flops(self, rows: int, tokens: int, kept: int, width: int, text: int | None = None) -> float:
+        """Floating-point operations of one selection over an image's ``tokens``, in a sequence of ``rows``.
+
+        ``text``: how many of the rows are text after the image; None: all that are not the image's.
+        """
         return 0.0
 
     def options(self) -> dict[str, object]:

@@ -82,8 +82,62 @@ def test_weights_say_how_much_of_every_token_is_in_a_merged_one(kind):
     weights = found["merge_weights"]
     assert weights.shape == (2, 16, N) and (weights >= 0).all()
     torch.testing.assert_close(weights.sum(-1), torch.ones(2, 16))
-    if kind != "fixed_pooling":
-        torch.testing.assert_close(found["merged_features"], weights @ vision)
+    residual = found["merge_residual"]
+    assert (residual is None) == (kind != "fixed_pooling")
+    mixture = weights @ vision if residual is None else weights @ vision + residual
+    torch.testing.assert_close(found["merged_features"], mixture)
+    untrained = build(kind).eval()
+    found = call(untrained, vision, question)
+    torch.testing.assert_close(found["merged_features"], found["merge_weights"] @ vision)
+
+
+def test_a_share_raises_what_it_says():
+    """V1: w_mn rises with share(x_n). One direction decides it, and tokens far along it weigh more in every mixture."""
+    vision, _ = world()
+    merger = build("simple", num_heads=1).eval()
+    even = merger(vision)["merge_weights"]
+    direction = torch.nn.functional.normalize(torch.randn(D), dim=0)
+    with torch.no_grad():
+        merger.share.weight.copy_(3 * direction)
+    uneven = merger(vision)["merge_weights"]
+    along = merger.compared(vision, None, None) @ direction  # (B, N)
+    expected = (even.log() + 3 * along[:, None]).softmax(-1)
+    torch.testing.assert_close(uneven, expected)
+
+
+def test_the_straight_through_gradient_is_that_of_a_sigmoid_over_tau():
+    """d merged / d logit = sigmoid'((l - l_(M+1)) / tau) / tau (merged - mean), by hand at tau = 0.25."""
+    vision, _ = world(batch=1)
+    merger = build("simple", merge_ratio=4).train()
+    merger.temperature.fill_(0.25)
+    logits = torch.randn(1, N, requires_grad=True)
+    order = logits.argsort(dim=1, descending=True)
+    chosen = order[:, :4].sort(dim=1).values
+    merged = torch.randn(1, 4, D)
+    out = merger._straight_through(merged, vision, logits, order, chosen)
+    assert torch.equal(out, merged)
+    weight = torch.randn(1, 4, D)
+    (out * weight).sum().backward()
+    gap = (logits.detach().gather(1, chosen) - logits.detach().gather(1, order[:, 4:5])) / 0.25
+    slope = gap.sigmoid() * (1 - gap.sigmoid()) / 0.25
+    expected = slope * (weight * (merged - vision.mean(1, keepdim=True))).sum(-1)
+    torch.testing.assert_close(logits.grad.gather(1, chosen), expected)
+
+
+def test_v3_gives_each_token_the_query_of_its_place_in_the_order_of_choice():
+    """Query m belongs to the m-th farthest token, wherever that stands in the picture."""
+    vision, question = world()
+    merger = moved(build("fixed_pooling")).eval()
+    order = farthest(vision, 16)
+    few = call(merger, vision, question, keep=5)
+    changed = torch.zeros(2, 5, dtype=torch.bool)
+    with torch.no_grad():
+        merger.pool_queries[2] += 3
+    difference = (call(merger, vision, question, keep=5)["merged_features"] - few["merged_features"]).abs().amax(-1)
+    for row in range(2):
+        third = (few["merge_indices"][row] == order[row, 2]).nonzero()[0, 0]
+        changed[row, third] = True
+    assert ((difference > 1e-3) == changed).all()
 
 
 def test_early_ranks_are_preferred_and_late_ones_alike():

@@ -1,92 +1,13 @@
-"""Every spelling of a plan, and what is said about a wrong one."""
+"""The registry: what it refuses, and that other packages' methods are found."""
 
 from __future__ import annotations
 
+import logging
+from importlib.metadata import EntryPoint
+
 import pytest
 
-from llava.reduction import Place, Reducer, get_method, make_stage, plan_from, plan_name, register
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "fastv@2:64",
-        "fastv@2:0.25",
-        "fastv@2:1.0",
-        "fastv@3:64,heads=max_head",
-        "fastv@3:64,heads=weighted_combination,alpha=0.7,place=mask",
-        "random:64,seed=3",
-        "random@2:64,positions=compact",
-        "pool:64+fastv@2:16",
-        "grid@prompt:36",
-        "full",
-        "blind",
-        "blind@4",
-    ],
-)
-def test_the_short_spelling_reads_back(text):
-    assert "+".join(map(str, plan_from(text))) == text
-
-
-def test_spellings_agree(tmp_path):
-    file = tmp_path / "plan.yaml"
-    file.write_text("reduction: [{method: fastv, layer: 2, keep: 64, place: mask, heads: max_head}]")
-    spellings = [
-        "fastv@2:64,place=mask,heads=max_head",
-        [{"method": "fastv", "layer": 2, "keep": 64, "place": "mask", "heads": "max_head"}],
-        {"method": "fastv", "keep": 64, "place": Place.MASK, "heads": "max_head"},
-        file,
-        str(file),
-        [make_stage("fastv", layer=2, keep=64, place="mask", heads="max_head")],
-    ]
-    assert {str(plan_from(spelling)[0]) for spelling in spellings} == {"fastv@2:64,heads=max_head,place=mask"}
-    assert plan_from("fastv:25%")[0].keep == 0.25
-    assert plan_from(None) == plan_from("") == plan_from([]) == []
-    assert plan_name("") == "full" and plan_name("pool:64+fastv@2:16") == "pool-64+fastv@2-16"
-
-
-@pytest.mark.parametrize(
-    ("spec", "said"),
-    [
-        ("fasv@2:64", "did you mean 'fastv'"),
-        ("fastv@0:64", "layer=0"),
-        ("fastv@2", "keep=None"),
-        ("fastv@2:-3", "keep=-3"),
-        ("fastv@2:1.5", "above 1"),
-        ("fastv@2:many", "how many to keep"),
-        ("fastv@2:64,hed=max_head", "did you mean 'heads'"),
-        ("fastv@2:64,heads=best", "heads='best'"),
-        ("fastv@2:64,heads=weighted_combination,alpha=2", "alpha=2"),
-        ("fastv@2:64,place=gone", "place='gone'"),
-        ("fastv@2:64,positions=new", "positions='new'"),
-        ("fastv@features:64", "cannot stand"),
-        ("grid@3:64", "cannot stand"),
-        ("random:64,place=mask", "keeps the length"),
-        ("random@2:64,place=mask,positions=compact", "keeps the length"),
-        ("fastv@4:9+fastv@2:9", "out of order"),
-        ("fastv@2:9+pool:16", "out of order"),
-        ("fastv@2:9+random@2:4", "out of order"),
-        ("random:64,seed=-1", "seed=-1"),
-        ("random:64,7", "name=value"),
-        ([{"layer": 2}], "key 'method'"),
-        ([{"method": "full", "layer": True}], "layer=True"),
-        ({"method": "random", "site": "features", "layer": 2, "keep": 3}, "no meaning"),
-        ({"method": "random", "keep": True}, "keep=True"),
-    ],
-)
-def test_wrong_plans_say_what_is_wrong(spec, said):
-    with pytest.raises(ValueError, match=said):
-        plan_from(spec)
-
-
-def test_plan_files_that_are_missing_or_wrong(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere.yaml"):
-        plan_from("nowhere.yaml")
-    file = tmp_path / "plan.yaml"
-    for content, said in (("a: [", "not YAML"), ("plan: []", "one key")):
-        file.write_text(content)
-        with pytest.raises(ValueError, match=said):
-            plan_from(file)
+from llava.reduction import Reducer, get_method, list_methods, make_stage, register, registry
 
 
 def test_registering_refuses_duplicates_names_and_bare_docstrings():
@@ -100,10 +21,40 @@ def test_registering_refuses_duplicates_names_and_bare_docstrings():
             register(name)(type("Method", (Reducer,), {"__doc__": doc}))
 
 
-@pytest.mark.parametrize(
-    "option",
-    ["fastv@2:3,alpha=half", "fastv@2:3,diversity=much", "condensation@2:3,cover=all", "condensation@2:3,semantic=yes"],
-)
-def test_a_word_where_a_number_belongs_names_the_option(option):
-    with pytest.raises(ValueError, match=option.split(",")[1].replace("=", "='")):
-        plan_from(option)
+@pytest.fixture
+def entry_points(monkeypatch):
+    """Give the registry these entry points, and forget afterwards what they registered."""
+
+    def give(*points: EntryPoint) -> None:
+        monkeypatch.setattr(registry, "entry_points", lambda group: points if group == "llava.methods" else ())
+        registry._load_entry_points.cache_clear()
+
+    monkeypatch.setattr(registry, "_METHODS", dict(registry._METHODS))
+    yield give
+    registry._load_entry_points.cache_clear()
+
+
+def test_methods_of_another_package_are_found(entry_points, tmp_path, monkeypatch):
+    documented = get_method("full").__doc__
+    (tmp_path / "elsewhere.py").write_text(
+        "from llava.reduction import Reducer, register\n\n"
+        "class Mine(Reducer):\n    pass\n\n"
+        f"Mine.__doc__ = {documented!r}\nregister('of_another_package')(Mine)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    entry_points(EntryPoint("elsewhere", "elsewhere", "llava.methods"))
+    assert "of_another_package" in list_methods()
+    assert str(make_stage("of_another_package", keep=3)) == "of_another_package:3"
+
+
+def test_a_package_that_cannot_be_imported_is_named_and_left_out(entry_points, caplog):
+    entry_points(EntryPoint("broken", "no_such_module", "llava.methods"))
+    with caplog.at_level(logging.WARNING):
+        assert "fastv" in list_methods()
+    assert "the methods of broken (no_such_module) are left out: No module named 'no_such_module'" in caplog.text
+
+
+@pytest.mark.parametrize("name", [None, 5, ["fastv"], True])
+def test_a_method_is_named_by_a_word(name):
+    with pytest.raises(ValueError, match="must be a name; choose one of"):
+        get_method(name)

@@ -33,6 +33,29 @@ def test_random_draws_by_picture_and_seed():
     assert counts.min() > 400 and counts.max() < 600  # uniform: 500 each, 4 standard deviations
 
 
+def test_no_draw_is_another_pictures():
+    """Nor that of another seed: picture p with seed s + 1 is not picture p + 1 with seed s, and seeds share no order."""
+    draws = {}
+    for picture in (0, 1, 2, 1_000_003, 2**40):
+        for seed in (0, 1, 2, 1_000_003):
+            drawn = tuple(select.random(torch.tensor([picture]), seed, 576, 64)[0].tolist())
+            assert draws.setdefault(drawn, (picture, seed)) == (picture, seed)
+    assert len(draws) == 20
+    assert len({select.mixed(a, b) for a in range(40) for b in range(40)}) == 1600
+    assert all(0 <= select.mixed(a) < 2**63 for a in range(100))
+
+
+@pytest.mark.parametrize(("height", "width"), [(4, 9), (9, 4), (1, 12), (12, 1), (3, 7)])
+def test_bands_of_a_grid_that_is_no_square_are_as_square_as_can_be(height, width):
+    """16 cells of 4 x 16 are 2 x 2 each, and so they are of 16 x 4."""
+    for k in range(1, height * width + 1):
+        cells = select.bands(height, width, k)
+        seen = [row * width + column for rows, columns in cells for row in rows for column in columns]
+        assert sorted(seen) == list(range(height * width)) and len(cells) == k
+    for sides in ((4, 16), (16, 4)):
+        assert {(len(rows), len(columns)) for rows, columns in select.bands(*sides, 16)} == {(2, 2)}
+
+
 @pytest.mark.parametrize("k", [1, 2, 7, 16, 64, 144, 192, 500, 576])
 def test_bands_cut_the_grid_into_k_cells(k):
     cells = select.bands(24, 24, k)
@@ -124,6 +147,41 @@ def test_dpp_equals_the_largest_determinant_step_by_step(weighted):
     assert select.dpp(alike, 6, quality).tolist() == [naive_dpp(one, 6) for one in kernel]
 
 
+@pytest.mark.parametrize("k", [5, 6, 9, 20])
+def test_dpp_beyond_the_rank_takes_the_lowest_that_are_left(k):
+    """Features of width 5 span five dimensions: what the kernel shows beyond is rounding, and nothing is gained."""
+    alike = cosines(width=5)
+    picked = select.dpp(alike, k)
+    for row in picked:
+        first, rest = row[:5].tolist(), row[5:].tolist()
+        assert rest == [index for index in range(20) if index not in first][: k - 5]
+    noisy = alike + 3e-7 * torch.randn(alike.shape, generator=torch.Generator().manual_seed(1))
+    noisy.diagonal(dim1=1, dim2=2).fill_(1)
+    assert torch.equal(select.dpp(noisy, k), picked)
+
+
+def test_medoids_move_three_times():
+    """A chain on which every round moves a centre: two rounds end elsewhere than three."""
+    for seed in range(200):
+        alike = cosines(images=1, tokens=30, width=4, seed=seed)
+        ends = [select.medoids(alike, 5, rounds).tolist() for rounds in (2, 3)]
+        if ends[0] != ends[1]:
+            assert select.medoids(alike, 5).tolist() == ends[1]
+            return
+    raise AssertionError("no input moves in the third round")
+
+
+def test_marginal_relevance_weighs_the_score_by_its_maximum():
+    """Scores 1, .6, .5, .4; the second is a little like the first: (.6 - alike) / 2 against .5 / 2, whatever their sum is."""
+    alike = torch.eye(4)[None].clone()
+    alike[0, 0, 1] = alike[0, 1, 0] = 0.05
+    wanted = torch.tensor([[1.0, 0.6, 0.5, 0.4]])
+    assert select.relevant(wanted, alike, 2, 0.5).tolist() == [[0, 1]]  # .3 - .025 = .275 against .25
+    assert select.relevant(10 * wanted, alike, 2, 0.5).tolist() == [[0, 1]]
+    alike[0, 0, 1] = alike[0, 1, 0] = 0.08  # .3 - .04 = .26; by the sum .12 - .04 = .08 would lose to .1
+    assert select.relevant(wanted, alike, 2, 0.5).tolist() == [[0, 1]]
+
+
 def test_marginal_relevance_by_hand():
     """Scores 1, .9, .5; tokens 0 and 1 are equal, 2 is apart: with half the weight on diversity 2 comes second."""
     alike = torch.tensor([[[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 1.0]]])
@@ -157,6 +215,36 @@ def test_similarity_selectors_give_k_different_tokens_alone_as_in_a_batch(choose
     together = choose(alike, k)
     assert together.shape == (3, k) and all(len(row.unique()) == k for row in together)
     assert torch.equal(choose(alike[1:2], k)[0], together[1])
+
+
+@pytest.mark.parametrize(
+    "choose",
+    [
+        select.fps,
+        select.connectivity,
+        select.medoids,
+        select.dpp,
+        lambda alike, k: select.relevant(alike.mean(1), alike, k, 0.5),
+    ],
+)
+def test_tokens_that_are_equal_up_to_rounding_tie_exactly(choose):
+    """Every token three times, each copy off by what a batch differs from a row alone: always the same are chosen."""
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randn(1, 8, 16, generator=generator).repeat(1, 3, 1)
+    chosen = set()
+    for _ in range(20):
+        off = tokens * (1 + 1e-7 * torch.randn(tokens.shape, generator=generator))
+        chosen.add(tuple(choose(score.similarity(off), 12)[0].tolist()))
+    assert len(chosen) == 1
+
+
+def test_a_question_that_all_tokens_answer_alike_prefers_none():
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randn(1, 1, 16, generator=generator).repeat(1, 9, 1)
+    tokens = tokens * (1 + 1e-7 * torch.randn(tokens.shape, generator=generator))
+    words, real = torch.randn(1, 4, 16, generator=generator), torch.ones(1, 4, dtype=torch.bool)
+    same = score.first_equal(score.similarity(tokens))
+    assert not same.any() and not score.question_relevance(tokens, words, real, same).any()
 
 
 def test_text_weights_by_hand():

@@ -94,8 +94,8 @@ class Timed(Reducer):
     def aggregate(self, tokens: Tensor, kept: Tensor, evidence) -> Tensor:
         return self._timed(self.inner.aggregate, tokens, kept, evidence)
 
-    def flops(self, rows: int, tokens: int, kept: int, width: int) -> float:
-        return self.inner.flops(rows, tokens, kept, width)
+    def flops(self, rows: int, tokens: int, kept: int, width: int, text: int | None = None) -> float:
+        return self.inner.flops(rows, tokens, kept, width, text)
 
     def _timed(self, compute: Callable, tokens: Tensor, *rest) -> Tensor:
         start = now(tokens.device)

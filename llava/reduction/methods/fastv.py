@@ -66,7 +66,7 @@ class FastV(Reducer):
         alpha = notes["alpha"] = focus(strongest) if self.alpha == "focus" else self.alpha
         return weighted_heads(attention, alpha[:, None] if isinstance(alpha, Tensor) else alpha)
 
-    def flops(self, rows: int, tokens: int, kept: int, width: int) -> float:
+    def flops(self, rows: int, tokens: int, kept: int, width: int, text: int | None = None) -> float:
         return 2 * width * width + 2 * rows * width + (2 * tokens * tokens * width if self.diversity else 0)
 
     def options(self) -> dict[str, object]:

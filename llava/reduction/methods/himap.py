@@ -50,6 +50,6 @@ class HiMAP(Reducer):
         seen_by = (received > 0).sum(1).clamp(min=1) if self.row_normalised else 1
         return topk(received.sum(1) / seen_by, k)
 
-    def flops(self, rows: int, tokens: int, kept: int, width: int) -> float:
-        queries = tokens if self.rows == "image" else rows - tokens
+    def flops(self, rows: int, tokens: int, kept: int, width: int, text: int | None = None) -> float:
+        queries = tokens if self.rows == "image" else rows - tokens if text is None else text
         return queries * (2 * width * width + 2 * rows * width)

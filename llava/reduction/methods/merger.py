@@ -54,7 +54,7 @@ class TrainedMerger(Reducer):
     def aggregate(self, tokens: Tensor, kept: Tensor, evidence: Evidence) -> Tensor:
         return evidence.notes.pop("merged")
 
-    def flops(self, rows: int, tokens: int, kept: int, width: int) -> float:
+    def flops(self, rows: int, tokens: int, kept: int, width: int, text: int | None = None) -> float:
         if self.module is None:
-            return UNTRAINED.flops(rows, tokens, kept, width)
+            return UNTRAINED.flops(rows, tokens, kept, width, text)
         return self.module.flops(tokens, kept)

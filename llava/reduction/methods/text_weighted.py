@@ -40,5 +40,6 @@ class TextWeighted(Reducer):
     def select(self, tokens: Tensor, evidence: DecoderEvidence, k: int) -> Tensor:
         return topk(text_weighted(*evidence.text_attention(self.text)), k)
 
-    def flops(self, rows: int, tokens: int, kept: int, width: int) -> float:
-        return (rows - tokens) * (2 * width * width + 2 * rows * width)
+    def flops(self, rows: int, tokens: int, kept: int, width: int, text: int | None = None) -> float:
+        queries = rows - tokens if text is None or self.text == "all" else text
+        return queries * (2 * width * width + 2 * rows * width)

@@ -25,5 +25,5 @@ class Pool(Grid):
     def aggregate(self, tokens: Tensor, kept: Tensor, evidence: Evidence) -> Tensor:
         return mean_cells(tokens, *evidence.grid, kept.shape[1])
 
-    def flops(self, rows: int, tokens: int, kept: int, width: int) -> float:
+    def flops(self, rows: int, tokens: int, kept: int, width: int, text: int | None = None) -> float:
         return tokens * width

@@ -1,0 +1,159 @@
+"""Every price against torch's own counter of floating-point operations, site by site, within one per cent."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from llava.model.language_model.himap_configuration_llama import LlamaConfig
+from llava.model.language_model.reducible_llama import ReducibleLlamaForCausalLM
+from llava.reduction import get_method, list_methods, plan_from, reduced
+from llava.reduction.aggregate import CrossAttention
+from llava.reduction.apply import reduce_images
+from llava.reduction.cost import decoder_flops, images_of, linear_flops, selector_flops, tower_flops
+from llava.reduction.learned.mergers import make_merger
+from llava.reduction.methods.condensation import Condensation
+from llava.reduction.methods.merger import TrainedMerger
+from llava.reduction.stage import Stage
+from tests.tiny import WIDTH, prompt, tiny_model
+
+TOKENS = 64
+DECODER = [
+    "fastv@2:16",
+    "fastv@2:16,diversity=0.5",
+    "himap@2:16",
+    "himap@2:16,rows=image",
+    "text_weighted@2:16",
+    "text_weighted@2:16,text=all",
+    "condensation@2:16",
+    "condensation@2:16,strategy=tome",
+    "condensation@2:16,semantic=0.5",
+    "custom_selection@2:16",
+    "random@2:16",
+    "fastv@2:0",
+    "fastv@1:32+himap@3:8",
+]
+
+
+def counted(function) -> float:
+    # torch's counter does not know the fused attention of a CPU
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        function()
+    return counter.get_total_flops()
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model()
+
+
+def close(price: float, count: float, left_out: float = 0.0) -> bool:
+    return abs(price - count) <= 0.01 * count + left_out
+
+
+@pytest.mark.parametrize("lengths", [(5, TOKENS, 9), (3, TOKENS, 4, 40, 7)])
+@pytest.mark.parametrize("text", DECODER)
+def test_decoder_and_its_selectors(model, text, lengths):
+    """The selectors are what a reduced pass costs beyond its layers; the attention rows are read from the cache's keys."""
+    if text.endswith("text=all") and len(lengths) > 3:
+        pytest.skip("the price takes the other image's rows for text")
+    batch = prompt(lengths)
+    with reduced(model, text):
+        count = counted(lambda: model(**batch.inputs, use_cache=True, logits_to_keep=1))
+    rows = model.model.last_rows_per_layer[:, 0].tolist()
+    layers, selected = decoder_flops(model.config, rows), selector_flops(model.model.last_trace, [0], WIDTH)
+    assert close(layers + selected, count)
+    if len(lengths) == 3:  # by themselves too; of two images the price counts the last row's query twice
+        assert abs(selected - (count - layers)) <= 0.01 * selected
+
+
+def test_a_dense_pass(model):
+    batch = prompt((5, TOKENS, 9))
+    count = counted(lambda: model(**batch.inputs, use_cache=True, logits_to_keep=1))
+    assert close(decoder_flops(model.config, [78] * 6), count)
+
+
+def test_layers_of_different_head_counts_and_widths():
+    config = LlamaConfig(
+        vocab_size=97, hidden_size=48, intermediate_size=80, num_hidden_layers=2, num_attention_heads=6,
+        num_key_value_heads=3, head_dim=16,
+    )  # fmt: skip
+    model = ReducibleLlamaForCausalLM(config).eval()
+    ids = torch.randint(3, 90, (1, 30))
+    assert close(decoder_flops(config, [30, 30]), counted(lambda: model(input_ids=ids, logits_to_keep=1)))
+
+
+@pytest.mark.parametrize(
+    ("name", "site"),
+    [
+        (name, site)
+        for name in list_methods()
+        for site in ("features", "prompt")
+        if site in get_method(name).sites and name != "pool"  # pooling adds, which torch's counter does not count
+    ],
+)
+def test_before_the_decoder(name, site):
+    check_images(plan_from(f"{name}@{site}:16" if get_method(name).wants_keep else f"{name}@{site}")[0])
+
+
+@pytest.mark.parametrize("kind", ["simple", "question_aware", "fixed_pooling", "cross_attention"])
+def test_trained_modules_at_the_features(kind):
+    if kind == "cross_attention":
+        stage = Stage(Condensation("fps", heads=4, attention=CrossAttention(32, 4)), "features", keep=16)
+    else:
+        widths = {"d_model": 32} if kind == "simple" else {"d_vision": 32, "d_text": 40, "d_internal": 16}
+        stage = Stage(TrainedMerger(module=make_merger(kind, num_heads=4, **widths)), "features", keep=16)
+    check_images(stage)
+
+
+def check_images(stage: Stage) -> None:
+    """Two pictures of one word each (what a merger reads of longer questions is left out of its price)."""
+    torch.manual_seed(0)
+    images, question = list(torch.randn(2, TOKENS, 32)), (torch.randn(2, 1, 40), torch.ones(2, 1, dtype=torch.bool))
+    records = []
+
+    def run() -> None:
+        records[:] = reduce_images([stage], stage.site, images, (8, 8), torch.arange(2), question)[1]
+
+    count = counted(run)
+    price = selector_flops(records, range(2), 32)
+    assert close(price, count, left_out=0.02 * count)
+
+
+def test_only_the_layers_of_the_tower_that_run_and_every_crop_are_counted(llava15):
+    tower = llava15.model.get_vision_tower()
+    side, patches = tower.config.image_size, tower.num_patches
+    assert tower.layers_run < tower.config.num_hidden_layers
+    for pixels in (torch.randn(1, 3, side, side), torch.randn(3, 3, side, side)):
+        count = counted(partial(tower, pixels))
+        assert close(tower_flops(tower.config, len(pixels), patches, tower.layers_run), count)
+
+
+def test_the_projector(llava15):
+    projector = llava15.model.get_model().mm_projector
+    tokens = torch.randn(1, 50, llava15.model.config.mm_hidden_size)
+    assert close(linear_flops(projector, 50), counted(lambda: projector(tokens)))
+
+
+def test_a_stage_is_priced_by_what_came_in_not_by_what_it_left(model):
+    """64 tokens against one query row, and 64 x 64 similarities: what is kept changes neither."""
+    batch = prompt((5, TOKENS, 9))
+    prices = []
+    for keep in (8, 48):
+        with reduced(model, f"fastv@2:{keep},diversity=0.5"), torch.no_grad():
+            model(**batch.inputs)
+        prices.append(selector_flops(model.model.last_trace, [0], WIDTH))
+    assert prices[0] == prices[1] == 2 * WIDTH * WIDTH + 2 * 78 * WIDTH + 2 * TOKENS * TOKENS * WIDTH
+
+
+def test_images_of_one_row_are_counted_one_by_one(model):
+    batch = prompt((3, 20, 4, 30, 7))
+    with reduced(model, "random@2:8"), torch.no_grad():
+        model(**batch.inputs)
+    first, second = images_of(model.model.last_trace[0], 0)
+    assert (first.rows, first.tokens, first.kept, first.text) == (64, 20, 8, 11)
+    assert (second.rows, second.tokens, second.kept, second.text) == (64, 30, 8, 7)
