@@ -18,7 +18,6 @@ Its random rows are drawn anew at every step; here they depend on question, pict
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import zlib
 from collections.abc import Iterator, Sequence
@@ -38,6 +37,7 @@ from llava.eval.ask.subject import Generation, LlavaSubject, Reply
 from llava.eval.tasks.base import Example
 from llava.eval.tasks.statistics import bootstrap
 from llava.experiments import Panel, draw
+from llava.files import excerpt, numbered_records
 from llava.model.language_model.reducible_llama import ReducibleLlamaModel
 from llava.reduction import Ledger, Stage
 
@@ -180,15 +180,20 @@ def jaccard(first: Sequence[int], second: Sequence[int]) -> float:
 
 
 def reference_scores(file: Path) -> dict[str, list[int]]:
-    """``top5_res`` of every question of a file, by its id. Raises ValueError where a question has none."""
-    asked = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
-    without = [str(one.get("id")) for one in asked if not one.get("top5_res")]
-    if without or not asked:
-        which = f"question {without[0]}" if without else "it is no question file, and"
+    """``top5_res`` of every question of a JSON list, by its id. Raises ValueError where a question has none."""
+    scores = {}
+    for place, question in numbered_records(file, {"id": str | int, "top5_res": list | None}):
+        if not question.get("top5_res"):
+            raise ValueError(
+                f"{place}: question {excerpt(question['id'])} has no top5_res; leave out --reference-scores file to "
+                "compare with the model itself"
+            )
+        scores[str(question["id"])] = question["top5_res"]
+    if not scores:
         raise ValueError(
-            f"{file}: {which} has no top5_res; leave out --reference-scores file to compare with the model itself"
+            f"{file} holds no question; leave out --reference-scores file to compare with the model itself"
         )
-    return {str(one["id"]): one["top5_res"] for one in asked}
+    return scores
 
 
 def consistency(

@@ -113,7 +113,7 @@ class Look:
     @property
     def title(self) -> str:
         """Question, truth and answer."""
-        asked = self.example.text.splitlines()[0]
+        asked = self.example.text.partition("\n")[0]
         return textwrap.shorten(f"{asked}  truth: {self.example.label}, answer: {self.line['answer']}", 110)
 
     @property

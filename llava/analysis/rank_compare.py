@@ -10,7 +10,6 @@ both have and the same questions: the difference of mean accuracy over the budge
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from rich.table import Table
 from llava.cli.console import terminal
 from llava.eval.tasks.statistics import Contributions, difference_interval, verdict
 from llava.experiments import Panel, draw
-from llava.files import write_json
+from llava.files import read_json, write_json
 
 from .command import launch, rounded
 
@@ -66,10 +65,10 @@ class Ranks:
 def read(file: Path) -> list[Ranks]:
     """The method of a file, then its controls. Raises ValueError naming the file where it is no rank sweep."""
     try:
-        held = json.loads(file.read_text(encoding="utf-8"))
+        held = read_json(file)
         tables = {held["method"]: held, **held["controls"]}
         return [Ranks.of(method, held, table) for method, table in tables.items()]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{file} is not what rank_sweep writes ({error}); make it with that") from None
 
 

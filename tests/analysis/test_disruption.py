@@ -122,7 +122,7 @@ def test_reference_scores_of_a_file(tmp_path):
     file.write_text(json.dumps([{"id": 4, "top5_res": [1, 2, 3, 4, 5]}]))
     assert reference_scores(file) == {"4": [1, 2, 3, 4, 5]}
     file.write_text(json.dumps([{"id": 4, "top5_res": [1]}, {"id": 5}]))
-    with pytest.raises(ValueError, match="question 5 has no top5_res"):
+    with pytest.raises(ValueError, match="record 2: question 5 has no top5_res"):
         reference_scores(file)
 
 

@@ -146,7 +146,8 @@ def example(arguments: argparse.Namespace) -> tuple[str, str, str]:
     key = arguments.example or next(iter(asked))
     if key not in asked:
         raise ValueError(f"example={key!r} is not in {arguments.data}; its questions are {next(iter(asked))} and so on")
-    return str(asked[key].image), task.prompt(asked[key]), f"{asked[key].text.splitlines()[0]} ({asked[key].label})"
+    question = asked[key].text.partition("\n")[0]
+    return str(asked[key].image), task.prompt(asked[key]), f"{question} ({asked[key].label})"
 
 
 def run(arguments: argparse.Namespace) -> Path:

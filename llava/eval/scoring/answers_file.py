@@ -20,7 +20,7 @@ import shortuuid
 from llava.cli.console import progress_bar, terminal
 from llava.cli.flags import add_model_flags, add_reduction_flags, model_spec, plan_spec
 from llava.cli.settings import ModelSpec, PlanSpec, check_least
-from llava.files import write_jsonl
+from llava.files import require_fields, write_jsonl
 from llava.reduction import Stage
 
 from ..ask.controls import plans_from
@@ -117,10 +117,8 @@ def questions_from(
     """
     examples, recorded = [], {}
     for number, (place, line) in enumerate(numbered):
-        image, text = line.get("image"), line["text"]
-        if not (isinstance(text, str) and isinstance(image, str | None)):
-            raise ValueError(f"{place}: text={text!r} and image={image!r} must both be words")
-        key = str(number)
+        require_fields(place, line, {"question_id": str | int, "text": str, "image": str | None})
+        image, text, key = line.get("image"), line["text"], str(number)
         recorded[key] = {"question_id": line["question_id"], "prompt": line.get("prompt", text)}
         examples.append(
             Example(

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from llava.cli.console import launch
+from llava.files import write_text
 
 from ..tasks.base import Line, by_picture
 from ..tasks.mme import INSTRUCTIONS, SUBTASKS, Mme
@@ -61,7 +62,7 @@ def run(experiment: str, data: Path) -> Path:
     for name in SUBTASKS:  # what is there may be of more subtasks, and would be scored along
         (folder / f"{name}.txt").unlink(missing_ok=True)
     for category, texts in rows(task, lines).items():
-        (folder / f"{category}.txt").write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
+        write_text(folder / f"{category}.txt", "".join(f"{text}\n" for text in texts))
     logger.info("%d answers in %s", len(lines), folder)
     return folder
 

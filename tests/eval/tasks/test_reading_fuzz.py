@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llava.eval import eval_science_qa, eval_textvqa
+from llava.eval.scoring import answers_file, ask_scienceqa, scienceqa, textvqa
 from llava.eval.scoring.calculation import calculate
 from llava.eval.scoring.convert_answer_to_mme import rows
 from llava.eval.scoring.eval_answers import lines_of
 from llava.eval.tasks.base import get_task, list_tasks
+from llava.files import numbered_jsonl
 from tests.damage import FUZZ, other_bytes, other_value
 
 PEOPLE = [{"answer": "red", "answer_id": number} for number in range(10)]
@@ -150,7 +151,7 @@ def test_damaged_answers_on_textvqa_are_refused_by_name(data, tmp_path):
     answer = {"question_id": 1, "prompt": ASKED["text"], "text": "red"}
     damaged(data, {"answers.jsonl": [answer]}, tmp_path)
     truth = {("1", "is it red?"): ["red"] * 10}
-    refused_or(lambda: eval_textvqa.credits(tmp_path / "answers.jsonl", truth), tmp_path)
+    refused_or(lambda: textvqa.credits(tmp_path / "answers.jsonl", truth), tmp_path)
 
 
 @FUZZ
@@ -162,11 +163,11 @@ def test_damaged_problems_and_answers_on_scienceqa_are_refused_by_name(data, tmp
         "answers.jsonl": [{"question_id": 1, "prompt": "Which?", "text": "A"}],
     }
     damaged(data, files, tmp_path)
-    problems = refused_or(lambda: eval_science_qa.read_split(tmp_path, "test", list("ABCDE")), tmp_path)
+    problems = refused_or(lambda: scienceqa.read_split(tmp_path, "test", list("ABCDE")), tmp_path)
     if problems:
-        answers = refused_or(lambda: eval_science_qa.read_answers(tmp_path / "answers.jsonl", problems), tmp_path)
+        answers = refused_or(lambda: scienceqa.read_answers(tmp_path / "answers.jsonl", problems), tmp_path)
         for name, answer in (answers or {}).items():
-            eval_science_qa.judge(name, problems[name], answer, list("ABCDE"))
+            scienceqa.judge(name, problems[name], answer, list("ABCDE"))
 
 
 @FUZZ
@@ -174,3 +175,23 @@ def test_damaged_problems_and_answers_on_scienceqa_are_refused_by_name(data, tmp
 def test_damaged_text_files_of_mme_are_refused_by_name(data, tmp_path):
     damaged(data, {"color.txt": "a.png\tIs it red?\tYes\tyes\na.png\tIs it blue?\tNo\tno\n"}, tmp_path)
     refused_or(lambda: calculate(tmp_path), tmp_path)
+
+
+@FUZZ
+@given(data=st.data())
+def test_damaged_question_files_of_scripts_are_refused_by_name(data, tmp_path):
+    lines = [{"question_id": number, "image": "a.png", "text": "Why?", "category": "all"} for number in (1, "two")]
+    damaged(data, {"asked.jsonl": lines, "asked.json": FILES["scienceqa"]["llava_test_CQM-A.json"]}, tmp_path)
+    file, other = tmp_path / "asked.jsonl", tmp_path / "asked.json"
+
+    def loader() -> Any:
+        numbered = ((f"{file}:{at}", line) for at, line in numbered_jsonl(file, ("question_id", "text")))
+        return answers_file.questions_from("loader", file, numbered, tmp_path, 8)
+
+    def science() -> Any:
+        return answers_file.questions_from("science", other, ask_scienceqa.questions(other), tmp_path, 8)
+
+    for read in (loader, science):
+        made = refused_or(read, tmp_path)
+        if made:
+            json.dumps(made.recorded, ensure_ascii=False).encode()
