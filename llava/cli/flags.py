@@ -101,16 +101,20 @@ def _kind(hint: Any) -> Any:
     """What reads a flag of this type: bool, int, `number`, or str; lists are written with commas."""
     members = set(get_args(hint)) if get_origin(hint) is UnionType else {hint}
     if str in members:
-        one = number_or_word if float in members else str
+        read_entry = number_or_word if float in members else str
     elif float in members or members == {list, NoneType}:
-        one = number
+        read_entry = number
     else:
-        one = bool if bool in members else int
+        read_entry = bool if bool in members else int
     if list not in members:
-        return one
+        return read_entry
 
     def entries(text: str) -> Any:
-        return [one(part) for part in text.split(",")] if members == {list, NoneType} or "," in text else one(text)
+        return (
+            [read_entry(part) for part in text.split(",")]
+            if members == {list, NoneType} or "," in text
+            else read_entry(text)
+        )
 
     return entries
 

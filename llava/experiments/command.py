@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from llava.cli import console
 from llava.cli.flags import add_model_flags, add_reduction_flags, plan_spec, spellings
-from llava.eval.ask.controls import plans_from
+from llava.eval.ask.plans import plans_from
 from llava.files import write_json
 from llava.model.language_model.himap_configuration_llama import LlamaConfig
 from llava.model.language_model.knobs import SPANS

@@ -11,9 +11,10 @@ import torch
 
 from llava.cli.flags import model_spec
 from llava.cli.settings import EvalSettings
-from llava.eval.ask.controls import SEEDS, SPATIAL_CONTROLS, Pricing, random_control, spatial_controls
+from llava.eval.ask.controls import SEEDS, SPATIAL_CONTROLS, random_control, spatial_controls
 from llava.eval.ask.measure import measure
 from llava.eval.ask.opening import open_evaluation
+from llava.eval.ask.pricing import Pricing
 from llava.eval.ask.subject import Subject
 from llava.eval.report.command import collect, show
 from llava.eval.results.folder import check_writable, summarise_cost

@@ -18,8 +18,9 @@ from collections.abc import Sequence
 from llava.cli.console import launch
 from llava.cli.settings import PlanSpec
 from llava.eval import run as evaluation
-from llava.eval.ask.controls import SEEDS, Pricing, matched
+from llava.eval.ask.controls import SEEDS
 from llava.eval.ask.opening import tokens_of_picture
+from llava.eval.ask.pricing import Pricing, matched
 from llava.model.builder import read_config
 from llava.model.checkpoint import find_folder
 from llava.reduction import plan_from

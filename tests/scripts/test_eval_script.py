@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llava.cli.flags import plan_spec
-from llava.eval.ask.controls import plans_from
+from llava.eval.ask.plans import plans_from
 from llava.eval.run import parser
 from llava.model.language_model.himap_configuration_llama import LlamaConfig
 

@@ -6,8 +6,8 @@ import logging
 
 import pytest
 
-from llava.eval.ask.controls import Pricing
 from llava.eval.ask.opening import tokens_of_picture
+from llava.eval.ask.pricing import Pricing
 from llava.model.builder import read_config
 from llava.reduction import plan_from, plan_name
 from llava.reduction.aggregate import CrossAttention

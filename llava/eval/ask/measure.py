@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -20,14 +19,16 @@ from rich.progress import Progress
 from llava.cli.console import progress_bar, terminal
 from llava.cli.settings import PlanSpec
 from llava.files import read_json
-from llava.model.checkpoint import fingerprint
 from llava.reduction import Stage, plan_name
 
 from ..results.folder import Run, summarise_cost
-from ..tasks.base import Example, Line, QuestionSet, Task
-from .controls import is_adaptive, method_label, pricing_of, requested_plans, with_controls
+from ..tasks.base import Example, Line, Task
+from .configuration import configuration
+from .controls import is_adaptive, with_controls
 from .loop import Answer, answers
-from .opening import Checkpoint, Evaluation
+from .opening import Evaluation
+from .plans import method_label, requested_plans
+from .pricing import pricing_of
 from .record import record_samples, runs_without_samples
 from .subject import Generation, LlavaSubject, Subject
 
@@ -52,22 +53,15 @@ def measure(
     processes = PartialState(cpu=device.startswith("cpu") or not torch.cuda.is_available())
     logger.setLevel(logging.INFO if processes.is_main_process else logging.ERROR)
     with ExitStack() as stack:
-        with processes.main_process_first():
-            runs = []
-            for plan in plans:
-                config = configuration(evaluation.model, task, plan, settings.batch_size, settings.limit)
-                run = Run(evaluation.results / plan_name(plan), config, processes.process_index)
-                runs.append((plan, stack.enter_context(run)))
-            if settings.retry_failed and processes.is_main_process:
-                logger.info("%d failed questions are asked again", sum(run.retry_failed() for _, run in runs))
+        runs = _open_runs(evaluation, plans, processes, stack)
         done, total = sum(len(run.done) for _, run in runs), len(runs) * len(task.examples)
         if done:
             logger.info("%d of %d answers are there already", done, total)
         unseen = runs_without_samples(runs) if settings.samples and processes.is_main_process else []
         subject = None
         if done < total or unseen:
-            own_device = processes.device if processes.num_processes > 1 and not device else None
-            subject = (load or evaluation.model.subject)(own_device)
+            process_device = processes.device if processes.num_processes > 1 and not device else None
+            subject = (load or evaluation.model.subject)(process_device)
         with progress_bar(console or terminal(), processes.is_main_process) as progress:
             metrics = evaluate(subject, task, runs, settings.batch_size, progress, processes, not settings.encode_each)
         if isinstance(subject, LlavaSubject) and unseen:
@@ -78,6 +72,21 @@ def measure(
             "%d questions failed; their lines in predictions.jsonl say why, --retry-failed asks them again", failed
         )
     return [(run, figures) for (_, run), figures in zip(runs, metrics)]
+
+
+def _open_runs(
+    evaluation: Evaluation, plans: Sequence[list[Stage]], processes: PartialState, stack: ExitStack
+) -> list[tuple[list[Stage], Run]]:
+    """The plans with their folders, each open until the stack closes; failed questions are forgotten where that is wanted."""
+    settings, runs = evaluation.settings, []
+    with processes.main_process_first():
+        for plan in plans:
+            config = configuration(evaluation.model, evaluation.task, plan, settings.batch_size, settings.limit)
+            run = Run(evaluation.results / plan_name(plan), config, processes.process_index)
+            runs.append((plan, stack.enter_context(run)))
+        if settings.retry_failed and processes.is_main_process:
+            logger.info("%d failed questions are asked again", sum(run.retry_failed() for _, run in runs))
+    return runs
 
 
 def measure_with_controls(
@@ -124,7 +133,7 @@ def evaluate(
     share = (processes.process_index, processes.num_processes)
     total, done = len(task.examples) * len(runs), sum(len(run.done) for _, run in runs)
     bar = progress.add_task(task.name, total=total, completed=done)
-    found = (
+    replies = (
         []
         if done == total
         else answers(
@@ -139,7 +148,7 @@ def evaluate(
             shared_features=shared_features,
         )
     )
-    for answer in found:
+    for answer in replies:
         run = runs[answer.number][1]
         run.append(_line(task, answer))
         progress.update(bar, description=f"{task.name}  {run.folder.name}", advance=share[1])
@@ -159,11 +168,11 @@ def evaluate(
 def _line(task: Task, answer: Answer) -> Line:
     """An answer as a line of ``predictions.jsonl``."""
     reply, example = answer.reply, answer.example
-    about = _about(task, example, answer.prompt)
+    fields = _question_fields(task, example, answer.prompt)
     if reply is None:
-        return {**about, "text": "", **task.score(example, ""), "correct": False, "error": answer.error}
+        return {**fields, "text": "", **task.score(example, ""), "correct": False, "error": answer.error}
     line = {
-        **about,
+        **fields,
         "text": reply.text,
         **task.score(example, reply.text),
         "kept": reply.kept,
@@ -174,7 +183,7 @@ def _line(task: Task, answer: Answer) -> Line:
     return line if reply.prefill_seconds is None else {**line, "prefill_seconds": round(reply.prefill_seconds, 6)}
 
 
-def _about(task: Task, example: Example, prompt: str) -> dict:
+def _question_fields(task: Task, example: Example, prompt: str) -> dict:
     image = example.image
     if image is not None and image.is_relative_to(task.data):
         image = image.relative_to(task.data)
@@ -185,39 +194,4 @@ def _about(task: Task, example: Example, prompt: str) -> dict:
         "image": None if image is None else str(image),
         "category": example.category,
         "prompt": prompt,
-    }
-
-
-def configuration(
-    model: Checkpoint, task: QuestionSet, plan: list[Stage], batch_size: int, limit: int | None = None
-) -> dict[str, Any]:
-    """Everything that decides the answers of a run, and how it was run, as plain values."""
-    spec = model.spec
-    device = spec.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    trained = [stage.reducer.weights for stage in plan if getattr(stage.reducer, "weights", None)]
-    return {
-        "task": {
-            "name": task.name,
-            "data": str(task.data),
-            "questions": len(task.examples),
-            "limit": limit,
-            "fingerprint": task.fingerprint(),
-            **({} if task.instructed else {"instructed": False}),
-        },
-        "model": {
-            "name": spec.name,
-            "path": str(spec.path),
-            "base": None if spec.base is None else str(spec.base),
-            **model.fingerprints(),
-            "device": str(device),
-            "dtype": spec.dtype or ("float16" if str(device).startswith("cuda") else "float32"),
-            "attn_implementation": spec.attn,
-            "bits": spec.bits,
-        },
-        "plan": {"name": plan_name(plan), "method": method_label(plan), "stages": [str(stage) for stage in plan]}
-        | ({"weights": list(map(fingerprint, trained))} if trained else {}),
-        "conv_mode": model.conv_mode,
-        "max_new_tokens": task.max_new_tokens,
-        "decoding": "greedy",
-        "batch_size": batch_size,
     }

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from llava.cli.loading import load_model
 from llava.cli.settings import EvalSettings, ModelSpec
@@ -69,7 +70,7 @@ class Checkpoint:
         return LlavaSubject(tokenizer, model, image_processor, self.conv_mode)
 
     @cached_property
-    def _tokenizer(self):
+    def _tokenizer(self) -> PreTrainedTokenizerBase:
         return load_tokenizer(self.folder if self.spec.base is None else find_folder(self.spec.base, "model_base"))
 
 

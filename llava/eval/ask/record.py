@@ -34,7 +34,7 @@ def record_samples(subject: LlavaSubject, task: Task, runs: Runs, pictures: int,
     examples = sampled_questions(task.examples, pictures)
     recorder = Recorder(subject)
     entries: list[dict[str, dict]] = [{} for _ in runs]  # by the question's key
-    asked = answers(
+    replies = answers(
         recorder,
         [plan for plan, _ in runs],
         examples,
@@ -42,7 +42,7 @@ def record_samples(subject: LlavaSubject, task: Task, runs: Runs, pictures: int,
         batch_size=batch_size,
         generation=Generation(max_new_tokens=1),
     )
-    for answer in asked:
+    for answer in replies:
         if answer.reply is not None:
             picture, entry = recorder.records.popleft()
             key, results = answer.example.key, runs[answer.number][1].folder.parent

@@ -51,12 +51,12 @@ def to_mask(kept: Iterable[int], patches: int) -> str:
 
 def from_mask(mask: str, patches: int) -> list[int]:
     """The indices in a bit mask. Raises ValueError for one that is not of so many patches."""
-    held = np.frombuffer(bytes.fromhex(mask), dtype=np.uint8)
-    if len(held) != math.ceil(patches / 8):
+    data = np.frombuffer(bytes.fromhex(mask), dtype=np.uint8)
+    if len(data) != math.ceil(patches / 8):
         raise ValueError(
-            f"mask={mask[:16]!r}... has {8 * len(held)} bits, {patches} patches need as many, in whole bytes"
+            f"mask={mask[:16]!r}... has {8 * len(data)} bits, {patches} patches need as many, in whole bytes"
         )
-    return np.flatnonzero(np.unpackbits(held)[:patches]).tolist()
+    return np.flatnonzero(np.unpackbits(data)[:patches]).tolist()
 
 
 def store(results: Path, picture: Image.Image) -> str:
@@ -79,11 +79,11 @@ def read(folder: Path) -> list[dict]:
     file = folder / FILE
     if not file.is_file():
         return []
-    held = read_json(file)
-    if held.get("format") != FORMAT:
-        raise ValueError(f"{file} is of format {held.get('format')}, this version reads {FORMAT}; remove it")
+    content = read_json(file)
+    if content.get("format") != FORMAT:
+        raise ValueError(f"{file} is of format {content.get('format')}, this version reads {FORMAT}; remove it")
     try:
-        for entry in held["samples"]:
+        for entry in content["samples"]:
             lacking = [name for name in ("key", "picture", "layers") if name not in entry]
             for stage in entry["stages"]:
                 lacking += [name for name in ("stage", "layer", "merges") if name not in stage]
@@ -92,4 +92,4 @@ def read(folder: Path) -> list[dict]:
                 raise KeyError(", ".join(lacking))
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{file} holds an entry that is not whole ({error}); remove it and run again") from None
-    return held["samples"]
+    return content["samples"]

@@ -23,10 +23,10 @@ from llava.cli.settings import ModelSpec, PlanSpec, check_least
 from llava.files import require_fields, write_jsonl
 from llava.reduction import Stage
 
-from ..ask.controls import plans_from
+from ..ask.configuration import configuration
 from ..ask.loop import Answer, answers
-from ..ask.measure import configuration
 from ..ask.opening import open_checkpoint
+from ..ask.plans import plans_from
 from ..ask.subject import Generation, LlavaSubject, Subject
 from ..results.folder import Run
 from ..tasks.base import Example, Line
@@ -47,8 +47,8 @@ class Questions:
 
     def fingerprint(self) -> str:
         """A checksum of the file and of which of its questions are asked."""
-        asked = "\n".join(example.key for example in self.examples).encode()
-        return f"{zlib.crc32(asked, zlib.crc32(self.data.read_bytes())):08x}"
+        keys = "\n".join(example.key for example in self.examples).encode()
+        return f"{zlib.crc32(keys, zlib.crc32(self.data.read_bytes())):08x}"
 
 
 @dataclass(frozen=True)
@@ -209,11 +209,11 @@ def run_line(answer: Answer) -> Line:
 
 def answer_line(line: Line, questions: Questions, model_id: str) -> Line:
     """A line of an answers file, its fields in LLaVA's order; metadata are visual tokens by layer and seconds."""
-    about = ("kept", "seconds", "tower_seconds", "error")
+    measured = ("kept", "seconds", "tower_seconds", "error")
     return {
         **questions.recorded[line["key"]],
         "text": line["text"],
         "answer_id": line["answer_id"],
         "model_id": model_id,
-        "metadata": {name: line[name] for name in about if name in line},
+        "metadata": {name: line[name] for name in measured if name in line},
     }

@@ -28,14 +28,14 @@ def rows(task: Mme, lines: Sequence[Line]) -> dict[str, list[str]]:
 
     Line breaks and tabs of an answer become blanks: they would be read as further lines and fields.
     """
-    found: dict[str, list[str]] = {}
+    texts: dict[str, list[str]] = {}
     for picture, pair in by_picture(lines).items():
         file = f"{PurePosixPath(picture).stem}.txt"
         for line in pair:
-            question = f"{task.bare(line['prompt'])} {INSTRUCTIONS[1]}"
-            said = " ".join(line["text"].split())
-            found.setdefault(line["category"], []).append("\t".join((file, question, line["label"], said)))
-    return found
+            question = f"{task.strip_instructions(line['prompt'])} {INSTRUCTIONS[1]}"
+            answer = " ".join(line["text"].split())
+            texts.setdefault(line["category"], []).append("\t".join((file, question, line["label"], answer)))
+    return texts
 
 
 def parser() -> argparse.ArgumentParser:

@@ -28,27 +28,27 @@ def lines_of(task: Task, file: Path) -> list[Line]:
     They are matched by question_id and the question alone, since ids may repeat (MME's and TextVQA's are the picture's). Raises
     ValueError naming file and line for an answer to another question or a second one, and for questions without answer.
     """
-    asked = {(example.question_id, task.bare(example.text)): example for example in task.examples}
-    found: dict[str, tuple[int, Line]] = {}
+    examples = {(example.question_id, task.strip_instructions(example.text)): example for example in task.examples}
+    answered: dict[str, tuple[int, Line]] = {}
     for number, answer in numbered_jsonl(file, ANSWER):
-        where = f"{file}:{number}"
+        place = f"{file}:{number}"
         try:
-            question = str(answer["question_id"]), task.bare(answer["prompt"])
+            question = str(answer["question_id"]), task.strip_instructions(answer["prompt"])
         except ValueError as error:
-            raise ValueError(f"{where}: {error}") from None
-        if question not in asked:
-            raise ValueError(f"{where} answers {excerpt(question[1])} of {question[0]}, which {task.file} does not ask")
-        key = asked[question].key
-        if key in found:
-            raise ValueError(f"{where} answers a second time what line {found[key][0]} does: {excerpt(question[1])}")
-        found[key] = number, answer
-    missing = [example for example in task.examples if example.key not in found]
+            raise ValueError(f"{place}: {error}") from None
+        if question not in examples:
+            raise ValueError(f"{place} answers {excerpt(question[1])} of {question[0]}, which {task.file} does not ask")
+        key = examples[question].key
+        if key in answered:
+            raise ValueError(f"{place} answers a second time what line {answered[key][0]} does: {excerpt(question[1])}")
+        answered[key] = number, answer
+    missing = [example for example in task.examples if example.key not in answered]
     if missing:
         raise ValueError(
             f"{file} lacks {len(missing)} of the {len(task.examples)} answers, the first to {missing[0].question_id}: "
-            f"{excerpt(task.bare(missing[0].text))}; finish the run, or give the question file that was asked"
+            f"{excerpt(task.strip_instructions(missing[0].text))}; finish the run, or give the question file that was asked"
         )
-    return [_line(task, example, found[example.key][1]) for example in task.examples]
+    return [_line(task, example, answered[example.key][1]) for example in task.examples]
 
 
 def _line(task: Task, example: Example, answer: Line) -> Line:
@@ -80,9 +80,9 @@ def show(metrics: dict, console: Console) -> None:
         for name, figures in metrics["subtasks"].items():
             table.add_row(name, f"{figures['score']:.2f}")
         console.print(table)
-    for said in (metrics.get("note"), f"{metrics['failed']} pictures failed" if metrics["failed"] else None):
-        if said:
-            console.print(said, highlight=False, markup=False)
+    for remark in (metrics.get("note"), f"{metrics['failed']} pictures failed" if metrics["failed"] else None):
+        if remark:
+            console.print(remark, highlight=False, markup=False)
 
 
 def parser() -> argparse.ArgumentParser:

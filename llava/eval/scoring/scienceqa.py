@@ -55,15 +55,15 @@ def read_split(folder: Path, split: str, options: Sequence[str]) -> dict[str, Li
 
 def read_answers(file: Path, problems: dict[str, Line]) -> dict[str, Line]:
     """Answers by question_id. Raises ValueError naming file and line for one of another split or a second one."""
-    found: dict[str, Line] = {}
+    answers: dict[str, Line] = {}
     for number, answer in numbered_jsonl(file, ANSWER):
         name = str(answer["question_id"])
         if name not in problems:
             raise ValueError(f"{file}:{number} answers question {excerpt(name)}, which is not in the split")
-        if name in found:
+        if name in answers:
             raise ValueError(f"{file}:{number} answers question {name} a second time")
-        found[name] = answer
-    return found
+        answers[name] = answer
+    return answers
 
 
 def judge(name: str, problem: Line, answer: Line, options: Sequence[str]) -> Line:
@@ -85,9 +85,9 @@ def judge(name: str, problem: Line, answer: Line, options: Sequence[str]) -> Lin
 
 def summary(judged: Sequence[Line], by: str) -> str:
     """The line LLaVA prints, counting ``right`` or ``strict``; without a picture there is no IMG-Accuracy."""
-    seen = [one[by] for one in judged if one["is_multimodal"]]
-    correct = sum(one[by] for one in judged)
-    of_images = f"{100 * sum(seen) / len(seen):.2f}%" if seen else "none has a picture"
+    multimodal = [question[by] for question in judged if question["is_multimodal"]]
+    correct = sum(question[by] for question in judged)
+    of_images = f"{100 * sum(multimodal) / len(multimodal):.2f}%" if multimodal else "none has a picture"
     accuracy = 100 * correct / len(judged)
     return f"Total: {len(judged)}, Correct: {correct}, Accuracy: {accuracy:.2f}%, IMG-Accuracy: {of_images}"
 
@@ -122,7 +122,7 @@ def run(
     if len(answers) < len(problems):
         missing = len(problems) - len(answers)
         logger.warning("%d of the %d questions of the split have no answer and count as wrong", missing, len(problems))
-    judged = [judge(name, one, answers.get(name, UNANSWERED), options) for name, one in problems.items()]
+    judged = [judge(name, problem, answers.get(name, UNANSWERED), options) for name, problem in problems.items()]
     sys.stdout.write(f"{summary(judged, 'right')}\nStrict: {summary(judged, 'strict')}\n")
     if output_file:
         write_json(output_file, sorted_out(judged))
@@ -135,21 +135,21 @@ def sorted_out(judged: Sequence[Line]) -> dict[str, list[Line]]:
     """What was right and what was wrong, with LLaVA's six fields."""
     fields = ("question_id", "parsed_ans", "ground_truth", "question", "pred", "is_multimodal")
     return {
-        name: [{field: one[field] for field in fields} for one in judged if one["right"] == right]
+        name: [{field: question[field] for field in fields} for question in judged if question["right"] == right]
         for name, right in (("correct", True), ("incorrect", False))
     }
 
 
 def results(judged: Sequence[Line]) -> dict:
     """Accuracy in per cent, the strict one, counts, and by id what was chosen and said."""
-    correct = sum(one["right"] for one in judged)
+    correct = sum(question["right"] for question in judged)
     return {
         "acc": 100 * correct / len(judged),
-        "strict_acc": 100 * sum(one["strict"] for one in judged) / len(judged),
+        "strict_acc": 100 * sum(question["strict"] for question in judged) / len(judged),
         "correct": correct,
         "count": len(judged),
-        "results": {one["question_id"]: one["index"] for one in judged},
-        "outputs": {one["question_id"]: one["pred"] for one in judged},
+        "results": {question["question_id"]: question["index"] for question in judged},
+        "outputs": {question["question_id"]: question["pred"] for question in judged},
     }
 
 

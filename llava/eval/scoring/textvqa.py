@@ -27,25 +27,25 @@ def credits(file: Path, truth: dict[tuple[str, str], list[str]]) -> list[float]:
 
     Raises ValueError naming file and line for an answer to a question that nobody annotated, or a second one.
     """
-    found: dict[tuple[str, str], float] = {}
+    scores: dict[tuple[str, str], float] = {}
     for number, answer in numbered_jsonl(file, ANSWER):
-        where = f"{file}:{number}"
+        place = f"{file}:{number}"
         try:
             question = str(answer["question_id"]), question_of(answer["prompt"])
         except ValueError as error:
-            raise ValueError(f"{where}: {error}") from None
+            raise ValueError(f"{place}: {error}") from None
         if question not in truth:
             raise ValueError(
-                f"{where} answers {excerpt(question[1])} about {question[0]}, which the annotations do not have"
+                f"{place} answers {excerpt(question[1])} about {question[0]}, which the annotations do not have"
             )
-        if question in found:
-            raise ValueError(f"{where} answers a second time {excerpt(question[1])} about {question[0]}")
-        found[question] = soft_accuracy(answer["text"], truth[question])
-    if not found:
+        if question in scores:
+            raise ValueError(f"{place} answers a second time {excerpt(question[1])} about {question[0]}")
+        scores[question] = soft_accuracy(answer["text"], truth[question])
+    if not scores:
         raise ValueError(f"{file} holds no answer")
-    if len(found) < len(truth):
-        logger.warning("%s answers %d of the %d annotated questions; scored over these", file, len(found), len(truth))
-    return list(found.values())
+    if len(scores) < len(truth):
+        logger.warning("%s answers %d of the %d annotated questions; scored over these", file, len(scores), len(truth))
+    return list(scores.values())
 
 
 def parser() -> argparse.ArgumentParser:

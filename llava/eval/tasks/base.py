@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 from llava.constants import DEFAULT_IMAGE_TOKEN, SHORT_ANSWER
 from llava.files import Fields, excerpt, numbered_jsonl
@@ -48,19 +48,6 @@ class Example:
     category: str
 
 
-class QuestionSet(Protocol):
-    """What a run's configuration tells of its questions; a ``Task`` is one, and so is an answers file's question file."""
-
-    name: str
-    data: Path
-    examples: list[Example]
-    instructed: bool
-    max_new_tokens: int
-
-    def fingerprint(self) -> str:
-        """A checksum of the question files, by which a rerun knows that it asks the same."""
-
-
 class Task(ABC):
     """The questions of a benchmark, at most ``limit`` of them, read when the task is made.
 
@@ -92,10 +79,10 @@ class Task(ABC):
         self.file = self._question_file()
         self.images = self.usual_images() if images is None else Path(images)
         self.truth = self.usual_truth() if truth is None else Path(truth)
-        found = list(self.read())
-        if not found:
+        examples = list(self.read())
+        if not examples:
             raise ValueError(f"{self.file} holds no question of {self.name}; give one that this benchmark came with")
-        self.examples = spread(found, limit)
+        self.examples = sample_evenly(examples, limit)
 
     @abstractmethod
     def read(self) -> Iterator[Example]:
@@ -109,24 +96,24 @@ class Task(ABC):
         """Where the benchmark keeps the true answers of this question file."""
         return self.file.parent / self.answers
 
-    def asked(self, fields: Fields = QUESTION) -> Iterator[tuple[str, Line]]:
+    def question_lines(self, fields: Fields = QUESTION) -> Iterator[tuple[str, Line]]:
         """Place ("file:3") and object of every line of a question file in LLaVA's format. A repeated question raises."""
-        yield from self.distinct((f"{self.file}:{at}", line) for at, line in numbered_jsonl(self.file, fields))
+        yield from self.distinct((f"{self.file}:{number}", line) for number, line in numbered_jsonl(self.file, fields))
 
     def distinct(self, questions: Iterable[tuple[str, Line]]) -> Iterator[tuple[str, Line]]:
         """The questions, each with its place. Raises ValueError for one that is no question, or there a second time."""
-        seen: dict[tuple[str, str], str] = {}
-        for where, line in questions:
+        earlier: dict[tuple[str, str], str] = {}
+        for place, line in questions:
             try:
-                question = str(line["question_id"]), self.bare(line["text"])
+                question = str(line["question_id"]), self.strip_instructions(line["text"])
             except ValueError as error:
-                raise ValueError(f"{where}: {error}") from None
-            if question in seen:
+                raise ValueError(f"{place}: {error}") from None
+            if question in earlier:
                 raise ValueError(
-                    f"{where} asks twice what {seen[question]} does: {excerpt(question[1])} of {question[0]}"
+                    f"{place} asks twice what {earlier[question]} does: {excerpt(question[1])} of {question[0]}"
                 )
-            seen[question] = where
-            yield where, line
+            earlier[question] = place
+            yield place, line
 
     def sources(self) -> list[Path]:
         """The question file and the true answers: what a finished run depends on."""
@@ -163,7 +150,7 @@ class Task(ABC):
                 text = text.replace(instruction, "")
         return text if self.instructed else text.strip()
 
-    def bare(self, prompt: str) -> str:
+    def strip_instructions(self, prompt: str) -> str:
         """The question alone, in one line: by it answers files and question files are matched."""
         for words in (DEFAULT_IMAGE_TOKEN, *self.instructions):
             prompt = prompt.replace(words, " ")
@@ -202,16 +189,16 @@ class Task(ABC):
         """``data`` itself where it is a file, else the first of ``questions`` in it."""
         if self.data.is_file():
             return self.data
-        found = next((self.data / name for name in self.questions if (self.data / name).is_file()), None)
-        if found is None:
+        file = next((self.data / name for name in self.questions if (self.data / name).is_file()), None)
+        if file is None:
             raise FileNotFoundError(
                 f"{self.data / self.questions[0]} does not exist; --data is the folder that holds "
                 f"{' or '.join(self.questions)}, or the question file itself"
             )
-        return found
+        return file
 
 
-def spread(examples: Sequence[Example], limit: int | None) -> list[Example]:
+def sample_evenly(examples: Sequence[Example], limit: int | None) -> list[Example]:
     """At most ``limit`` questions of whole pictures, evenly over the sequence; one picture at least."""
     if limit is None or limit >= len(examples):
         return list(examples)
@@ -245,11 +232,11 @@ def share_of(examples: Sequence[Example], index: int, count: int) -> list[Exampl
     return [example for example in examples if example.picture in share]
 
 
-def subtask_scores(lines: Sequence[Line], worth: str = "correct") -> dict[str, dict]:
-    """For each category the mean of what its lines are ``worth`` in per cent, and how many they are."""
+def subtask_scores(lines: Sequence[Line], field: str = "correct") -> dict[str, dict]:
+    """For each category the mean of the ``field`` of its lines in per cent, and how many they are."""
     groups: dict[str, list[float]] = {}
     for line in lines:
-        groups.setdefault(line["category"], []).append(float(line[worth]))
+        groups.setdefault(line["category"], []).append(float(line[field]))
     return {
         name: {"score": 100 * sum(group) / len(group), "questions": len(group)}
         for name, group in sorted(groups.items())

@@ -59,7 +59,7 @@ class CocoCaption(Task):
 
     def read(self) -> Iterator[Example]:
         known, self.references = read_truth(self.truth), {}
-        for where, line in self.asked():
+        for where, line in self.question_lines():
             name = str(line["question_id"])
             if line["image"] not in known:
                 raise ValueError(f"{self.truth} has no captions of {line['image']}, which {where} asks about")

@@ -23,7 +23,7 @@ class Gqa(Task):
 
     def read(self) -> Iterator[Example]:
         truth = read_json(self.truth)
-        for where, line in self.asked():
+        for where, line in self.question_lines():
             name = str(line["question_id"])
             known = truth.get(name)
             if not isinstance(known, dict) or "answer" not in known:

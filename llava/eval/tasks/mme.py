@@ -157,12 +157,12 @@ class Mme(Task):
 
     def _lines(self) -> Iterator[tuple[str, Line]]:
         """Place and line of ``llava_mme.jsonl`` with its true answer."""
-        truths = lru_cache(maxsize=None)(partial(_read_truth, self.bare))
+        truths = lru_cache(maxsize=None)(partial(_read_truth, self.strip_instructions))
         root = self.truth if self.truth.is_dir() else self.images
-        for where, line in self.asked({**QUESTION, "category": str}):
+        for where, line in self.question_lines({**QUESTION, "category": str}):
             if not Path(line["image"]).name:
                 raise ValueError(f"{where}: image={excerpt(line['image'])} is no name of a file")
-            source, question = _truth_file(root, line["image"]), self.bare(line["text"])
+            source, question = _truth_file(root, line["image"]), self.strip_instructions(line["text"])
             if question not in truths(source):
                 raise ValueError(f"{source} has no answer to {excerpt(question)}, which {where} asks")
             yield where, {**line, "answer": truths(source)[question]}
@@ -213,7 +213,7 @@ def _truth_file(root: Path, image: str) -> Path:
     return apart if apart.is_file() else picture.with_suffix(".txt")
 
 
-def _read_truth(bare: Callable[[str], str], file: Path) -> dict[str, str]:
+def _read_truth(strip: Callable[[str], str], file: Path) -> dict[str, str]:
     """Bare question to Yes or No of one picture."""
     if not file.is_file():
         raise FileNotFoundError(f"{file} does not exist; it holds the true answers of its picture")
@@ -222,5 +222,5 @@ def _read_truth(bare: Callable[[str], str], file: Path) -> dict[str, str]:
         question, _, answer = text.rpartition("\t")
         if not question or answer.strip().lower() not in ("yes", "no"):
             raise ValueError(f"{file}:{number} is not a question, a tab, and Yes or No")
-        truth[bare(question)] = answer.strip()
+        truth[strip(question)] = answer.strip()
     return truth

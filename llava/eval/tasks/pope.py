@@ -62,11 +62,11 @@ class Pope(Task):
 
     def read(self) -> Iterator[Example]:
         truths = lru_cache(maxsize=None)(lambda category: read_truth(self._file(category)))
-        for where, line in self.asked({**QUESTION, "category": str}):
+        for where, line in self.question_lines({**QUESTION, "category": str}):
             category = line["category"]
             if category not in CATEGORIES:
                 raise ValueError(f"{where}: category={excerpt(category)} must be one of {', '.join(CATEGORIES)}")
-            label = truths(category).get((line["image"], self.bare(line["text"])))
+            label = truths(category).get((line["image"], self.strip_instructions(line["text"])))
             if label is None:
                 raise ValueError(f"{self._file(category)} has no answer to what {where} asks of {line['image']}")
             yield Example(

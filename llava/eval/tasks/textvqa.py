@@ -56,9 +56,9 @@ class TextVqa(VqaTask):
 
     def read(self) -> Iterator[Example]:
         known, self.people = read_truth(self.truth), {}
-        for number, (where, line) in enumerate(self.asked(), start=1):
+        for number, (where, line) in enumerate(self.question_lines(), start=1):
             picture = str(line["question_id"])  # LLaVA's file names the picture here, so it is no question's own
-            question, key = self.bare(line["text"]), f"{picture}#{number}"
+            question, key = self.strip_instructions(line["text"]), f"{picture}#{number}"
             if (picture, question) not in known:
                 raise ValueError(
                     f"{self.truth} has no answers to {excerpt(question)} about {picture}, which {where} asks"
@@ -74,5 +74,5 @@ class TextVqa(VqaTask):
                 category="all",
             )
 
-    def bare(self, prompt: str) -> str:
+    def strip_instructions(self, prompt: str) -> str:
         return question_of(prompt)

@@ -17,7 +17,7 @@ from .statistics import Contributions
 PEOPLE = 10  # who answered every question
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 ARTICLES = ("a", "an", "the")
-DIGITS = dict(
+DIGITS: dict[str, str] = dict(
     zip("none zero one two three four five six seven eight nine ten".split(), "0 0 1 2 3 4 5 6 7 8 9 10".split())
 )
 # Words that are recognised without (one of) their apostrophes: the server's choice, in which "I'm" and "she's" do not work.
@@ -42,11 +42,11 @@ def normalise(text: str) -> str:
     A mark of punctuation becomes nothing if it stands beside a blank anywhere in the text, else a blank.
     """
     text = " ".join(text.lower().replace(",", "").replace("?", "").replace("'s", " 's").split())
-    bare = text
+    stripped = text
     for mark in PUNCTUATION:
-        apart = f"{mark} " in text or f" {mark}" in text
-        bare = bare.replace(mark, "" if apart else " ")
-    words = [DIGITS.get(word, word) for word in _PERIOD.sub("", bare).split()]
+        next_to_blank = f"{mark} " in text or f" {mark}" in text
+        stripped = stripped.replace(mark, "" if next_to_blank else " ")
+    words = [DIGITS.get(word, word) for word in _PERIOD.sub("", stripped).split()]
     return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
 
 
@@ -55,9 +55,9 @@ def soft_accuracy(text: str, answers: Sequence[str]) -> float:
 
     One of ten who said it is worth 0.3, two 0.6, three 0.9, four or more 1.
     """
-    answer, given = normalise(text), [normalise(one) for one in answers]
-    same = given.count(answer)
-    return sum(min(1, (same - (one == answer)) / 3) for one in given) / len(given)
+    answer, normalised = normalise(text), [normalise(other) for other in answers]
+    same = normalised.count(answer)
+    return sum(min(1, (same - (other == answer)) / 3) for other in normalised) / len(normalised)
 
 
 class VqaTask(Task):

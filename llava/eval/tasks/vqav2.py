@@ -41,7 +41,7 @@ class Vqav2(VqaTask):
 
     def read(self) -> Iterator[Example]:
         known, self.people = read_truth(self.truth), {}
-        for where, line in self.asked():
+        for where, line in self.question_lines():
             name = str(line["question_id"])
             if name not in known:
                 raise ValueError(f"{self.truth} has no answers to question {name}, which {where} asks")

@@ -13,7 +13,7 @@ from llava.eval.tasks.base import (
     Task,
     get_task,
     list_tasks,
-    spread,
+    sample_evenly,
     subtask_scores,
 )
 
@@ -35,13 +35,13 @@ def test_unknown_task_suggests():
 
 @pytest.mark.parametrize(("limit", "kept"), [(None, 12), (100, 12), (12, 12), (11, 9), (3, 3), (1, 3)])
 def test_spread_keeps_whole_pictures(limit, kept):
-    chosen = spread(examples(4, 3), limit)
+    chosen = sample_evenly(examples(4, 3), limit)
     assert len(chosen) == kept
     assert all(sum(other.picture == example.picture for other in chosen) == 3 for example in chosen)
 
 
 def test_spread_reaches_over_the_whole_sequence():
-    assert [example.picture for example in spread(examples(10, 2), 6)][::2] == ["0", "3", "6"]
+    assert [example.picture for example in sample_evenly(examples(10, 2), 6)][::2] == ["0", "3", "6"]
 
 
 def jsonl(file: Path, *lines: object) -> Path:
@@ -59,7 +59,7 @@ class Little(Task):
     name, questions, pictures, answers = "little", ("asked.jsonl", "other.jsonl"), "seen", "known.json"
 
     def read(self):
-        for _, line in self.asked():
+        for _, line in self.question_lines():
             name = str(line["question_id"])
             yield Example(name, name, line["image"], self.images / line["image"], line["text"], "Yes", "all")
 
@@ -116,7 +116,7 @@ def test_bad_questions_are_named(tmp_path, lines, message):
 
 def test_the_bare_question_is_without_placeholder_instruction_and_line_breaks(tmp_path):
     jsonl(tmp_path / "asked.jsonl", asked())
-    assert Little(tmp_path).bare(f"<image>\nIs it  red?\n{SHORT_ANSWER}") == "Is it red?"
+    assert Little(tmp_path).strip_instructions(f"<image>\nIs it  red?\n{SHORT_ANSWER}") == "Is it red?"
 
 
 def test_every_score_has_its_interval(tmp_path):

@@ -161,7 +161,9 @@ def test_the_forks_list_asks_the_same_and_knows_the_answers(exported, tmp_path):
     official = Mme(exported)
     assert [example.key for example in task.examples] == [example.key for example in official.examples]
     assert [example.label for example in task.examples] == [example.label for example in official.examples]
-    assert [task.bare(one.text) for one in task.examples] == [official.bare(one.text) for one in official.examples]
+    assert [task.strip_instructions(one.text) for one in task.examples] == [
+        official.strip_instructions(one.text) for one in official.examples
+    ]
     assert task.examples[0].image.is_file()
     assert task.prompt(task.examples[0]).endswith(
         "? Please answer yes or no.\nAnswer the question using a single word or phrase."

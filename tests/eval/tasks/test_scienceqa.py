@@ -53,7 +53,7 @@ def test_the_prompt_is_the_question_with_the_suffix(tmp_path):
     task = ScienceQA(written(tmp_path, record(1)))
     (example,) = task.examples
     assert task.prompt(example) == f"Context: N/A\nWhich is number 1?\nA. a pear\nB. a plum\n{LETTER_ANSWER}"
-    assert task.bare(f"<image>\n{task.prompt(example)}") == task.bare(example.text)
+    assert task.strip_instructions(f"<image>\n{task.prompt(example)}") == task.strip_instructions(example.text)
     assert example.image == tmp_path / "images/test/1/image.png"
 
 

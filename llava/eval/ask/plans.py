@@ -1,0 +1,75 @@
+"""The plans that are asked for: of a command line, of a checkpoint, at budgets that cost the same if wanted."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from statistics import median
+from typing import Any
+
+from llava.cli.settings import PlanSpec
+from llava.model.language_model.himap_configuration_llama import METHOD_FLAGS, LlamaConfig
+from llava.model.language_model.knobs import plan_from_config
+from llava.reduction import check_plan, plan_from, plan_name
+
+from .opening import Evaluation
+from .pricing import Plan, matched, parse_match, pricing_of
+
+
+def plans_from(spec: PlanSpec, config: LlamaConfig, keep: float | None = None) -> list[Plan]:
+    """The plans of a spec, under a config: its reductions, or the one that its knobs or the checkpoint spell.
+
+    keep: the budget of stages that name none. Raises ValueError for both spellings at once, for one plan twice, and for a
+    plan that the model cannot run.
+    """
+    flags = [flag for flag in METHOD_FLAGS if spec.knobs.get(flag)]
+    if spec.reductions and flags:
+        raise ValueError(
+            f"--reduction {spec.reductions[0]} and {flags[0]} are both given; use one of the two spellings"
+        )
+    plans = [plan_from(text, keep) for text in spec.reductions] or [plan_from_config(with_knobs(config, spec.knobs))]
+    names = [plan_name(plan) for plan in plans]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"the plan {', '.join(twice)} is given twice; every plan needs a name of its own")
+    for plan in plans:
+        check_plan(plan, config.num_hidden_layers)
+    return plans
+
+
+def with_knobs(config: LlamaConfig, knobs: Mapping[str, Any]) -> LlamaConfig:
+    """A copy of a config with reduction knobs set."""
+    changed = copy.copy(config)
+    for name, value in knobs.items():
+        setattr(changed, name, value)
+    return changed
+
+
+def requested_plans(evaluation: Evaluation, spec: PlanSpec) -> list[Plan]:
+    """The plans of a spec under an evaluation's model, matched in cost where the spec says so.
+
+    Raises ValueError as ``plans_from`` and ``matched`` do, and for a match where pictures have no one number of tokens.
+    """
+    model = evaluation.model
+    if spec.match is None:
+        return plans_from(spec, model.config)
+    match, pricing = parse_match(spec.match), pricing_of(evaluation)
+    plans = plans_from(spec, model.config, keep=1.0)
+    if pricing is None:
+        raise ValueError(
+            f"--match {spec.match}: this model cuts pictures into crops, so that their tokens differ; "
+            "give budgets as fractions instead"
+        )
+    prompts = [evaluation.task.prompt(example) for example in evaluation.task.examples]
+    pricing = replace(pricing, text=round(median(len(model.prompt_ids(prompt)) - 1 for prompt in prompts)))
+    return [matched(plan, pricing, *match) for plan in plans]
+
+
+def method_label(plan: Plan) -> str:
+    """A plan without its budgets, what one line of a figure stands for: ``fastv@2``, ``random@2,seed=1``, ``full``."""
+    return (
+        "+".join(re.sub(r":([^,=+]+(,|$))?", lambda match: "," if match[2] else "", str(stage)) for stage in plan)
+        or "full"
+    )
