@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llava.eval.ask.loop import Features
+from llava.eval.ask.loop import PictureCache
 from llava.eval.ask.measure import evaluate
 from llava.eval.ask.plans import method_label
 from llava.eval.ask.subject import Generation, LlavaSubject
@@ -115,13 +115,13 @@ def test_a_torn_picture_fails_its_questions_only(data, tmp_path):
 
 
 def test_memory_does_not_grow_with_the_pictures(data, tmp_path, monkeypatch):
-    sizes, real = [], Features.load
+    sizes, real = [], PictureCache.load
 
     def watched(self, *given):
         real(self, *given)
-        sizes.append(len(self.held))
+        sizes.append(len(self.entries))
 
-    monkeypatch.setattr(Features, "load", watched)
+    monkeypatch.setattr(PictureCache, "load", watched)
     run_all(StubSubject(), Mme(data), tmp_path, batch_size=2)
     assert max(sizes) <= 4
 

@@ -36,6 +36,18 @@ class Answer:
     tower_seconds: float
 
 
+@dataclass(frozen=True)
+class EncodedPicture:
+    """A picture's features, its seconds in the tower, and what is wrong with it, if anything."""
+
+    features: Any = None
+    seconds: float = 0.0
+    error: str | None = None
+
+
+Question = tuple[Example, str, EncodedPicture]  # with its prompt and its picture
+
+
 def answers(
     subject: Subject,
     plans: Sequence[list[Stage]],
@@ -51,37 +63,44 @@ def answers(
     """Ask every question of every plan that ``wanted(number, example)`` asks for; answers come as they are ready.
 
     Their order is that of the batches, not of ``examples``. A picture that cannot be read fails its questions, a question
-    that cannot be asked fails alone, and nothing else does. ``share`` (i, n): only every n-th batch, from the i-th on, which is how processes divide the work.
-    ``shared_features`` False encodes a picture anew for every question, as LLaVA's own loop does (for comparison).
+    that cannot be asked fails alone, and nothing else does. ``share`` (i, n): only every n-th batch, from the i-th on, which
+    is how processes divide the work. ``shared_features`` False encodes a picture again for every question, as LLaVA's own
+    loop does (for comparison).
     """
-    features = Features(subject, capacity=2 * batch_size)
+    pictures = PictureCache(subject, capacity=2 * batch_size)
     for batch in _batches(subject, examples, prompt, batch_size)[share[0] :: share[1]]:
         for number, plan in enumerate(plans):
-            asked = [example for example in batch if wanted(number, example)]
+            due = [example for example in batch if wanted(number, example)]
             if not shared_features:
-                features = Features(subject, capacity=0)
-            features.load([example.image for example in asked if example.image is not None], plan, shared_features)
-            found = [(example, prompt(example), *features.of(example.image, plan)) for example in asked]
-            readable = [one for one in found if one[-1] is None]
-            replies, start = [], time.perf_counter()
-            if readable:
-                texts, pictures = [one[1] for one in readable], [one[2] for one in readable]
-                replies = _replies(subject, texts, pictures, plan, generation)
-            seconds = (time.perf_counter() - start) / max(1, len(readable))
-            for (example, text, _, tower, _), reply in zip(readable, replies, strict=True):
-                if isinstance(reply, QuestionError):
-                    yield Answer(number, example, text, None, str(reply), 0.0, tower)
-                else:
-                    yield Answer(number, example, text, reply, None, seconds, tower)
-            for example, text, _, tower, error in found:
-                if error is not None:
-                    yield Answer(number, example, text, None, error, 0.0, tower)
+                pictures = PictureCache(subject, capacity=0)
+            pictures.load([example.image for example in due if example.image is not None], plan, shared_features)
+            questions = [(example, prompt(example), pictures.get(example.image, plan)) for example in due]
+            yield from _answer_batch(subject, number, plan, questions, generation)
+
+
+def _answer_batch(
+    subject: Subject, number: int, plan: list[Stage], questions: Sequence[Question], generation: Generation
+) -> Iterator[Answer]:
+    """The answers of plan ``number`` to one batch; what cannot be asked or read comes back with its reason."""
+    readable = [question for question in questions if question[2].error is None]
+    start = time.perf_counter()
+    texts, features = [text for _, text, _ in readable], [picture.features for _, _, picture in readable]
+    replies = _replies(subject, texts, features, plan, generation) if readable else []
+    seconds = (time.perf_counter() - start) / max(1, len(readable))
+    for (example, text, picture), reply in zip(readable, replies, strict=True):
+        if isinstance(reply, QuestionError):
+            yield Answer(number, example, text, None, str(reply), 0.0, picture.seconds)
+        else:
+            yield Answer(number, example, text, reply, None, seconds, picture.seconds)
+    for example, text, picture in questions:
+        if picture.error is not None:
+            yield Answer(number, example, text, None, picture.error, 0.0, picture.seconds)
 
 
 def _replies(
     subject: Subject, texts: Sequence[str], pictures: Sequence[Any], plan: list[Stage], generation: Generation
 ) -> list[Reply | QuestionError]:
-    """The reply to each question, or why it cannot be asked, for which a batch that holds such a question is parted."""
+    """The reply to each question, or why it cannot be asked, for which a batch that holds such a question is divided."""
     try:
         return list(subject.answer(texts, pictures, plan, generation))
     except QuestionError as error:
@@ -105,37 +124,37 @@ def _batches(
     return [ordered[start : start + size] for start in range(0, len(ordered), size)]
 
 
-class Features:
-    """The pictures in flight, encoded once each for all plans that see them alike; the oldest go beyond ``capacity``."""
+class PictureCache:
+    """The pictures in flight, encoded once each for all plans that see them alike; the oldest leave beyond ``capacity``."""
 
     def __init__(self, subject: Subject, capacity: int):
         self.subject, self.capacity = subject, capacity
-        self.held: OrderedDict[tuple[Path, str], tuple[Any, float, str | None]] = OrderedDict()
+        self.entries: OrderedDict[tuple[Path, str], EncodedPicture] = OrderedDict()
 
     def load(self, files: Sequence[Path], plan: list[Stage], once: bool = True) -> None:
-        """Encode the pictures that are not held yet, together; ``once`` False: every mention of one anew."""
+        """Encode the pictures that are not here yet, together; ``once`` False: every mention of one again."""
         view, images = _view(plan), []
         for file in dict.fromkeys(files) if once else files:
-            if (file, view) in self.held:
-                self.held.move_to_end((file, view))
+            if (file, view) in self.entries:
+                self.entries.move_to_end((file, view))
                 continue
             try:
                 images.append((file, load_image(file)))
             except (OSError, ValueError) as error:
-                self.held[file, view] = (None, 0.0, str(error))
+                self.entries[file, view] = EncodedPicture(error=str(error))
         if images:
             start = time.perf_counter()
             encoded = self.subject.encode([image for _, image in images], plan)
             seconds = (time.perf_counter() - start) / len(images)
-            for (file, _), feature in zip(images, encoded, strict=True):
-                self.held[file, view] = (feature, seconds, None)
-        views = len({view for _, view in self.held})
-        while len(self.held) > max(self.capacity * views, len(files)):
-            self.held.popitem(last=False)
+            for (file, _), features in zip(images, encoded, strict=True):
+                self.entries[file, view] = EncodedPicture(features, seconds)
+        views = len({view for _, view in self.entries})
+        while len(self.entries) > max(self.capacity * views, len(files)):
+            self.entries.popitem(last=False)
 
-    def of(self, file: Path | None, plan: list[Stage]) -> tuple[Any, float, str | None]:
-        """Features, seconds in the tower, and what is wrong with the picture, if anything."""
-        return (None, 0.0, None) if file is None else self.held[file, _view(plan)]
+    def get(self, file: Path | None, plan: list[Stage]) -> EncodedPicture:
+        """What ``load`` made of a picture; without a file nothing is encoded and nothing is wrong."""
+        return EncodedPicture() if file is None else self.entries[file, _view(plan)]
 
 
 def _view(plan: Iterable[Stage]) -> str:

@@ -1,6 +1,6 @@
-"""What is evaluated: pictures go in once, questions about them come back answered, with what they cost.
+"""A model under evaluation: it encodes each picture once and answers questions about it, with what they cost.
 
-``LlavaSubject`` is a loaded LLaVA; anything with the two methods of ``Subject`` can take its place in the loop.
+``LlavaSubject`` is a loaded LLaVA; anything with the methods of ``Subject`` can take its place in the loop.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from typing import Any, Protocol
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedTokenizerBase
+from transformers.image_processing_utils import BaseImageProcessor
 
 from llava.constants import IMAGE_TOKEN_INDEX
 from llava.conversation import get_conversation
 from llava.mm_utils import process_images, question_with_images, tokenizer_image_token
 from llava.model.builder import context_length
+from llava.model.language_model.llava_llama import LlavaConfig, LlavaLlamaForCausalLM
 from llava.pictures import picture_size
 from llava.reduction import Cost, Stage, reduced
 
@@ -120,7 +122,13 @@ class Picture:
 class LlavaSubject:
     """A loaded LLaVA with its tokenizer, picture processor and conversation template, as the loop wants it."""
 
-    def __init__(self, tokenizer, model, image_processor, conv_mode: str = "vicuna_v1"):
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        model: LlavaLlamaForCausalLM,
+        image_processor: BaseImageProcessor | None,
+        conv_mode: str = "vicuna_v1",
+    ):
         self.tokenizer, self.model, self.image_processor = tokenizer, model, image_processor
         self.conv_mode = conv_mode
 
@@ -130,8 +138,8 @@ class LlavaSubject:
         pixels = process_images(list(images), self.image_processor, self.model.config)
         with reduced(self.model, list(plan)):
             raw = self.model.encode_raw(pixels)
-        found = zip(raw, images, self.model.image_seeds(pixels), strict=True)
-        return [Picture(features, image.size, seed) for features, image, seed in found]
+        seeds = self.model.image_seeds(pixels)
+        return [Picture(features, image.size, seed) for features, image, seed in zip(raw, images, seeds, strict=True)]
 
     @torch.inference_mode()
     def answer(
@@ -153,11 +161,11 @@ class LlavaSubject:
         device = self.model.device
         ids = torch.tensor([[fill] * (width - len(prompt)) + prompt for prompt in prompts], device=device)
         mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
-        seen = [feature for feature in features if feature is not None]
-        pictures = {
-            "raw_vision_features": [picture.features for picture in seen],
-            "image_sizes": [picture.size for picture in seen],
-            "image_seeds": [picture.seed for picture in seen],
+        pictures = [picture for picture in features if picture is not None]
+        vision = {
+            "raw_vision_features": [picture.features for picture in pictures],
+            "image_sizes": [picture.size for picture in pictures],
+            "image_seeds": [picture.seed for picture in pictures],
         }
         clock = _FirstToken(device)
         with reduced(self.model, plan):
@@ -168,7 +176,7 @@ class LlavaSubject:
                 use_cache=True,
                 logits_processor=LogitsProcessorList([clock]),
                 **generation.keywords(),
-                **(pictures if seen else {}),
+                **(vision if pictures else {}),
             )
             costs = self.model.last_cost()
         for prompt, cost in zip(prompts, costs, strict=True):
@@ -177,7 +185,12 @@ class LlavaSubject:
             check_fits(entered if entered - visual >= words_in(prompt) else limit + 1, limit)
         words = self.tokenizer.batch_decode(new, skip_special_tokens=True)
         return [
-            Reply(text.strip(), cost.visual_per_layer, plain_cost(cost), clock.seconds / len(texts))
+            Reply(
+                text.strip(),
+                cost.visual_per_layer,
+                plain_cost(cost),
+                None if clock.seconds is None else clock.seconds / len(texts),
+            )
             for text, cost in zip(words, costs, strict=True)
         ]
 
@@ -196,7 +209,9 @@ class LlavaSubject:
         return width * height + len(text)
 
 
-def prompt_ids(tokenizer, config, conv_mode: str, text: str, has_picture: bool = True) -> list[int]:
+def prompt_ids(
+    tokenizer: PreTrainedTokenizerBase, config: LlavaConfig, conv_mode: str, text: str, has_picture: bool = True
+) -> list[int]:
     """The ids of a question in a conversation template; the picture's place is IMAGE_TOKEN_INDEX.
 
     That is where the text has `<image>`, else in front of it; without a picture `<image>` is words like others. Raises
@@ -228,7 +243,8 @@ class _FirstToken(LogitsProcessor):
     """Notes when the first logits are there, which is when the prefill ends; changes nothing."""
 
     def __init__(self, device: torch.device):
-        self.device, self.seconds = device, None
+        self.device = device
+        self.seconds: float | None = None
         self.start = self._now()
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:

@@ -7,11 +7,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
+from llava.files import excerpt, read_json
 
-from llava.files import excerpt, read_json, read_text
-
-from ..results.folder import FORMAT, read_predictions
+from ..results.folder import FORMAT, read_config, read_predictions
 from ..tasks.base import Line
 from ..tasks.statistics import Contributions, containing, score_interval
 from .compare import Answers
@@ -147,17 +145,8 @@ def _cost(cost: dict[str, Any], name: str, unit: float = 1.0) -> float | None:
 
 
 def _config(file: Path) -> dict[str, Any]:
-    """A run's configuration. Raises ValueError naming the file, and the line if it can."""
-    advice = "remove the folder and run it again"
-    try:
-        config = yaml.safe_load(read_text(file))
-    except yaml.YAMLError as error:
-        line = getattr(getattr(error, "problem_mark", None), "line", 0) + 1
-        raise ValueError(f"{file}:{line} is not plain YAML; {advice}") from None
-    except RecursionError:
-        raise ValueError(f"{file} is nested too deeply; {advice}") from None
-    if not isinstance(config, dict):
-        raise ValueError(f"{file} holds {excerpt(config)} where a mapping belongs; {advice}")
+    """A run's configuration, of the format that this version reads. Raises ValueError naming the file."""
+    config = read_config(file)
     if config.get("format") != FORMAT:
         raise ValueError(
             f"{file} is of format {excerpt(config.get('format'))}, this version reads {FORMAT}; run it again"

@@ -177,15 +177,24 @@ def check_writable(folder: Path) -> None:
 
 
 def read_config(file: Path) -> dict[str, Any]:
-    """The configuration of a run. Raises ValueError naming the file that holds none, FileNotFoundError where it is not."""
-    advice = "remove its folder, or give another --results"
+    """The configuration of a run, without aliases, which would let a small file stand for an endless one.
+
+    Raises ValueError naming the file, and the line if it can, and FileNotFoundError.
+    """
+    advice = "remove the folder and run it again, or give another --results"
+    text = read_text(file)
     try:
-        config = yaml.safe_load(read_text(file))
-    except (yaml.YAMLError, RecursionError) as error:
+        alias = next((event for event in yaml.parse(text) if isinstance(event, yaml.AliasEvent)), None)
+        if alias is not None:
+            raise ValueError(f"{file}:{alias.start_mark.line + 1} holds an alias; {advice}")
+        config = yaml.safe_load(text)
+    except yaml.YAMLError as error:
         line = getattr(getattr(error, "problem_mark", None), "line", 0) + 1
-        raise ValueError(f"{file}:{line} is not the configuration of a run: not YAML; {advice}") from None
+        raise ValueError(f"{file}:{line} is not plain YAML; {advice}") from None
+    except RecursionError:
+        raise ValueError(f"{file} is nested too deeply; {advice}") from None
     if not isinstance(config, dict):
-        raise ValueError(f"{file} is not the configuration of a run: it holds {excerpt(config)}; {advice}")
+        raise ValueError(f"{file} holds {excerpt(config)} where a mapping belongs; {advice}")
     return config
 
 

@@ -15,6 +15,7 @@ from llava.shapes.export import export
 from tests.conftest import PARITY15
 
 CHECKPOINT = PARITY15 / "checkpoint"
+EMBEDDED = Path(__file__).parents[3] / "playground/checkpoints/llava-shapes-v1"
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +44,11 @@ def test_the_first_that_names_a_template_decides(tmp_path, given, field, usual, 
     folder = with_config(tmp_path / "model", **({"conv_mode": field} if field else {}))
     model = open_checkpoint(ModelSpec(folder, conv_mode=given, usual_conv_mode=usual))
     assert model.conv_mode == template
+
+
+def test_the_embedded_model_is_asked_with_the_template_it_was_trained_with():
+    """Its name, without the field in its config, would say llava_v1."""
+    assert open_checkpoint(ModelSpec(EMBEDDED)).conv_mode == "vicuna_v1"
 
 
 @pytest.mark.parametrize("place", ["conv_mode", "usual_conv_mode"])

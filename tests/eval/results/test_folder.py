@@ -68,12 +68,20 @@ def test_another_configuration_is_refused_by_name(tmp_path):
         assert run.done == {"a"}
 
 
-@pytest.mark.parametrize("content", ["", "[a, b]", "5", "a: [", "!!python/object:os.system {}", "a: " + "[" * 5000])
+BOMB = "a: &a {}\n" + "".join(
+    f"{name}: &{name} {{{', '.join(f'k{n}: *{before}' for n in range(9))}}}\n"
+    for before, name in zip("abcdefgh", "bcdefghi")
+)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[a, b]", "5", "a: [", "!!python/object:os.system {}", "a: " + "[" * 5000, BOMB], ids=range(7)
+)
 def test_a_spoiled_configuration_is_named(tmp_path, content):
     with Run(tmp_path, CONFIG) as run:
         run.append({"key": "a"})
     (tmp_path / "config.yaml").write_text(content)
-    with pytest.raises(ValueError, match="config.yaml.* is not the configuration of a run.*give another --results"):
+    with pytest.raises(ValueError, match="config.yaml.*; remove the folder .* or give another --results"):
         Run(tmp_path, CONFIG)
 
 
