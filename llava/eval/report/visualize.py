@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import logging
 import math
-import sys
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,10 +20,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
+from llava.cli.console import launch
 from llava.cli.flags import add_model_flags, model_spec
+from llava.cli.settings import ModelSpec
 from llava.mm_utils import load_image
 from llava.reduction import Stage, check_plan, plan_from, plan_name
-from llava.utils import exit_code
 
 from ..ask.opening import open_checkpoint
 from ..ask.record import left_after, merges, tower_view
@@ -57,7 +57,7 @@ def panels(subject: LlavaSubject, image: Image.Image, question: str, plans: Sequ
 
     Raises ValueError for a picture that the model sees in several crops, whose tokens are no single grid.
     """
-    found = []
+    drawn = []
     for plan in [[], *plans]:
         (feature,) = subject.encode([image], plan)
         if feature.features.dim() != 2:
@@ -68,13 +68,13 @@ def panels(subject: LlavaSubject, image: Image.Image, question: str, plans: Sequ
         (reply,) = subject.answer([question], [feature], plan, Generation())
         patches, answer = len(feature.features), f": {_short(reply.text)}"
         if not plan:
-            found.append(Panel(f"full\n{patches} patches{answer}"))
+            drawn.append(Panel(f"full\n{patches} patches{answer}"))
         stages = left_after(plan, subject.model.last_trace, patches)
         for number, (stage, left) in enumerate(stages, start=1):
             name = str(stage) if len(stages) == 1 else f"{number}. {stage}"
             title = f"{name}\n{len(left)} of {patches}{answer if number == len(stages) else ''}"
-            found.append(Panel(title, left, merges(stage), math.isqrt(patches)))
-    return found
+            drawn.append(Panel(title, left, merges(stage), math.isqrt(patches)))
+    return drawn
 
 
 def draw(picture: np.ndarray, drawn: Sequence[Panel], title: str = "") -> Figure:
@@ -91,7 +91,7 @@ def draw(picture: np.ndarray, drawn: Sequence[Panel], title: str = "") -> Figure
     figure.suptitle(heading, fontsize=11, parse_math=False)
     axes = np.atleast_1d(figure.subplots(rows, columns)).ravel()
     height, width = picture.shape[:2]
-    for place, panel in zip(axes, drawn):
+    for axis, panel in zip(axes, drawn):
         shown, side = picture, panel.side
         if panel.kept is not None and not panel.merged:
             light = np.full(side * side, DIMMED)
@@ -99,15 +99,15 @@ def draw(picture: np.ndarray, drawn: Sequence[Panel], title: str = "") -> Figure
             down, across = (np.arange(length) * side // length for length in (height, width))
             light = light.reshape(side, side)[np.ix_(down, across)][..., None]
             shown = picture * light + DARK * (1 - light)
-        place.imshow(shown, interpolation="nearest", extent=(0, width, height, 0))
+        axis.imshow(shown, interpolation="nearest", extent=(0, width, height, 0))
         if panel.merged:
             down, across = np.divmod(panel.kept, side)
-            place.scatter(
+            axis.scatter(
                 (across + 0.5) * width / side, (down + 0.5) * height / side, s=7, c="white", edgecolors="black", lw=0.6
             )
-        place.set_title(panel.title, fontsize=9, parse_math=False)
-    for place in axes:
-        place.set_axis_off()
+        axis.set_title(panel.title, fontsize=9, parse_math=False)
+    for axis in axes:
+        axis.set_axis_off()
     return figure
 
 
@@ -133,45 +133,54 @@ def parser() -> argparse.ArgumentParser:
     return flags
 
 
-def example(arguments: argparse.Namespace) -> tuple[str, str, str]:
-    """The picture's file, the prompt, and a title, from a command line."""
-    if arguments.task is None:
-        if not (arguments.image and arguments.question):
-            raise ValueError("give --image and --question, or --task and --data")
-        return arguments.image, arguments.question, arguments.question
-    if arguments.data is None:
-        raise ValueError(f"--task {arguments.task} needs --data, the folder of the benchmark")
-    task = get_task(arguments.task)(arguments.data)
-    asked = {one.key: one for one in task.examples}
-    key = arguments.example or next(iter(asked))
-    if key not in asked:
-        raise ValueError(f"example={key!r} is not in {arguments.data}; its questions are {next(iter(asked))} and so on")
-    question = asked[key].text.partition("\n")[0]
-    return str(asked[key].image), task.prompt(asked[key]), f"{question} ({asked[key].label})"
+def question_of(task: str, data: str | Path, key: str | None = None) -> tuple[str, str, str]:
+    """The picture's file, the prompt, and a title with the true answer, of a benchmark's question (default: the first).
+
+    Raises ValueError for a key that the benchmark does not have.
+    """
+    benchmark = get_task(task)(data)
+    examples = {example.key: example for example in benchmark.examples}
+    first = next(iter(examples))
+    example = examples.get(key or first)
+    if example is None:
+        raise ValueError(f"example={key!r} is not in {data}; its questions are {first} and so on")
+    question = example.text.partition("\n")[0]
+    return str(example.image), benchmark.prompt(example), f"{question} ({example.label})"
 
 
-def run(arguments: argparse.Namespace) -> Path:
-    """Draw what a command line asks for; returns the file."""
-    file, prompt, title = example(arguments)
-    plans = [plan_from(spec) for spec in arguments.reduction]
-    image = load_image(file)
-    checkpoint = open_checkpoint(model_spec(arguments))
+def draw_kept(
+    spec: ModelSpec, reductions: Sequence[str], image: str, prompt: str, title: str, output: Path = Path("kept.png")
+) -> Path:
+    """Draw what each plan keeps of a picture while the model answers ``prompt``; returns the figure's file.
+
+    Raises ValueError and FileNotFoundError for a plan that cannot be, and for a picture or a model that cannot be read.
+    """
+    plans = [plan_from(reduction) for reduction in reductions]
+    picture, checkpoint = load_image(image), open_checkpoint(spec)
     for plan in plans:
         check_plan(plan, checkpoint.layers)
     subject = checkpoint.subject()
     logger.info("asking under %s", ", ".join(map(plan_name, plans)))
-    figure = draw(tower_view(subject, image), panels(subject, image, prompt, plans), title)
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(arguments.output)
-    logger.info("wrote %s", arguments.output)
-    return arguments.output
+    figure = draw(tower_view(subject, picture), panels(subject, picture, prompt, plans), title)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(output)
+    logger.info("wrote %s", output)
+    return output
+
+
+def run(given: argparse.Namespace) -> Path:
+    """Draw what a command line asks for; returns the file."""
+    if given.task is None:
+        if not (given.image and given.question):
+            raise ValueError("give --image and --question, or --task and --data")
+        image, prompt, title = given.image, given.question, given.question
+    elif given.data is None:
+        raise ValueError(f"--task {given.task} needs --data, the folder of the benchmark")
+    else:
+        image, prompt, title = question_of(given.task, given.data, given.example)
+    return draw_kept(model_spec(given), given.reduction, image, prompt, title, given.output)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns 0, or 2 for bad input."""
-    given = parser().parse_args(arguments)
-    return exit_code(lambda: run(given))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return launch(parser(), run, arguments, stopped=None)

@@ -1,4 +1,4 @@
-"""Which patches a plan kept of a few pictures, stored beside its answers so that a report can draw them without a model.
+"""Which patches a plan kept of a few pictures, stored next to its answers so that a report can draw them without a model.
 
 =============================  ====================================================================================
 ``RESULTS/PLAN/samples.json``  ``format``, and ``samples``: one entry a question of a chosen picture

@@ -1,7 +1,7 @@
 """Answers files as LLaVA's scripts write them: the questions of a file, or a chunk of them, through the one loop.
 
 ``model_vqa_loader``, ``model_vqa`` and ``model_vqa_science`` are its command lines. Next to ``answers/NAME.jsonl`` a folder
-``answers/NAME.run`` (see ``results/folder.py``) takes the answers as they come: a stopped command resumes, asks questions
+``answers/NAME.run`` (see ``results/folder.py``) takes each answer when it is ready: a stopped command resumes, asks questions
 that failed again, and refuses other settings. The answers file itself is written when every question has its line, in the
 order of the questions.
 """
@@ -71,7 +71,7 @@ class AnswerSettings:
 def parser(description: str, max_new_tokens: int) -> argparse.ArgumentParser:
     """LLaVA's flags, those of the model and every reduction flag; ``max_new_tokens`` is a default.
 
-    A model and a question file must be given: LLaVA's defaults for them are files that nobody has.
+    A model and a question file must be given: LLaVA's defaults name files of its authors.
     """
     flags = argparse.ArgumentParser(description=description)
     add_model_flags(flags)

@@ -1,4 +1,4 @@
-"""ScienceQA's accuracy of an answers file, printed and written as LLaVA's script does, and the strict one beside it.
+"""ScienceQA's accuracy of an answers file, printed and written as LLaVA's script does, and the strict accuracy.
 
     python -m llava.eval.eval_science_qa --base-dir playground/data/eval/scienceqa --result-file answers/X.jsonl \
         --output-file answers/X_output.jsonl --output-result answers/X_result.json

@@ -52,7 +52,7 @@ class Task(ABC):
     """The questions of a benchmark, at most ``limit`` of them, read when the task is made.
 
     data: the benchmark's folder, or its question file. images: the folder of its pictures, by default where the benchmark
-    keeps it beside the question file. truth: the file or folder with the true answers, likewise. A limit keeps whole
+    keeps them next to the question file. truth: the file or folder with the true answers, likewise. A limit keeps whole
     pictures, spread evenly over the benchmark, so that a small share still has every subtask. Raises ValueError with file
     and line for a file that is not what the benchmark's format says, and FileNotFoundError with the path for one that is
     not there.
@@ -62,7 +62,7 @@ class Task(ABC):
     questions: ClassVar[tuple[str, ...]]  # what the question file is called in the folder; the first that is there
     pictures: ClassVar[str] = "."  # the folder of the pictures in the folder
     answers: ClassVar[str] = "."  # where the true answers lie in the folder
-    instructions: ClassVar[tuple[str, ...]] = (SHORT_ANSWER,)  # what prompts say beside the question
+    instructions: ClassVar[tuple[str, ...]] = (SHORT_ANSWER,)  # what prompts say besides the question
     max_new_tokens: ClassVar[int] = 16
     instructed: bool = True  # whether prompts say what form of answer is wanted
 

@@ -1,8 +1,8 @@
 """COCO Caption: one sentence about a picture, compared with those of five people by CIDEr.
 
-``llava_coco_caption_val2014.jsonl`` asks, a line a picture in LLaVA's format; ``annotations/captions_val2014.json``, COCO's own
-file, knows; ``val2014`` shows. CIDEr weighs words by how rare they are in all references of the split, so scores of different
-splits, or of a part of one, are not comparable. Papers: https://arxiv.org/abs/1504.00325, https://arxiv.org/abs/1411.5726
+Questions: ``llava_coco_caption_val2014.jsonl``, a line a picture in LLaVA's format. Ground truth: COCO's own
+``annotations/captions_val2014.json``. Images: ``val2014``. CIDEr weighs words by how rare they are in all references of the
+split, so scores of different splits, or of a part of one, are not comparable. Papers: https://arxiv.org/abs/1504.00325, https://arxiv.org/abs/1411.5726
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _WORD = re.compile(r"'(?:s|re|ve|ll|d|m)\b|\w+(?:[-']\w+)*")
 
 
 def tokenize(caption: str) -> str:
-    """Words in lower case parted by blanks, punctuation gone, clitics apart ("isn't" is "is n't").
+    """Words in lower case separated by blanks, without punctuation, clitics separate ("isn't" is "is n't").
 
     Differs from COCO's program, which runs Stanford's PTB tokenizer in Java: numbers with points or commas, "cannot" and
     abbreviations are cut otherwise there. On plain captions both give the same words.

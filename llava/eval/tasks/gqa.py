@@ -1,7 +1,7 @@
 """GQA: one answer a question, compared exactly, in LLaVA's layout.
 
-``llava_gqa_testdev_balanced.jsonl`` asks, ``data/testdev_balanced_questions.json`` knows, ``data/images`` shows. An answer is
-what LLaVA hands to GQA's own program: lower case, without its last period. Paper: https://arxiv.org/abs/1902.09506
+Questions: ``llava_gqa_testdev_balanced.jsonl``. Ground truth: ``data/testdev_balanced_questions.json``. Images:
+``data/images``. An answer is what LLaVA hands to GQA's own program: lower case, without its last period. Paper: https://arxiv.org/abs/1902.09506
 """
 
 from __future__ import annotations

@@ -205,12 +205,12 @@ def _pairs(lines: Sequence[Line]) -> list[list[Line]]:
 
 
 def _truth_file(root: Path, image: str) -> Path:
-    """Where MME keeps the truth of a picture: apart from a folder ``images``, else beside the picture."""
+    """Where MME keeps the truth of a picture: in ``questions_answers_YN``, or next to the picture where that has none."""
     picture = root / image
     if picture.parent.name == "images":
         return picture.parent.with_name("questions_answers_YN") / f"{picture.stem}.txt"
-    apart = picture.parent / "questions_answers_YN" / f"{picture.stem}.txt"
-    return apart if apart.is_file() else picture.with_suffix(".txt")
+    separate = picture.parent / "questions_answers_YN" / f"{picture.stem}.txt"
+    return separate if separate.is_file() else picture.with_suffix(".txt")
 
 
 def _read_truth(strip: Callable[[str], str], file: Path) -> dict[str, str]:

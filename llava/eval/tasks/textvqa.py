@@ -1,7 +1,7 @@
 """TextVQA: questions about writing in a picture that ten people answered, in LLaVA's layout.
 
-``llava_textvqa_val_v051_ocr.jsonl`` asks, with a line of what an OCR program read; ``TextVQA_0.5.1_val.json`` knows;
-``train_images`` shows. ``textvqa_no_ocr`` asks the same without that line. Paper: https://arxiv.org/abs/1904.08920
+Questions: ``llava_textvqa_val_v051_ocr.jsonl``, each with a line of what an OCR program read. Ground truth:
+``TextVQA_0.5.1_val.json``. Images: ``train_images``. ``textvqa_no_ocr`` asks the same without that line. Paper: https://arxiv.org/abs/1904.08920
 """
 
 from __future__ import annotations

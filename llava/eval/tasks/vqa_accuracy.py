@@ -39,7 +39,7 @@ _PERIOD = re.compile(r"\.(?!\d)")
 def normalise(text: str) -> str:
     """The form in which two answers are compared: "A red T-shirt." is "red t shirt", "Three" is "3", "2,000" is "2000".
 
-    A mark of punctuation becomes nothing if it stands beside a blank anywhere in the text, else a blank.
+    A mark of punctuation becomes nothing if it stands next to a blank anywhere in the text, else a blank.
     """
     text = " ".join(text.lower().replace(",", "").replace("?", "").replace("'s", " 's").split())
     stripped = text

@@ -1,7 +1,7 @@
 """VQAv2: open questions that ten people answered, in LLaVA's layout.
 
-``llava_vqav2_mscoco_SPLIT.jsonl`` asks; ``v2_mscoco_SPLIT_annotations.json`` beside it, in VQA's own format, knows; pictures
-are in ``test2015`` or ``val2014``. The real test splits have no public annotations: for them
+Questions: ``llava_vqav2_mscoco_SPLIT.jsonl``. Ground truth: ``v2_mscoco_SPLIT_annotations.json`` next to it, in VQA's own
+format. Images: ``test2015`` or ``val2014``. The real test splits have no public annotations: for them
 ``scripts/convert_vqav2_for_submission.py`` makes the file that the server takes, and this task is for splits that have them.
 Paper: https://arxiv.org/abs/1612.00837
 """
