@@ -6,7 +6,8 @@ from argparse import ArgumentParser
 
 import pytest
 
-from llava.cli.flags import add_model_flags, add_reduction_flags, reduction_kwargs
+from llava.cli.flags import add_model_flags, add_reduction_flags, model_spec, plan_spec, reduction_kwargs
+from llava.cli.settings import ModelSpec, PlanSpec
 from llava.model.language_model.himap_configuration_llama import REDUCTION_KNOBS, LlamaConfig
 
 
@@ -74,3 +75,18 @@ def test_model_path_is_required_without_a_default():
         parser.parse_args([])
     args = parser.parse_args(["--model_path", "a", "--conv-mode", "v1", "--load-4bit"])
     assert (args.model_path, args.conv_mode, args.load_4bit, args.load_8bit) == ("a", "v1", True, False)
+
+
+def test_a_command_line_is_a_spec_of_its_model(parser):
+    given = parser.parse_args(["--model-path", "a/b", "--conv_mode", "v1", "--device", "cuda:1", "--load-8bit"])
+    assert model_spec(given, "llava_v1") == ModelSpec(
+        "a/b", conv_mode="v1", usual_conv_mode="llava_v1", device="cuda:1", bits=8
+    )
+    with pytest.raises(ValueError, match="--load-8bit and --load-4bit are both given"):
+        model_spec(parser.parse_args(["--load-8bit", "--load-4bit"]))
+
+
+def test_a_command_line_is_a_spec_of_its_plans(parser):
+    assert plan_spec(parser.parse_args([])) == PlanSpec()
+    assert plan_spec(parser.parse_args(["--reduction", "fastv@2:64"])) == PlanSpec(("fastv@2:64",))
+    assert plan_spec(parser.parse_args(["--use-fast-v"])) == PlanSpec(knobs={"use_fast_v": True})
