@@ -55,6 +55,7 @@ class Questions:
 class AnswerSettings:
     """The model that answers a question file, its plan, the answers file, and how answers are drawn.
 
+    retry_failed: ask the questions again that failed before, for example since a picture could not be read.
     Raises ValueError for a batch without a question.
     """
 
@@ -63,6 +64,7 @@ class AnswerSettings:
     plan: PlanSpec = PlanSpec()
     generation: Generation = Generation()
     batch_size: int = 8
+    retry_failed: bool = True
 
     def __post_init__(self) -> None:
         check_least(1, batch_size=self.batch_size)
@@ -82,6 +84,8 @@ def parser(description: str, max_new_tokens: int) -> argparse.ArgumentParser:
     group.add_argument("--num-chunks", "--num_chunks", type=int, default=1, help="how many share the questions")
     group.add_argument("--chunk-idx", "--chunk_idx", type=int, default=0, help="which of the chunks this is, from 0")
     group.add_argument("--batch-size", "--batch_size", type=int, default=8, help="questions at once (default: 8)")
+    again = "ask the questions again whose picture was unreadable (default: yes)"
+    group.add_argument("--retry-failed", action=argparse.BooleanOptionalAction, default=True, help=again)
     group = flags.add_argument_group("generation")
     group.add_argument("--temperature", type=float, default=0.2, help="0 is greedy (default: 0.2)")
     group.add_argument("--top-p", "--top_p", type=float)
@@ -99,6 +103,7 @@ def answer_settings(given: argparse.Namespace, usual_conv_mode: str) -> AnswerSe
         plan=plan_spec(given),
         generation=Generation(given.max_new_tokens, given.temperature, given.top_p, given.num_beams),
         batch_size=given.batch_size,
+        retry_failed=given.retry_failed,
     )
 
 
@@ -157,15 +162,16 @@ def write_answers(
     """Answer the questions and write the answers file.
 
     wrap: makes of the loaded model what answers. more: what else decides the answers, for the run's configuration. A
-    question whose picture cannot be read has an empty answer with the reason in its metadata, and is asked again when the
-    call is repeated. Raises ValueError and OSError as ``Run`` does.
+    question whose picture cannot be read has an empty answer with the reason in its metadata; when the call is repeated it
+    is asked again, unless the settings say otherwise. Raises ValueError and OSError as ``Run`` does.
     """
     model = open_checkpoint(settings.model)
     (plan,) = plans_from(settings.plan, model.config)
     config = configuration(model, questions, plan, settings.batch_size)
     config |= {"decoding": asdict(settings.generation), **more}
     with Run(settings.answers.with_suffix(".run"), config) as run:
-        run.retry_failed()
+        if settings.retry_failed:
+            run.retry_failed()
         if run.done:
             logger.info("%d of %d answers are there already", len(run.done), len(questions.examples))
         if len(run.done) < len(questions.examples):

@@ -188,6 +188,8 @@ def test_failed_questions_are_asked_again_by_the_same_command(questions, picture
     assert [line["text"] for line in before] == ["0?", "", "2?", "", "4?", "5?"]
     shutil.copy(pictures / "000001.png", torn)
     stub.asked.clear()
+    assert model_vqa_loader.main(command(questions, torn, "--no-retry-failed")) == 0
+    assert read(questions) == before and not stub.asked
     assert model_vqa_loader.main(command(questions, torn)) == 0
     after = read(questions)
     assert [line["text"] for line in after] == ["0?", "1?", "2?", "3?", "4?", "5?"] and len(stub.asked) == 2
