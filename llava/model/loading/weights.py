@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import GenerationConfig
 
+from llava.files import excerpt
 from llava.model.checkpoint import (
     TensorHeader,
     check_depth,
@@ -19,6 +21,7 @@ from llava.model.checkpoint import (
     errors_naming,
     find_folder,
     listed,
+    read_json,
     weight_headers,
 )
 from llava.model.language_model.llava_llama import LlavaConfig, LlavaLlamaForCausalLM, variant
@@ -43,6 +46,7 @@ def load_whole(
     FileNotFoundError, or ValueError that names missing, unexpected and unfit tensors before any is read.
     """
     headers = weight_headers(folder)
+    _check_generation_config(folder / "generation_config.json")
     _describe_tower(folder, headers, config)
     # Packed weights have shapes of their own.
     if getattr(config, "quantization_config", None) is None:
@@ -64,6 +68,20 @@ def load_whole(
             f"not understood {listed(info['unexpected_keys'])}"
         )
     return model
+
+
+def _check_generation_config(file: Path) -> None:
+    """Raises ValueError naming the file where transformers cannot generate by it."""
+    if not file.is_file():
+        return
+    raw = read_json(file)
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        value = raw.get(name)
+        tokens = value if isinstance(value, list) and value else [value]
+        if value is not None and not all(type(token) is int for token in tokens):
+            raise ValueError(f"{file}: {name}={excerpt(value)} must be the number of a token, or a list of such")
+    with errors_naming(file):
+        GenerationConfig.from_pretrained(file.parent)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import torch
 from conftest import PARITY15
 from transformers import CLIPConfig, CLIPModel, CLIPVisionModel
 
+from llava.model.language_model.llava_llama import LlavaLlamaForCausalLM
 from llava.model.multimodal_encoder.builder import build_vision_tower
 from llava.model.multimodal_encoder.clip_encoder import CLIPVisionTower
 
@@ -105,3 +106,27 @@ def test_errors_name_what_is_wrong(images, tmp_path):
         build_vision_tower(settings(), delay_load=True)(images)
     with pytest.raises(ValueError, match="336, 336"):
         build_vision_tower(settings())(images[:, :, :224])
+
+
+def test_a_tower_that_is_not_loaded_says_so():
+    tower = build_vision_tower(settings(), delay_load=True)
+    for name in ("dtype", "device", "dummy_feature"):
+        with pytest.raises(ValueError, match="is not loaded; call load_model"):
+            getattr(tower, name)
+
+
+def test_a_tower_beside_its_checkpoint_is_found_by_transformers_own_way_of_loading(images):
+    """`from_pretrained`, then `load_model()`, as LLaVA's callers do; the folder is relative to the checkpoint."""
+    model = LlavaLlamaForCausalLM.from_pretrained(PARITY15 / "checkpoint")
+    with pytest.raises(ValueError, match="is not loaded; call load_model"):
+        model.generate(torch.tensor([[1, -200]]), images=images[:1], max_new_tokens=1)
+    model.get_vision_tower().load_model(device_map="auto")
+    assert model.generate(torch.tensor([[1, -200]]), images=images[:1], max_new_tokens=1).shape == (1, 1)
+
+
+@pytest.mark.parametrize("layer", [-5, 4, 99])
+def test_a_layer_that_the_tower_has_not(layer):
+    with pytest.raises(
+        ValueError, match=f"mm_vision_select_layer={layer}, but the vision tower has 3 layers; give -4 to 3"
+    ):
+        build_vision_tower(settings(mm_vision_select_layer=layer))
