@@ -238,7 +238,7 @@ class LlavaMetaForCausalLM(ABC):
         pictures = [picture for row in by_row for picture in row]
         if not pictures:
             return []
-        asks = any(Need.QUESTION in stage.reducer.needs for stage in plan)
+        asks = any(stage.reducer.needs & {Need.QUESTION, Need.TEXT} for stage in plan if stage.site != "layer")
         question = questions(self._embed, ids, targets) if asks else None
         seeds = [picture.seed if _draws(plan) else 0 for picture in pictures]
         return self._vision_path().tokens(plan, pictures, seeds, question, record)

@@ -29,7 +29,7 @@ class Need(Enum):
 SITE_GIVES = {
     "pixels": frozenset(),
     "features": frozenset({Need.GRID, Need.SEED, Need.QUESTION}),
-    "prompt": frozenset({Need.GRID, Need.SEED, Need.QUESTION}),
+    "prompt": frozenset({Need.GRID, Need.SEED, Need.QUESTION, Need.TEXT}),
     "layer": frozenset({Need.ATTENTION, Need.TEXT, Need.SEED}),
 }
 
@@ -49,6 +49,16 @@ class Evidence:
     grid: tuple[int, int] | None = None
     question: tuple[Tensor, Tensor] | None = None
     notes: dict = field(default_factory=dict)
+
+    def text(self, scope: TextScope = "after") -> tuple[Tensor, Tensor]:
+        """The words asked about each picture (G, T, D) and which of them are real (G, T), in the width of the tokens.
+
+        At the prompt they are embeddings of the text after the image, whatever the ``scope``. One method can so read them
+        at the prompt and in the decoder.
+        """
+        if self.question is None:
+            raise ValueError("no question was handed in; a method that reads it must name Need.TEXT or Need.QUESTION")
+        return self.question
 
     def part(self, images: Tensor) -> Evidence:
         """The evidence about some of the G images, ``images`` (g,); its notes are the same."""

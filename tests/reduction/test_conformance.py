@@ -10,7 +10,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 from llava.reduction import get_method, list_methods, make_stage, plan_from, reduced
-from llava.reduction.stage import reduce_images
+from llava.reduction.apply import reduce_images
 from tests.tiny import LAYERS, MIXED, generate, prompt, tiny_model
 
 KEEP = 7
@@ -77,7 +77,7 @@ def test_no_stage_is_transformers_llama_bit_for_bit(model, batch):
     assert torch.equal(actual, expected)
 
 
-@pytest.mark.parametrize("name", [name for name in IN_DECODER if name != "blind"])
+@pytest.mark.parametrize("name", [*BUDGETED, "full"])
 def test_keeping_all_is_no_reduction(model, name):
     batch = prompt((5, 24, 9), (3, 24, 6))
     assert torch.equal(logits(model, batch, decoder_plan(name, keep=24)), logits(model, batch, []))
@@ -254,14 +254,15 @@ def test_before_the_decoder_the_budget_is_kept(name, site, keep):
     if method(name).least_keep and keep == 0:
         pytest.skip("refuses to keep none")
     stage = make_stage(name, site=site, **({"keep": keep} if get_method(name).wants_keep else {}))
-    tokens = torch.randn(3, 36, 8)
-    reduced_tokens, (record,) = reduce_images([stage], site, list(tokens), (6, 6), torch.arange(3))
-    expected = {"full": 36, "blind": 0}.get(name, keep)
-    assert [len(image) for image in reduced_tokens] == [expected] * 3
-    assert record.after.tolist() == [expected] * 3
-    alone, _ = reduce_images([stage], site, [tokens[1]], (6, 6), torch.arange(1, 2))
+    tokens, words, real = torch.randn(3, 36, 8), torch.randn(3, 4, 8), torch.ones(3, 4, dtype=torch.bool)
+    reduced_tokens, (record,) = reduce_images([stage], site, list(tokens), (6, 6), torch.arange(3), (words, real))
+    kept = record.after.tolist()
+    assert [len(image) for image in reduced_tokens] == kept and max(kept) <= stage.reducer.left(36, stage.budget(36))
+    if stage.reducer.wants_keep:
+        assert kept == [keep] * 3
+    alone, _ = reduce_images([stage], site, [tokens[1]], (6, 6), torch.arange(1, 2), (words[1:2], real[1:2]))
     torch.testing.assert_close(alone[0], reduced_tokens[1])
-    if keep == 36 and expected == 36:
+    if stage.reducer.wants_keep and keep == 36:
         torch.testing.assert_close(torch.stack(reduced_tokens), tokens)
 
 
