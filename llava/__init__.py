@@ -14,6 +14,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from llava.threads import limit_spinning
 from llava.versions import check_transformers
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ _HOMES = {
 }
 __all__ = [*_HOMES, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]  the names above, loaded on demand
 
+limit_spinning()
 check_transformers()
 
 

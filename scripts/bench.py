@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from llava.eval.bench.plans import main
+from llava.eval.bench.command import main
 
 if __name__ == "__main__":
     sys.exit(main())

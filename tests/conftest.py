@@ -18,6 +18,7 @@ from typing import Any
 # Before anything asks the hub for a file.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as llava.threads does where PyTorch is not imported before it
 
 import pytest
 import torch

@@ -40,6 +40,8 @@ def test_flags_exist(module, flags):
     assert not [flag for flag in flags if flag not in known]
 
 
-@pytest.mark.parametrize(("name", "module"), [("eval", "run"), ("bench", "bench.plans"), ("report", "report.command")])
+@pytest.mark.parametrize(
+    ("name", "module"), [("eval", "run"), ("bench", "bench.command"), ("report", "report.command")]
+)
 def test_thin_scripts_call_their_module(name, module):
     assert f"from llava.eval.{module} import main" in (SCRIPTS / f"{name}.py").read_text()

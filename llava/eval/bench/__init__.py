@@ -1,1 +1,1 @@
-"""Time and memory of plans and selectors; ``plans.py`` is the command line."""
+"""Time and memory of plans and of selectors; ``command.py`` is the command line."""

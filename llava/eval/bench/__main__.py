@@ -2,7 +2,7 @@
 
 import sys
 
-from .plans import main, parser
+from .command import main, parser
 
 __all__ = ["main", "parser"]
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import json
-from dataclasses import replace
 
 import pytest
 import torch
 
-from llava.eval.bench.plans import Timed, compare, keep_all, llava_workload, main, one_pass, random_workload
-from llava.reduction import plan_from
+from llava.cli.settings import ModelSpec
+from llava.eval.bench.command import main
+from llava.eval.bench.timing import SELECTING, keep_all, selection_clock, selection_ms, time_plan, timed_pass
+from llava.eval.bench.workload import RandomModel, Workload, open_workload
+from llava.reduction import Reducer, get_method, list_methods, plan_from
 from llava.reduction.cost import decoder_flops
 from tests.conftest import PARITY15
 
@@ -18,26 +19,34 @@ SIZES = "layers=3,hidden=64,text=40,vocab=50,visual=64"
 
 
 @pytest.fixture(scope="module")
-def work():
-    return random_workload(SIZES, "cpu", torch.float32)
+def work() -> Workload:
+    return open_workload(RandomModel.from_text(SIZES))
+
+
+@pytest.fixture(scope="module")
+def llava_work() -> Workload:
+    return open_workload(ModelSpec(PARITY15 / "checkpoint", conv_mode="vicuna_v1", device="cpu"))
 
 
 def test_random_model_has_the_sizes_asked_for(work):
     config = work.model.config
     assert (config.num_hidden_layers, config.hidden_size, config.num_attention_heads) == (3, 64, 1)
     with pytest.raises(ValueError, match="cannot read 'depth=3'.*layers=N"):
-        random_workload("depth=3", "cpu", torch.float32)
+        RandomModel.from_text("depth=3")
+    for wrong in ("layers=3,layers=4", "layers=-1", "layers=\u0663", "layers"):
+        with pytest.raises(ValueError, match="cannot read"):
+            RandomModel.from_text(wrong)
 
 
 def test_a_pass_times_every_part(work):
-    found = one_pass(work, [], steps=3)
+    found = timed_pass(work, [], steps=3)
     assert found["prefill"] > 0 and found["decode"] > 0
     assert found["end_to_end"] == pytest.approx(sum(found[part] for part in ("tower", "prefill", "decode")), abs=1e-3)
-    assert one_pass(work, [], steps=0)["decode"] < found["decode"]
+    assert timed_pass(work, [], steps=0)["decode"] < found["decode"]
 
 
 def test_comparison_counts_the_rows_that_ran(work):
-    found = compare(work, plan_from("fastv@1:16"), pairs=2, steps=2)
+    found = time_plan(work, plan_from("fastv@1:16"), pairs=2, steps=2)
     config = work.model.config
     dense, rows = [104, 104, 104], [104, 56, 56]
     assert found["dense_flops"] == decoder_flops(config, dense)
@@ -51,24 +60,52 @@ def test_comparison_counts_the_rows_that_ran(work):
 
 
 def test_timing_a_reducer_changes_nothing(work):
-    (stage,) = plan_from("fastv@1:16")
-    one_pass(work, [stage], steps=0)
+    plan = plan_from("fastv@1:16")
+    timed_pass(work, plan, steps=0)
     plain = work.model.model.last_trace[0].kept
-    one_pass(work, [replace(stage, reducer=Timed(stage.reducer))], steps=0)
+    with selection_clock(plan) as seconds:
+        timed_pass(work, plan, steps=0)
     assert torch.equal(work.model.model.last_trace[0].kept, plain)
+    assert len(seconds) == 2 and all(second > 0 for second in seconds)  # a choice and a merge
+    timed_pass(work, plan, steps=0)
+    assert len(seconds) == 2 and not {*SELECTING} & set(vars(plan[0].reducer))
+
+
+@pytest.mark.parametrize("name", list_methods())
+def test_a_timed_reducer_keeps_every_method_and_trait(name):
+    """A wrapper that repeats the methods it knows forgets those that are added later, as shrink, left and options were."""
+    stage = plan_from({"method": name, "keep": 1.0}) if get_method(name).wants_keep else plan_from({"method": name})
+    (reducer,) = {stage.reducer for stage in stage}
+    public = [member for member in dir(Reducer) if not member.startswith("_") and member not in SELECTING]
+    before = {member: getattr(reducer, member, None) for member in public}
+    with selection_clock(stage):
+        assert {member: getattr(reducer, member, None) for member in public} == before
+        assert isinstance(reducer, get_method(name)) and reducer.options() == before["options"]()
+
+
+@pytest.mark.parametrize("text", ["downsample:64", "pool:64", "grid:64+fastv@2:16", "blind@2"])
+def test_every_site_can_be_timed(llava_work, text):
+    plan = plan_from(text)
+    llava_work.check(plan)
+    assert selection_ms(llava_work, plan, repeats=1)["median"] > 0
+
+
+def test_a_stage_that_a_random_model_would_ignore_is_refused(work):
+    with pytest.raises(ValueError, match="pool:16 acts before the decoder, and a random model has no vision tower"):
+        work.check(plan_from("pool:16"))
 
 
 def test_keep_all_throws_nothing_away(work):
     plan = keep_all(plan_from("fastv@1:16"))
-    one_pass(work, plan, steps=0)
+    timed_pass(work, plan, steps=0)
     assert work.model.model.last_visual_per_layer[:, 0].tolist() == [64] * 3
 
 
-def test_llava_checkpoint_with_its_tower():
-    arguments = argparse.Namespace(model_path=str(PARITY15 / "checkpoint"), conv_mode="vicuna_v1", device="cpu")
-    found = compare(llava_workload(arguments), plan_from("fastv@2:64"), pairs=1, steps=1)
+def test_llava_checkpoint_with_its_tower(llava_work):
+    found = time_plan(llava_work, plan_from("fastv@2:64"), pairs=1, steps=1)
     assert found["plan_ms"]["tower"]["median"] > 0
     assert found["theoretical"] > 1.5
+    assert llava_work.about["template"] == "vicuna_v1"
 
 
 def test_command_line_writes_what_it_printed(tmp_path, capsys):
@@ -100,6 +137,9 @@ def test_command_line_writes_what_it_printed(tmp_path, capsys):
         (["--random-model", SIZES, "--reduction", "fastv@7:64"], "out of range"),
         (["--random-model", SIZES, "--reduction", "fastv@1:64", "--pairs", "0"], "pairs=0"),
         (["--random-model", SIZES, "--reduction", "fastv@1:64", "--dtype", "float31"], "dtype='float31'"),
+        (["--random-model", SIZES, "--reduction", "fastv@1:64", "--threads", "0"], "threads=0"),
+        (["--random-model", SIZES, "--reduction", "pool:16"], "has no vision tower"),
+        (["--selectors", "--keep", "0"], "keep=0 must be at least 1"),
     ],
 )
 def test_bad_input_is_one_clear_line(tmp_path, caplog, flags, message):

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from llava.eval.bench.plans import main
+from llava.eval.bench.command import main
 from llava.reduction.centres import STRATEGIES
 
 
