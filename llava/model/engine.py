@@ -12,7 +12,7 @@ import copy
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,21 @@ Rope = tuple[Tensor, Tensor]
 
 # transformers 5.24 renamed the cache in every forward, mask and output
 CACHE = "cache" if "cache" in inspect.signature(create_causal_mask).parameters else "past_key_values"
+
+# The attribute of a cache under which its CacheState lies
+STATE = "reduction"
+
+
+def cache_keyword(cache: Cache | None) -> dict[str, Any]:
+    """The cache as the keyword that transformers gives it."""
+    return {CACHE: cache}
+
+
+class Decoder(Protocol):
+    """What the engine uses of a host's decoder."""
+
+    layers: nn.ModuleList
+    rotary_emb: nn.Module
 
 
 @dataclass
@@ -108,7 +123,7 @@ class Inputs:
 
 
 def begin(
-    decoder: nn.Module,
+    decoder: Decoder,
     config: Any,
     plan: Callable[[], list[Stage]],
     hidden: Tensor,
@@ -140,7 +155,7 @@ class Pass:
 
     ledger: Ledger | None = None
 
-    def __init__(self, decoder: nn.Module, config: Any, cache: Cache | None):
+    def __init__(self, decoder: Decoder, config: Any, cache: Cache | None):
         self.decoder, self.config, self.cache = decoder, config, cache
         self.record = PassRecord()
 
@@ -162,7 +177,7 @@ class Pass:
             attention_mask=visible,
             position_ids=None,
             layer_idx=number,
-            **{CACHE: self.cache},
+            **cache_keyword(self.cache),
         )
 
 
@@ -171,7 +186,7 @@ class Step(Pass):
 
     def __init__(
         self,
-        decoder: nn.Module,
+        decoder: Decoder,
         config: Any,
         attention_mask: Tensor | None,
         position_ids: Tensor,
@@ -180,7 +195,7 @@ class Step(Pass):
         length: int,
     ):
         super().__init__(decoder, config, cache)
-        state: CacheState | None = getattr(cache, "reduction", None) if past else None
+        state: CacheState | None = getattr(cache, STATE, None) if past else None
         self.segments = {segment.layer: segment for segment in state.segments} if state else {}
         self.position_ids, self.prompt, self.total = position_ids, state.prompt if state else past, past + length
         self.answered = attention_mask if attention_mask is not None and attention_mask.dim() == 2 else None
@@ -207,7 +222,7 @@ class Prefill(Pass):
 
     def __init__(
         self,
-        decoder: nn.Module,
+        decoder: Decoder,
         config: Any,
         plan: Callable[[], list[Stage]],
         hidden: Tensor,
@@ -224,7 +239,7 @@ class Prefill(Pass):
             valid = attention_mask[:, :length].bool()
         visual, self.prompt, self.remarks = prompt.image_map(valid)
         self.after_prompt, self.seeds = length - self.prompt, prompt.sample_seeds(batch, hidden.device)
-        self.ledger = Ledger.start(visual, valid, position_ids, self.prompt, prompt.labels)
+        self.ledger: Ledger = Ledger.start(visual, valid, position_ids, self.prompt, prompt.labels)
         in_decoder = [stage for stage in plan() if stage.site == "layer"] if visual.any() else []
         self.stages = {stage.layer: stage for stage in in_decoder}
         self.segments: list[Segment] = []
@@ -243,13 +258,14 @@ class Prefill(Pass):
     def finish(self) -> None:
         """Leave on the cache which keys of the prompt the layers may see."""
         if self.cache is not None:
-            self.cache.reduction = CacheState(self.prompt, self.segments)
+            # A name of ours on transformers' object, which lives as long as the generation does.
+            setattr(self.cache, STATE, CacheState(self.prompt, self.segments))
 
     def _reduce(self, number: int, stage: Stage, inputs: Inputs) -> Inputs:
         # Layers of one model may lie on several devices: the ledger follows the hidden states.
         device = inputs.hidden.device
         self.ledger = before = self.ledger.to(device)
-        rope = tuple(part.to(device) for part in inputs.rope)
+        rope = both(inputs.rope, lambda part: part.to(device))
         reduction = reduce_sequence(stage, inputs.hidden, before, self._evidence(number, inputs.hidden, rope))
         self.ledger = reduction.ledger
         self.record.trace.append(replace(reduction.record, remarks=self.remarks))
@@ -260,17 +276,20 @@ class Prefill(Pass):
                 rope = self.decoder.rotary_emb(reduction.hidden, position_ids=self.ledger.position)
             else:
                 index = reduction.index[..., None].expand(-1, -1, rope[0].shape[-1])
-                rope = tuple(part.expand(len(index), -1, -1).gather(1, index) for part in rope)
+                rope = both(rope, lambda part: part.expand(len(index), -1, -1).gather(1, index))
         visible = self.ledger.visible
         prompt_keys = visible[:, : visible.shape[1] - self.after_prompt]
         self.segments.append(Segment(number, prompt_keys, self._shift(stage, before)))
         return Inputs(reduction.hidden, rope, self._mask(number, reduction.hidden, visible), None)
 
     def _evidence(self, number: int, hidden: Tensor, rope: Rope) -> LayerEvidence:
+        seeds = self.seeds.to(hidden.device)
+        if self.entered is None:
+            return LayerEvidence(self.ledger, hidden, _no_attention, seeds)
         layer, visible = self.decoder.layers[number - 1], self.ledger.visible
-        everyone = tuple(part.expand(len(hidden), -1, -1) for part in rope)
-        entered = None if self.entered is None else self.entered.to(hidden.device)
-        keys = None if entered is None else self._keys(number - 1, entered, everyone)
+        everyone = both(rope, lambda part: part.expand(len(hidden), -1, -1))
+        entered = self.entered.to(hidden.device)
+        keys = self._keys(number - 1, entered, everyone)
 
         def compute(rows: Tensor | None, columns: Tensor) -> Tensor:
             """Attention (G, H, R, S) of the layer before; images of a group may lie in any samples, several in one."""
@@ -280,7 +299,7 @@ class Prefill(Pass):
             states, cos, sin, seen, known = tensors
             return attention_rows(layer, states, (cos, sin), columns, seen, known)
 
-        return LayerEvidence(self.ledger, hidden, compute, self.seeds.to(hidden.device))
+        return LayerEvidence(self.ledger, hidden, compute, seeds)
 
     def _keys(self, number: int, entered: Tensor, rope: Rope) -> Tensor:
         """The rotated keys of a layer: from a plain cache where it holds them all, else computed again."""
@@ -300,6 +319,16 @@ class Prefill(Pass):
         return moved if earlier is None else moved + earlier.to(moved.device)
 
 
+def both(rope: Rope, change: Callable[[Tensor], Tensor]) -> Rope:
+    """Cosines and sines, each changed in the same way."""
+    cos, sin = rope
+    return change(cos), change(sin)
+
+
+def _no_attention(rows: Tensor | None, columns: Tensor) -> Tensor:
+    raise ValueError("a reducer asks for attention without Need.ATTENTION among its needs; add it there")
+
+
 def eager(config: Any) -> Any:
     """A copy of a config whose attention is the eager one, which alone returns its weights."""
     copied = copy.copy(config)
@@ -309,7 +338,8 @@ def eager(config: Any) -> Any:
 
 def with_config(layer: nn.Module, config: Any) -> nn.Module:
     """A decoder layer that shares weights and hooks with ``layer`` and computes its attention as ``config`` says."""
-    twin, attention = copy.copy(layer), copy.copy(layer.self_attn)
+    twin = copy.copy(layer)
+    attention: Any = copy.copy(layer.self_attn)
     attention.config = config
     twin._modules = {**layer._modules, "self_attn": attention}
     return twin

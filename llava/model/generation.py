@@ -9,6 +9,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from torch import nn
 from transformers import GenerationConfig
 from transformers.generation.utils import GenerationMixin
 
@@ -26,7 +27,7 @@ REFUSED = {
 }
 
 
-def check_generation(keywords: Mapping[str, Any], model: GenerationMixin) -> None:
+def check_generation(keywords: Mapping[str, Any], model: nn.Module) -> None:
     """Raises ValueError for a keyword that nobody reads, and for what a prompt of embeddings cannot do.
 
     For ``inputs_embeds`` it is a NotImplementedError, as LLaVA's own.
@@ -34,7 +35,8 @@ def check_generation(keywords: Mapping[str, Any], model: GenerationMixin) -> Non
     if keywords.get("inputs_embeds") is not None:
         raise NotImplementedError("inputs_embeds is not supported by generate; give input_ids and images")
     settings = keywords.get("generation_config")
-    known = FORWARD | named(model.forward) | named(GenerationMixin.generate) | set(vars(GenerationConfig()))
+    generate = GenerationMixin.generate  # pyright: ignore[reportAttributeAccessIssue]  read here, never bound
+    known = FORWARD | named(model.forward) | named(generate) | set(vars(GenerationConfig()))
     refuse_unknown(f"{type(model).__name__}.generate", keywords, known | {"custom_generate", "streamer"})
     for name, cure in REFUSED.items():
         if keywords.get(name) is not None or getattr(settings, name, None) is not None:

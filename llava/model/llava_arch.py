@@ -9,10 +9,10 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
-from torch import LongTensor, Tensor, nn
+from torch import Tensor, nn
 
 from llava.constants import (
     DEFAULT_IM_END_TOKEN,
@@ -38,8 +38,16 @@ from llava.reduction.stage import Site
 
 __all__ = ["Images", "LlavaMetaForCausalLM", "LlavaMetaModel", "Spliced", "load_projector", "unpad_image"]
 
+# What the mixins are mixed into
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel as _LanguageModel
 
-class LlavaMetaModel:
+    from llava.model.hosts.decoder import ReducibleDecoder as _Decoder
+else:
+    _Decoder = _LanguageModel = object
+
+
+class LlavaMetaModel(_Decoder):
     """Adds the vision tower, the projector and, for `*unpad` merging, the learned end of a line to a decoder.
 
     They are built if the config names a tower. The tower's weights are read by `get_vision_tower().load_model()`, or with
@@ -47,6 +55,12 @@ class LlavaMetaModel:
     """
 
     sites = get_args(Site)
+
+    vision_tower: CLIPVisionTower | list[CLIPVisionTower]
+    mm_projector: nn.Module
+    image_newline: nn.Parameter
+    dtype: torch.dtype
+    device: torch.device
 
     def __init__(self, config: Any):
         super().__init__(config)
@@ -73,11 +87,12 @@ class LlavaMetaModel:
         config.mm_projector_type = getattr(model_args, "mm_projector_type", "linear")
         config.mm_patch_merge_type = getattr(model_args, "mm_patch_merge_type", "flat")
         config.use_mm_proj = True
-        if self.get_vision_tower() is None:
-            self.vision_tower = build_vision_tower(config, delay_load=True)
-        if not self.get_vision_tower().is_loaded:
-            self.get_vision_tower().load_model(dtype=self.dtype, device=self.device)
-        config.mm_hidden_size = self.get_vision_tower().hidden_size
+        tower = self.get_vision_tower()
+        if tower is None:
+            tower = self.vision_tower = build_vision_tower(config, delay_load=True)
+        if not tower.is_loaded:
+            tower.load_model(dtype=self.dtype, device=self.device)
+        config.mm_hidden_size = tower.hidden_size
         if getattr(self, "mm_projector", None) is None:
             self._build_projection()
             self.mm_projector.to(device=self.device, dtype=self.dtype)
@@ -106,12 +121,14 @@ def load_projector(model: nn.Module, path: Path) -> None:
     model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in tensors.items()}, strict=False)
 
 
-class LlavaMetaForCausalLM(ABC):
+class LlavaMetaForCausalLM(ABC, _LanguageModel):
     """Turns images and prompts into what a decoder reads; mixed into a causal language model."""
 
+    config: Any
+
     @abstractmethod
-    def get_model(self) -> nn.Module:
-        """The decoder, a LlavaMetaModel."""
+    def get_model(self) -> LlavaMetaModel:
+        """The decoder."""
 
     def get_vision_tower(self) -> CLIPVisionTower | None:
         """The decoder's vision tower; None for a model without one."""
@@ -178,9 +195,9 @@ class LlavaMetaForCausalLM(ABC):
 
     def splice(
         self,
-        input_ids: LongTensor,
+        input_ids: Tensor,
         attention_mask: Tensor | None = None,
-        labels: LongTensor | None = None,
+        labels: Tensor | None = None,
         images: Images | None = None,
         image_sizes: Sequence[tuple[int, int]] | None = None,
         raw_vision_features: Sequence[Tensor] | None = None,
@@ -230,7 +247,7 @@ class LlavaMetaForCausalLM(ABC):
         return pad_rows(cut_rows(rows, limit), side, seeds)
 
     def _visual_tokens(
-        self, plan: list[Stage], by_row: list[list[Picture]], ids: list[LongTensor], targets: list[LongTensor]
+        self, plan: list[Stage], by_row: list[list[Picture]], ids: list[Tensor], targets: list[Tensor]
     ) -> list[Tensor]:
         """The tokens (n, D) of every picture of the rows, in order; leaves a record of what became of them."""
         record = VisionRecord([[picture.crops for picture in row] for row in by_row])
@@ -245,14 +262,14 @@ class LlavaMetaForCausalLM(ABC):
 
     def prepare_inputs_labels_for_multimodal(
         self,
-        input_ids: LongTensor | None,
-        position_ids: LongTensor | None,
+        input_ids: Tensor,
+        position_ids: Tensor | None,
         attention_mask: Tensor | None,
         past_key_values: Any,
-        labels: LongTensor | None,
+        labels: Tensor | None,
         images: Images | None,
         image_sizes: Sequence[tuple[int, int]] | None = None,
-    ) -> tuple[LongTensor | None, LongTensor | None, Tensor | None, Any, Tensor | None, LongTensor | None]:
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Any, Tensor | None, Tensor | None]:
         """LLaVA's six values: (None, position_ids, attention_mask, past_key_values, inputs_embeds, labels).
 
         What was None among position_ids, attention_mask and labels stays None. Without a tower or images, and for a single
@@ -313,9 +330,10 @@ class LlavaMetaForCausalLM(ABC):
 
     def _row_cost(self, row: int, visual: list[int], entered: list[int], crops: range, pictures: range) -> Cost:
         """The cost of one row of the last batch, given the tokens that entered each layer, its crops and its pictures."""
-        config, decoder, tower, vision = self.config, self.get_model(), self.get_vision_tower(), self._last_vision
+        config, decoder, vision = self.config, self.get_model(), self._last_vision
         seeing = linear = 0.0
         if crops:
+            tower = self._tower_required()
             seeing = tower_flops(tower.config, len(crops), vision.patches, tower.layers_run)
             linear = linear_flops(decoder.mm_projector, sum(vision.projected[crop] for crop in crops))
         return Cost(

@@ -8,9 +8,10 @@ Shapes: B batch, P prompt, S sequence, D width, L decoder layers.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,12 +22,15 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from llava.constants import IGNORE_INDEX
-from llava.model.engine import CACHE, Inputs, PassRecord, Prompt, begin, eager, with_config
+from llava.model.engine import CACHE, Inputs, PassRecord, Prompt, begin, cache_keyword, eager, with_config
 from llava.model.keywords import FORWARD, refuse_unknown
 from llava.reduction import Ledger, Record, Stage, check_plan, plan_from
 from llava.reduction.context import active_plan, recall, remember
 from llava.reduction.plan import Spec
 from llava.reduction.stage import Site
+
+# The family's own class, which comes after a mixin, is a module
+_Family = nn.Module if TYPE_CHECKING else object
 
 
 @dataclass
@@ -37,7 +41,7 @@ class ReducibleOutput(BaseModelOutputWithPast):
     trace: list[Record] | None = None
 
 
-class ReducibleDecoder:
+class ReducibleDecoder(_Family):
     """A decoder whose visual tokens are reduced at prefill by a plan; without a plan it is its family's own, bit for bit.
 
     ``visual`` (B, P) marks the image tokens of the prompt (0 text, i for the row's i-th image). Before layer K a stage
@@ -46,6 +50,13 @@ class ReducibleDecoder:
     """
 
     sites: ClassVar[tuple[Site, ...]] = ("layer",)  # where this model can run a stage
+
+    # What the family's own class has
+    config: Any
+    embed_tokens: nn.Embedding
+    layers: nn.ModuleList
+    norm: nn.Module
+    rotary_emb: nn.Module
 
     def plan(self, reduction: Spec = None) -> list[Stage]:
         """The stages of the next prefill: ``reduction``, else those of ``reduced(...)``, else ``stages()``."""
@@ -142,7 +153,7 @@ class ReducibleDecoder:
             inputs_embeds=hidden,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            **{CACHE: cache},
+            **cache_keyword(cache),
         )
         prompt = Prompt(visual, sample_seed, labels, self.image_map)
         run = begin(self, config, partial(self.plan, reduction), hidden, attention_mask, position_ids, cache, prompt)
@@ -155,14 +166,17 @@ class ReducibleDecoder:
                 position_embeddings=inputs.rope,
                 position_ids=inputs.position_ids,
                 use_cache=use_cache,
-                **{CACHE: cache},
+                **cache_keyword(cache),
                 **kwargs,
             )
         run.finish()
         if run.ledger is not None:
             remember(self, run.record)
         return ReducibleOutput(
-            last_hidden_state=self.norm(inputs.hidden), ledger=run.ledger, trace=run.record.trace, **{CACHE: cache}
+            last_hidden_state=self.norm(inputs.hidden),
+            ledger=run.ledger,
+            trace=run.record.trace,
+            **cache_keyword(cache),
         )
 
 
@@ -173,8 +187,19 @@ def the_cache(cache: Cache | None, past_key_values: Cache | None) -> Cache | Non
     return past_key_values if cache is None else cache
 
 
-class ReducibleCausalLM:
+class ReducibleCausalLM(_Family):
     """A causal language model over a ``ReducibleDecoder``; labels follow the ledger through any reduction."""
+
+    # What the family's own class has
+    config: Any
+    model: ReducibleDecoder
+    lm_head: nn.Module
+    loss_function: Callable[..., Tensor]
+
+    if TYPE_CHECKING:
+
+        def generate(self, *args: Any, **kwargs: Any) -> Any:
+            """Transformers' own, whose annotated ``self`` asks for attributes that only some of its models have."""
 
     @staticmethod
     def create_masks_for_generate(attention_mask: Tensor | None = None, **_: Any) -> Tensor | None:
@@ -229,5 +254,5 @@ class ReducibleCausalLM:
             logits=logits,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
-            **{CACHE: outputs[CACHE] if CACHE in outputs else None},
+            **cache_keyword(outputs[CACHE] if CACHE in outputs else None),
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from llava.reduction import Stage, make_stage, plan_from
-from llava.reduction.aggregate import CrossAttention
 from llava.reduction.checks import check_whole, is_number, is_whole, shown
 
 from .himap_configuration_llama import LlamaConfig, active_flags, check_values
@@ -22,7 +21,7 @@ logger = logging.getLogger(__name__)
 class Knob:
     """An attribute that is a knob of the config: read and written there, so that the two can never disagree."""
 
-    def __init__(self, name: str | None = None):
+    def __init__(self, name: str = ""):
         self.name = name
 
     def __set_name__(self, owner: type, attribute: str) -> None:
@@ -43,7 +42,7 @@ SPANS = {
 }
 
 
-def plan_from_config(config: LlamaConfig, attentions: Sequence[CrossAttention] = ()) -> list[Stage]:
+def plan_from_config(config: LlamaConfig, attentions: Iterable[nn.Module] = ()) -> list[Stage]:
     """The plan that the knobs spell; ``reduction`` and a ``use_*`` flag at once raise.
 
     ``attentions`` are the trained modules of the condensation stages, in their order; without them they are untrained.
@@ -111,7 +110,7 @@ def himap_stages(config: LlamaConfig) -> list[Stage]:
     return plan
 
 
-def condensation_stages(config: LlamaConfig, attentions: Sequence[CrossAttention] = ()) -> list[Stage]:
+def condensation_stages(config: LlamaConfig, attentions: Iterable[nn.Module] = ()) -> list[Stage]:
     """Condensation's stages: at ``condensation_layers`` with ``condensation_ranks``, else at HiMAP's layers and ranks."""
     names, layers, ranks = condensation_levels(config)
     if not layers:
@@ -196,7 +195,7 @@ def custom_selection_stages(config: LlamaConfig) -> list[Stage]:
     ]
 
 
-def _stage(method: str, **options: tuple[str, object]) -> Stage:
+def _stage(method: str, **options: tuple[str, Any]) -> Stage:
     """A stage from ``option=(knob, value)``; an error says from which knob the value came."""
     try:
         return make_stage(method, **{option: value for option, (_, value) in options.items()})
@@ -227,7 +226,7 @@ def _with_cut_off(config: LlamaConfig, stages: list[Stage]) -> list[Stage]:
     last = config.cut_off_layer
     if last is None or last == 0 or last >= config.num_hidden_layers:
         return stages
-    return [*(stage for stage in stages if stage.layer < last), make_stage("blind", layer=last)]
+    return [*(stage for stage in stages if stage.layer is None or stage.layer < last), make_stage("blind", layer=last)]
 
 
 def _each(name: str, value: Any, count: int) -> list:

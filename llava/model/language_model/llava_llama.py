@@ -7,7 +7,7 @@ from os import PathLike
 from typing import Any
 
 import torch
-from torch import LongTensor, Tensor
+from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
@@ -51,6 +51,7 @@ class LlavaLlamaForCausalLM(ReducibleLlamaForCausalLM, LlavaMetaForCausalLM):
 
     config_class = LlavaConfig
     model_class = LlavaLlamaModel
+    model: LlavaLlamaModel
     # The tower stays on one device, so that its `device` is where images go.
     _no_split_modules = ["LlamaDecoderLayer", "CLIPVisionTower"]
 
@@ -60,16 +61,16 @@ class LlavaLlamaForCausalLM(ReducibleLlamaForCausalLM, LlavaMetaForCausalLM):
 
     def forward(
         self,
-        input_ids: LongTensor | None = None,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
-        position_ids: LongTensor | None = None,
+        position_ids: Tensor | None = None,
         past_key_values: Cache | None = None,
         inputs_embeds: Tensor | None = None,
-        labels: LongTensor | None = None,
+        labels: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
-        visual: LongTensor | None = None,
-        sample_seed: LongTensor | None = None,
+        visual: Tensor | None = None,
+        sample_seed: Tensor | None = None,
         images: Images | None = None,
         image_sizes: Sequence[tuple[int, int]] | None = None,
         raw_vision_features: Sequence[Tensor] | None = None,
@@ -141,7 +142,7 @@ class LlavaLlamaForCausalLM(ReducibleLlamaForCausalLM, LlavaMetaForCausalLM):
     @torch.no_grad()
     def generate(
         self,
-        inputs: LongTensor | None = None,
+        inputs: Tensor | None = None,
         images: Images | None = None,
         image_sizes: Sequence[tuple[int, int]] | None = None,
         raw_vision_features: Sequence[Tensor] | None = None,
@@ -198,7 +199,7 @@ class LlavaLlamaForCausalLM(ReducibleLlamaForCausalLM, LlavaMetaForCausalLM):
     def save_pretrained(self, save_directory: str | PathLike, **kwargs: Any) -> None:
         """Writes weights, tower included, config and image processor: a folder that needs nothing beside it."""
         tower = self.get_vision_tower()
-        if tower is not None and tower.is_loaded:
+        if tower is not None and tower.is_loaded and tower.image_processor is not None:
             self.config.mm_vision_config = tower.config.to_dict()
             tower.image_processor.save_pretrained(save_directory)
         super().save_pretrained(save_directory, **kwargs)

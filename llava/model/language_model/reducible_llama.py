@@ -23,6 +23,7 @@ class ReducibleLlamaModel(OriginalNames, ReducibleDecoder, LlamaModel):
     """
 
     config_class = LlamaConfig
+    config: LlamaConfig
 
     def __init__(self, config: LlamaConfig):
         super().__init__(config)

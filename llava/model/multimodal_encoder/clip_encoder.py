@@ -5,19 +5,29 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
+from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-from transformers.utils import ModelOutput
 
 from llava.files import excerpt
 from llava.model.checkpoint import check_depth, check_tensors, errors_naming, find_folder, read_json, weight_headers
 
 logger = logging.getLogger(__name__)
+
+if TYPE_CHECKING:
+
+    class TowerConfig(CLIPVisionConfig):
+        """A config whose sizes are whole numbers, as ``vision_config`` has checked."""
+
+        image_size: int
+        patch_size: int
+else:
+    TowerConfig = CLIPVisionConfig
 
 # Parts of a whole CLIP that are not its vision tower.
 _NOT_VISION = ("text_model.", "text_projection.", "visual_projection.", "logit_scale")
@@ -58,7 +68,7 @@ class CLIPVisionTower(nn.Module):
             )
         self.image_processor: CLIPImageProcessorPil | None = None
         self.vision_tower: CLIPVisionModel | None = None
-        self._config: CLIPVisionConfig | None = None
+        self._config: TowerConfig | None = None
         # Beside the checkpoint that the config was read from.
         folder = Path(str(getattr(args, "_name_or_path", "") or "."))
         self._inside = (folder,) if folder.is_dir() else ()
@@ -90,9 +100,9 @@ class CLIPVisionTower(nn.Module):
             folder, config = open_tower(self.vision_tower_name, inside, **hub)
             check_select_layer(self.select_layer, config)
             self.vision_tower = CLIPVisionModel.from_pretrained(folder, config=config, dtype=dtype)
-            self._config = self.vision_tower.config
+            self._config = cast(TowerConfig, self.vision_tower.config)
             self._freeze()
-            self.vision_tower.to(device=device)
+            self.vision_tower.to(device=device)  # pyright: ignore[reportCallIssue]  wrapped without its self
         if self.image_processor is None:
             self.image_processor = load_image_processor(self.vision_tower_name, inside, self.config, **hub)
 
@@ -104,20 +114,18 @@ class CLIPVisionTower(nn.Module):
         model around the tower sets a second time. resized: they are of another size than the tower's on purpose; its
         position embeddings are interpolated.
         """
-        if self.vision_tower is None:
-            raise ValueError(f"vision tower {self.vision_tower_name!r} is not loaded; call load_model() first")
-        side = self.config.image_size
+        tower, side = self._loaded, self.config.image_size
         if images.ndim != 4 or (images.shape[-2:] != (side, side) and not resized):
             raise ValueError(
                 f"images of shape {tuple(images.shape)} do not fit the vision tower; give (n, 3, {side}, {side}), "
                 "as process_images does"
             )
-        hidden = self.vision_tower.embeddings(
+        hidden = tower.embeddings(
             images.to(device=self.device, dtype=self.dtype),
             interpolate_pos_encoding=images.shape[-2:] != (side, side),
         )
-        hidden = self.vision_tower.pre_layrnorm(hidden)
-        for layer in self.vision_tower.encoder.layers[: self.layers_run]:
+        hidden = tower.pre_layrnorm(hidden)
+        for layer in tower.encoder.layers[: self.layers_run]:
             hidden = layer(hidden, None)
         hidden = hidden.to(images.dtype)
         return TowerOutput(features=self.feature_select(hidden), cls=hidden[:, 0])
@@ -136,12 +144,17 @@ class CLIPVisionTower(nn.Module):
             )
         return self.select_layer % states
 
-    def feature_select(self, outputs: Tensor | ModelOutput) -> Tensor:
+    def feature_select(self, outputs: Tensor | BaseModelOutput) -> Tensor:
         """The selected features of the tower's hidden states (G, 1 + N, D), or of its whole output, as LLaVA hands it.
 
-        (G, N, D) for "patch", unchanged for "cls_patch".
+        (G, N, D) for "patch", unchanged for "cls_patch". Raises ValueError for an output without hidden states.
         """
-        hidden = outputs if isinstance(outputs, Tensor) else outputs.hidden_states[self.select_layer]
+        if isinstance(outputs, Tensor):
+            hidden = outputs
+        elif outputs.hidden_states is None:
+            raise ValueError("the tower's output has no hidden states; call the tower with output_hidden_states=True")
+        else:
+            hidden = outputs.hidden_states[self.select_layer]
         return hidden[:, 1:] if self.select_feature == "patch" else hidden
 
     def forward(self, images: Tensor | list[Tensor], resized: bool = False) -> Tensor | list[Tensor]:
@@ -151,8 +164,8 @@ class CLIPVisionTower(nn.Module):
         return self.encode(images, resized).features
 
     def _freeze(self) -> None:
-        self.vision_tower.requires_grad_(False)
-        self.vision_tower.eval()
+        self._loaded.requires_grad_(False)
+        self._loaded.eval()
 
     def train(self, mode: bool = True) -> CLIPVisionTower:
         """Stays in evaluation mode whatever the model around it does."""
@@ -167,7 +180,7 @@ class CLIPVisionTower(nn.Module):
         return self.vision_tower is not None and self.image_processor is not None
 
     @property
-    def config(self) -> CLIPVisionConfig:
+    def config(self) -> TowerConfig:
         """The tower's own config, read from its folder if the tower is not loaded yet."""
         if self._config is None:
             folder = find_folder(self.vision_tower_name, "vision tower", self._inside, weights=False)
@@ -211,7 +224,7 @@ class CLIPVisionTower(nn.Module):
         return self.num_patches_per_side**2
 
 
-def open_tower(name: str, inside: tuple[Path, ...], **hub: Any) -> tuple[Path, CLIPVisionConfig]:
+def open_tower(name: str, inside: tuple[Path, ...], **hub: Any) -> tuple[Path, TowerConfig]:
     """The folder of a tower and its config, once its weights are known to fit; none is read.
 
     Arguments and errors as in `CLIPVisionTower.load_model`.
@@ -256,14 +269,14 @@ def check_select_layer(layer: int, config: CLIPVisionConfig) -> None:
         )
 
 
-def load_vision_config(folder: Path) -> CLIPVisionConfig:
+def load_vision_config(folder: Path) -> TowerConfig:
     """The vision part of a CLIP folder's config.json. Raises ValueError for a folder that is not CLIP's."""
     path = folder / "config.json"
     raw = read_json(path)
     return vision_config(raw.get("vision_config", raw), path)
 
 
-def vision_config(raw: Any, source: str | Path) -> CLIPVisionConfig:
+def vision_config(raw: Any, source: str | Path) -> TowerConfig:
     """A tower's config from its fields. Raises ValueError naming `source` for fields that no CLIP vision tower has."""
     # The vision part of a whole CLIP's config does not always say what it is.
     kind = raw.get("model_type", "clip_vision_model") if isinstance(raw, dict) else type(raw).__name__
@@ -284,12 +297,10 @@ def vision_config(raw: Any, source: str | Path) -> CLIPVisionConfig:
             raise ValueError(
                 f"{source}: {name}={excerpt(value)} of the vision tower must be a whole number of at least 1"
             )
-    return config
+    return cast(TowerConfig, config)
 
 
-def load_image_processor(
-    name: str, inside: tuple[Path, ...], config: CLIPVisionConfig, **hub: Any
-) -> CLIPImageProcessorPil:
+def load_image_processor(name: str, inside: tuple[Path, ...], config: TowerConfig, **hub: Any) -> CLIPImageProcessorPil:
     """The processor of the tower's folder, else of the checkpoint's, else the hub's, else CLIP's at the tower's size.
 
     It is the PIL one by name: which processor the plain name means depends on whether torchvision is installed.

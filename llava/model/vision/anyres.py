@@ -38,10 +38,18 @@ class CropLayout:
             return torch.cat(crops)
         if self.kind not in ("spatial", "spatial_unpad"):
             raise ValueError(f"mm_patch_merge_type={self.kind!r} is unknown; give 'flat', 'spatial' or 'spatial_unpad'")
-        newline = self.newline.to(crops[0]) if self.kind == "spatial_unpad" else None
+        newline = self._line_end.to(crops[0]) if self.kind == "spatial_unpad" else None
         if len(crops) == 1:
             return crops[0] if newline is None else torch.cat((crops[0], newline[None]))
         return torch.cat((crops[0], self._grid(crops[1:], size, newline)))
+
+    @property
+    def _line_end(self) -> Tensor:
+        if self.newline is None:
+            raise ValueError(
+                f"mm_patch_merge_type={self.kind!r} ends lines with image_newline, which this model has not"
+            )
+        return self.newline
 
     def _grid(self, crops: list[Tensor], size: tuple[int, int] | None, newline: Tensor | None) -> Tensor:
         """Crops (side * side, D) of one picture read as one grid, line by line: (n, D)."""

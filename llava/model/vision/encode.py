@@ -65,14 +65,14 @@ class VisionPath:
 
     def raw(self, plan: list[Stage], pictures: Sequence[Picture]) -> list[Tensor]:
         """(crops, N, V) of every picture; those still given as pixels pass the tower in one call."""
-        fresh = [picture.pixels for picture in pictures if picture.raw is None]
+        fresh = [picture.data for picture in pictures if not picture.encoded]
         encoded: Iterator[Tensor] = iter(())
         if fresh:
             pixels = torch.cat([crop.to(self.tower.device) for crop in fresh])
             shrunk = reduce_pixels(plan, pixels, self.tower.config.patch_size)
             features = self.features(shrunk, resized=shrunk is not pixels)
             encoded = iter(features.split([len(crop) for crop in fresh]))
-        return [next(encoded) if picture.raw is None else picture.raw for picture in pictures]
+        return [picture.data if picture.encoded else next(encoded) for picture in pictures]
 
     def tokens(
         self,
@@ -85,8 +85,8 @@ class VisionPath:
         """The tokens (n, D) that stand for each picture in the prompt; ``seeds`` has a number for each."""
         if not pictures:
             return []
-        if self.encode is not None and all(picture.raw is None for picture in pictures):
-            crops = self._encoded(plan, pictures, record)
+        if self.encode is not None and not any(picture.encoded for picture in pictures):
+            crops = self._encoded(self.encode, plan, pictures, record)
         else:
             crops = self._projected(plan, pictures, seeds, question, record)
         merged = [
@@ -127,7 +127,13 @@ class VisionPath:
         projected = iter(self.projector(torch.cat(crops)).split(record.projected))
         return [[next(projected) for _ in range(picture.crops)] for picture in pictures]
 
-    def _encoded(self, plan: list[Stage], pictures: Sequence[Picture], record: VisionRecord) -> list[list[Tensor]]:
+    def _encoded(
+        self,
+        encode: Callable[[Tensor], Tensor],
+        plan: list[Stage],
+        pictures: Sequence[Picture],
+        record: VisionRecord,
+    ) -> list[list[Tensor]]:
         """The projected features of every crop as the replaced ``encode_images`` makes them."""
         early = [stage for stage in plan if stage.site in ("pixels", "features")]
         if early:
@@ -135,7 +141,7 @@ class VisionPath:
                 f"{early[0]} stands before the projector, but this model's encode_images was replaced and does tower and "
                 "projector itself; put the stage at site='prompt' or in a layer, or take the replacement away"
             )
-        views = self.encode(torch.cat([picture.pixels.to(self.tower.device) for picture in pictures]))
+        views = encode(torch.cat([picture.data.to(self.tower.device) for picture in pictures]))
         record.patches, record.projected = self.tower.num_patches, [len(view) for view in views]
         encoded = iter(views)
         return [[next(encoded) for _ in range(picture.crops)] for picture in pictures]

@@ -18,10 +18,10 @@ Images = Tensor | Sequence[Tensor]
 
 @dataclass
 class Picture:
-    """One image given to the model: pixels (crops, 3, H, W) or raw features (crops, N, V)."""
+    """One image given to the model: ``data`` are pixels (crops, 3, H, W) or, ``encoded``, raw features (crops, N, V)."""
 
-    pixels: Tensor | None
-    raw: Tensor | None
+    data: Tensor
+    encoded: bool
     plain: bool  # one view of the image, nothing to merge
     size: tuple[int, int] | None
     given_seed: int | None = None
@@ -30,10 +30,6 @@ class Picture:
     def seed(self) -> int:
         """A number that depends on the image alone: as given, or a checksum of its data."""
         return checksum(self.data) if self.given_seed is None else self.given_seed
-
-    @property
-    def data(self) -> Tensor:
-        return self.raw if self.pixels is None else self.pixels
 
     @property
     def crops(self) -> int:
@@ -72,9 +68,8 @@ def as_pictures(
             )
         plain = stacked or (raw is not None and data.ndim == one_crop)
         data = data.unsqueeze(0) if data.ndim == one_crop else data
-        size = None if sizes is None else tuple(int(length) for length in sizes[i])
-        pixels, features = (data, None) if raw is None else (None, data)
-        pictures.append(Picture(pixels, features, plain, size, None if seeds is None else seeds[i]))
+        size = None if sizes is None else (int(sizes[i][0]), int(sizes[i][1]))
+        pictures.append(Picture(data, raw is not None, plain, size, None if seeds is None else seeds[i]))
     return pictures
 
 

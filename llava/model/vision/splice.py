@@ -9,7 +9,7 @@ import logging
 from dataclasses import dataclass
 
 import torch
-from torch import LongTensor, Tensor, nn
+from torch import Tensor, nn
 
 from llava.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 
@@ -27,10 +27,10 @@ class Spliced:
 
     inputs_embeds: Tensor
     attention_mask: Tensor
-    position_ids: LongTensor
-    labels: LongTensor
-    visual: LongTensor
-    sample_seed: LongTensor
+    position_ids: Tensor
+    labels: Tensor
+    visual: Tensor
+    sample_seed: Tensor
 
 
 @dataclass
@@ -38,15 +38,15 @@ class Row:
     """One spliced prompt: embeds (S, D), labels (S,), visual (S,)."""
 
     embeds: Tensor
-    labels: LongTensor
-    visual: LongTensor
+    labels: Tensor
+    visual: Tensor
 
     def cut(self, limit: int) -> Row:
         """Its first ``limit`` positions."""
         return Row(self.embeds[:limit], self.labels[:limit], self.visual[:limit])
 
 
-def splice_row(embed: nn.Embedding, ids: LongTensor, target: LongTensor, images: list[Tensor]) -> Row:
+def splice_row(embed: nn.Embedding, ids: Tensor, target: Tensor, images: list[Tensor]) -> Row:
     """One prompt (S,) with its labels, and the tokens (n, D) of its images in order."""
     is_image = ids == IMAGE_TOKEN_INDEX
     text = embed(ids.masked_fill(is_image, 0))
@@ -73,7 +73,7 @@ def cut_rows(rows: list[Row], limit: int | None) -> list[Row]:
     return [row.cut(limit) for row in rows]
 
 
-def pad_rows(rows: list[Row], side: str, sample_seed: LongTensor) -> Spliced:
+def pad_rows(rows: list[Row], side: str, sample_seed: Tensor) -> Spliced:
     """Rows of any length as one batch, padded with zeros on ``side``."""
     if side not in ("left", "right"):
         raise ValueError(f"padding side {side!r} is unknown; give 'left' or 'right'")
@@ -98,7 +98,7 @@ def pad_rows(rows: list[Row], side: str, sample_seed: LongTensor) -> Spliced:
     return batch
 
 
-def questions(embed: nn.Embedding, ids: list[LongTensor], targets: list[LongTensor]) -> tuple[Tensor, Tensor] | None:
+def questions(embed: nn.Embedding, ids: list[Tensor], targets: list[Tensor]) -> tuple[Tensor, Tensor] | None:
     """For every image of every row the embeddings (G, T, D) of the words asked about it, and which are real (G, T).
 
     These are the words after the image and, in training, before the first answer that follows it: an answer is never part
