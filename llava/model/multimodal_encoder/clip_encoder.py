@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     class TowerConfig(CLIPVisionConfig):
         """A config whose sizes are whole numbers, as ``vision_config`` has checked."""
 
-        image_size: int
-        patch_size: int
+        image_size: int = 224
+        patch_size: int = 32
 else:
     TowerConfig = CLIPVisionConfig
 
