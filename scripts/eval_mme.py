@@ -7,22 +7,12 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Sequence
 
-from llava.experiments import infer, inference_parser, launch, score_table
+from llava.experiments.single import inference_command
+from llava.experiments.tables import score_table
 
-
-def parser() -> argparse.ArgumentParser:
-    """The common flags and every reduction flag."""
-    return inference_parser(__doc__, "mme")
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns 0, or 2 for bad input."""
-    return launch(parser(), lambda given: infer(given, "mme", "mme", score_table), arguments)
-
+parser, main = inference_command(__doc__, "mme", score_table)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -7,22 +7,12 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Sequence
 
-from llava.experiments import answer_table, infer, inference_parser, launch
+from llava.experiments.single import inference_command
+from llava.experiments.tables import answer_table
 
-
-def parser() -> argparse.ArgumentParser:
-    """The common flags and every reduction flag."""
-    return inference_parser(__doc__, "scienceqa")
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns 0, or 2 for bad input."""
-    return launch(parser(), lambda given: infer(given, "scienceqa", "scienceqa", answer_table), arguments)
-
+parser, main = inference_command(__doc__, "scienceqa", answer_table)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""FastV from all visual tokens down to 16: accuracy and the rank of the last layer's attention. See ``llava.analysis.rank_sweep``.
+"""FastV from all visual tokens down to 16: accuracy and the rank of the last layer's attention. See ``llava.experiments.rank_sweep``.
 
     python scripts/fastv_rank_experiment.py --model-path playground/checkpoints/llava-shapes-v1 \
         --question-file playground/data/eval/ScienceQA-shapes/himap-inference-MCQ.json
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 
-from llava.analysis.rank_sweep import main, parser
+from llava.experiments.rank_sweep import main, parser
 
 if __name__ == "__main__":
     flags = parser("fastv", "fastv_rank_experiment")

@@ -20,13 +20,17 @@ fi
 images=()
 if [[ -n "${IMAGES:-}" ]]; then images=(--image-folder "$IMAGES"); fi
 
-files=()
-for method in text_weighted fastv; do
-    file="$results/${method}_layer$layer.json"
-    python -m llava.analysis.rank_sweep --model-path "$model" --question-file "$questions" "${images[@]}" \
+# sweep METHOD NAME: into NAME.json and NAME.png
+sweep() {
+    local method=$1 file="$results/$2.json"
+    shift 2
+    python -m llava.experiments.rank_sweep --model-path "$model" --question-file "$questions" "${images[@]}" \
         --method "$method" --pruning-layer "$layer" --num-samples 50 --single-pred-prompt \
         --results "$results/runs" --output-file "$file" --output-plot "${file%.json}.png" "$@"
-    files+=("$file")
-done
-python -m llava.analysis.rank_compare "${files[@]}" \
+}
+text_weighted=fastv_textweighted_layer${layer}_experiment
+fastv=fastv_rank_layer${layer}_experiment
+sweep text_weighted "$text_weighted" "$@"
+sweep fastv "$fastv" "$@"
+python -m llava.experiments.rank_compare "$results/$text_weighted.json" "$results/$fastv.json" \
     --output-file "$results/comparison.json" --output-plot "$results/comparison.png"

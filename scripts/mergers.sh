@@ -2,7 +2,7 @@
 # The learnable mergers on the embedded model: V1, V2, V3 and condensation's cross-attention are trained, each about half an
 # hour on one core, then compared with what needs no training at 288, 144, 64 and 16 tokens. Resumes where it was stopped.
 #
-#   bash scripts/mergers.sh [--limit 64]      further flags go to llava.train.evaluate_merger
+#   bash scripts/mergers.sh [--limit 64]      further flags go to llava.experiments.evaluate_merger
 # shellcheck disable=SC1091
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh" train
 
@@ -26,7 +26,7 @@ train merger-shapes-v3 fixed_pooling 800
 train merger-shapes-condensation condensation 400
 
 python -m llava.shapes.export --format mme --output "$data"
-python -m llava.train.evaluate_merger --model-path "$model" --task mme --data "$data" --results "$results" \
+python -m llava.experiments.evaluate_merger --model-path "$model" --task mme --data "$data" --results "$results" \
     --budgets 288,144,64,16 --weights playground/checkpoints/merger-shapes-v1 --weights playground/checkpoints/merger-shapes-v2 \
     --weights playground/checkpoints/merger-shapes-v3 --weights playground/checkpoints/merger-shapes-condensation "$@"
 

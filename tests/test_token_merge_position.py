@@ -89,3 +89,7 @@ def test_a_model_without_a_tower_is_refused():
         pytest.raises(ValueError, match="site='features' of merger:16 is before the decoder"),
     ):
         model(**prompt((4, 20, 4)).inputs)
+
+
+if __name__ == "__main__":
+    raise SystemExit(pytest.main([__file__]))

@@ -1,4 +1,4 @@
-"""What a model attends to, what it needs, and what is left after reduction: experiments on top of ``llava.eval``.
+"""What a model attends to, what it needs, and what is left after reduction, on top of ``llava.eval``.
 
 ==============  =====================================================================================================
 ``observe``     the attention of every decoder layer, one layer and one prompt at a time; what the others are built on
@@ -8,6 +8,6 @@
 ``heatmap``     where on the picture it lies, four readings, with the top 1, 10, 20 and 50 % of the patches
 ``saliency``    |A * dL/dA|: what the answer depends on
 ``disruption``  attention to the picture cut at a layer or from it on, and what that does to the answers
-``rank``        numeric and effective rank of the last layer's attention, from all tokens down to a few
+``rank``        numeric and effective rank of an attention block; ``llava.experiments.rank_sweep`` sweeps over budgets
 ==============  =====================================================================================================
 """

@@ -32,18 +32,19 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llava.cli.console import terminal
+from llava.cli.console import launch, terminal
 from llava.eval.ask.subject import Generation, LlavaSubject, Reply
+from llava.eval.report.panels import Panel, draw
 from llava.eval.tasks.base import Example
 from llava.eval.tasks.statistics import bootstrap
-from llava.experiments import Panel, draw
 from llava.files import excerpt, numbered_records
 from llava.model.language_model.reducible_llama import ReducibleLlamaModel
 from llava.reduction import Ledger, Stage
 
-from .command import Session, common_parser, launch
+from .command import analysis_settings, common_parser
 from .observe import Measured, token_groups
 from .prefix import SharedPrefix
+from .session import AnalysisSettings, Session
 
 MODALITIES = ("img2img", "img2txt", "img2rnd")
 TOP = 5
@@ -96,7 +97,7 @@ def isolated(decoder: ReducibleLlamaModel, isolation: Isolation, seeds: Sequence
     shown: dict[str, Tensor] = {}
 
     def begin(_decoder: nn.Module, _given: tuple, named: dict) -> None:
-        embeds, mask, cache = (named.get(name) for name in ("inputs_embeds", "attention_mask", "past_key_values"))
+        embeds, mask, cache = (named.get(name) for name in ("inputs_embeds", "attention_mask", "cache"))
         if embeds is not None and embeds.shape[1] > 1:
             seen = embeds.new_ones(embeds.shape[:2]).bool() if mask is None else mask.bool()
             length = seen.shape[1]
@@ -249,47 +250,58 @@ def draw_consistency(rows: Sequence[dict], title: str) -> Any:
     return draw(panels, title, "decoder layer")
 
 
-def run(given: argparse.Namespace) -> None:
+def run(
+    settings: AnalysisSettings,
+    *,
+    layers: Sequence[int] | None = None,
+    modalities: Sequence[str] = MODALITIES,
+    scope: str = "onward",
+    seed: int = 0,
+    max_new_tokens: int = 8,
+    with_reference: bool = False,
+) -> None:
     """Disturb every question and write files."""
-    session = Session(given)
+    session = Session(settings)
     depth = session.layers
-    layers = list(range(depth)) if given.isolate_layer is None else given.isolate_layer
+    layers = range(depth) if layers is None else layers
     for layer in layers:
         if not 0 <= layer < depth:
             raise ValueError(f"--isolate-layer {layer} must be 0 to {depth - 1}, the model's last")
-    reference = reference_scores(given.question_file) if given.reference_scores == "file" else {}
-    isolations = [Isolation(modality, layer, given.scope) for modality in given.isolate_modality for layer in layers]
-    examples, found = [], []
+    reference = reference_scores(Path(settings.evaluation.data)) if with_reference else {}
+    isolations = [Isolation(modality, layer, scope) for modality in modalities for layer in layers]
+    examples, results = [], []
     for example, reply, _ in session.ask(
-        Disturbed(session.subject, isolations, given.seed), max_new_tokens=given.max_new_tokens, about="disturbing"
+        Disturbed(session.subject, isolations, seed), max_new_tokens=max_new_tokens, about="disturbing"
     ):
         expected = reference.get(example.question_id, reply.layers[0][1])
         correct = [bool(session.task.score(example, text)["correct"]) for text, _ in reply.layers]
         examples.append(example)
-        found.append([(text, jaccard(top, expected), right) for (text, top), right in zip(reply.layers, correct)])
-    named = [{"modality": "none", "layer": None, "scope": given.scope}, *(vars(isolation) for isolation in isolations)]
-    rows = [{**name, **consistency(examples, *zip(*results))} for name, results in zip(named, zip(*found), strict=True)]
+        results.append([(text, jaccard(top, expected), right) for (text, top), right in zip(reply.layers, correct)])
+    named = [{"modality": "none", "layer": None, "scope": scope}, *(vars(isolation) for isolation in isolations)]
+    rows = [
+        {**name, **consistency(examples, *zip(*outcomes))} for name, outcomes in zip(named, zip(*results), strict=True)
+    ]
     show(rows)
-    where = "from the layer on" if given.scope == "onward" else "at that layer alone"
+    where = "from the layer on" if scope == "onward" else "at that layer alone"
     figure = draw_consistency(rows, f"Attention to the picture cut {where}: {len(examples)} questions")
     session.save("disruption", {"samples": len(examples), "isolations": rows}, {"disruption": figure})
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    found = common_parser(
+    flags = common_parser(
         "disruption", "Cut attention to the picture and see what becomes of the answers.", "attn_disruption"
     )
 
     def add(name: str, **options: Any) -> None:
-        found.add_argument(f"--{name}", f"--{name.replace('-', '_')}", **options)
+        flags.add_argument(f"--{name}", f"--{name.replace('-', '_')}", **options)
 
     add("isolate-modality", nargs="+", choices=MODALITIES, default=list(MODALITIES), help="default: all three")
     add("isolate-layer", nargs="+", type=int, help="default: every layer")
-    found.add_argument(
+    flags.add_argument(
         "--scope", choices=("onward", "layer"), default="onward", help="default: onward, as the documents' program does"
     )
-    found.add_argument("--seed", type=int, default=0, help="of the random rows")
+    flags.add_argument("--seed", type=int, default=0, help="of the random rows")
     add("max-new-tokens", type=int, default=8, help="of an answer (default: 8)")
     add(
         "reference-scores",
@@ -297,12 +309,25 @@ def parser() -> argparse.ArgumentParser:
         default="own",
         help="whose five likeliest tokens: the undisturbed model's, or top5_res of the question file",
     )
-    return found
+    return flags
+
+
+def work(options: argparse.Namespace) -> None:
+    """Run what a command line asks for."""
+    run(
+        analysis_settings(options),
+        layers=options.isolate_layer,
+        modalities=options.isolate_modality,
+        scope=options.scope,
+        seed=options.seed,
+        max_new_tokens=options.max_new_tokens,
+        with_reference=options.reference_scores == "file",
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns 0, or 2 for bad input."""
-    return launch(parser(), run, arguments)
+    return launch(parser(), work, arguments, stopped=None)
 
 
 if __name__ == "__main__":

@@ -19,9 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .command import Session, add_plan_flag, by_category, common_parser, launch
+from llava.cli.console import launch
+
+from .command import add_plan_flag, analysis_settings, common_parser
 from .figures import draw_layers, draw_table
-from .observe import Observer, Sight
+from .numbers import by_category
+from .observe import LayerAttention, Observer
+from .session import AnalysisSettings, Session
 
 READINGS = {
     "picture": "entropy over the picture, nats",
@@ -36,7 +40,7 @@ def entropy(weights: Tensor) -> Tensor:
     return torch.special.entr(share).sum(-1)
 
 
-def measure(sight: Sight) -> dict[str, float]:
+def measure(attention: LayerAttention) -> dict[str, float]:
     """The three readings of one layer, mean over the rows of the words after the picture (and over the heads).
 
     ``picture``: of a row's attention to the picture, scaled to sum to 1; ``picture_of_mean_head``: of the heads' mean row, high
@@ -44,23 +48,23 @@ def measure(sight: Sight) -> dict[str, float]:
     the first two can be. NaN where no picture token is left.
     """
     parts = {name: [] for name in READINGS}
-    for rows in sight.chunks("text"):  # (H, r, S)
-        to_picture = rows[..., sight.columns["visual"]]
+    for rows in attention.chunks("text"):  # (H, r, S)
+        to_picture = rows[..., attention.columns["visual"]]
         parts["picture"].append(entropy(to_picture).mean(0))
         parts["picture_of_mean_head"].append(entropy(to_picture.mean(0)))
         parts["whole"].append(entropy(rows).mean(0))
-    tokens = len(sight.columns["visual"])
+    tokens = len(attention.columns["visual"])
     found = {name: float(torch.cat(values).mean()) for name, values in parts.items()}
     if not tokens:
         found |= {"picture": math.nan, "picture_of_mean_head": math.nan}
     return {**found, "even": math.log(tokens) if tokens else math.nan}
 
 
-def run(given: argparse.Namespace) -> None:
+def run(settings: AnalysisSettings) -> None:
     """Measure the entropy of every question and write files."""
-    session = Session(given)
-    lines, found = session.measure(Observer(session.subject, measure))
-    values = {name: np.array([[layer[name] for layer in one] for one in found]) for name in found[0][0]}
+    session = Session(settings)
+    lines, layers = session.measure(Observer(session.subject, measure))
+    values = {name: np.array([[layer[name] for layer in sample] for sample in layers]) for name in layers[0][0]}
     categories = by_category(lines, values["picture"])
     curves = {
         "each head": values["picture"],
@@ -85,23 +89,28 @@ def run(given: argparse.Namespace) -> None:
     }
     content = {
         "samples": len(lines),
-        **{name: one.mean(0) for name, one in values.items()},
+        **{name: value.mean(0) for name, value in values.items()},
         "by_category": {name: group.mean(0) for name, group in categories.items()},
-        "per_sample": [{**line, "picture": one} for line, one in zip(lines, values["picture"])],
+        "per_sample": [{**line, "picture": value} for line, value in zip(lines, values["picture"])],
     }
     session.save("entropy", content, figures)
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    found = common_parser("entropy", "How spread the attention to the picture is.", "observation_results")
-    add_plan_flag(found)
-    return found
+    flags = common_parser("entropy", "How spread the attention to the picture is.", "observation_results")
+    add_plan_flag(flags)
+    return flags
+
+
+def work(options: argparse.Namespace) -> None:
+    """Run what a command line asks for."""
+    run(analysis_settings(options))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns 0, or 2 for bad input."""
-    return launch(parser(), run, arguments)
+    return launch(parser(), work, arguments, stopped=None)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from llava.eval.report.panels import Panel, draw
 from llava.eval.tasks.base import Line
 from llava.eval.tasks.statistics import bootstrap
-from llava.experiments import Panel, draw
 
 COLOUR_MAP = "viridis"  # even in lightness: readable for every kind of colour vision, and in grey
 

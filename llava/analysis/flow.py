@@ -23,12 +23,15 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from llava.cli.console import launch
 from llava.eval.report.curve import COLOURS
 from llava.eval.tasks.base import Line
 
-from .command import Session, add_plan_flag, by_category, common_parser, launch
+from .command import add_plan_flag, analysis_settings, common_parser
 from .figures import draw_layers, draw_table
-from .observe import GROUPS, Observer, Sight
+from .numbers import by_category
+from .observe import GROUPS, LayerAttention, Observer
+from .session import AnalysisSettings, Session
 
 # the documents' eight, and what goes to BOS
 SHARES = tuple(
@@ -49,16 +52,16 @@ SHARES = tuple(
 ROWS = {"text": "words after the picture", "visual": "picture"}
 
 
-def shares(sight: Sight) -> np.ndarray:
+def shares(attention: LayerAttention) -> np.ndarray:
     """Shares (4, 4, H) of attention, from the rows of each group of ``GROUPS`` to the columns of each, by head.
 
     A group without rows has zeros, one with rows sums to 1 over the second axis.
     """
     found = []
     for queries in GROUPS:
-        total, rows = 0, max(1, len(sight.columns[queries]))
-        for chunk in sight.chunks(queries):
-            seen = [chunk[..., sight.columns[keys]].sum((-1, -2)) for keys in GROUPS]
+        total, rows = 0, max(1, len(attention.columns[queries]))
+        for chunk in attention.chunks(queries):
+            seen = [chunk[..., attention.columns[keys]].sum((-1, -2)) for keys in GROUPS]
             total = total + torch.stack(seen) / rows
         found.append(total)
     heads = next(one for one in found if isinstance(one, torch.Tensor))
@@ -106,11 +109,11 @@ def draw_samples(values: np.ndarray, lines: Sequence[Line]) -> Figure:
     return figure
 
 
-def run(given: argparse.Namespace) -> None:
+def run(settings: AnalysisSettings, each_sample: bool = False) -> None:
     """Measure the shares of every question and write files."""
-    session = Session(given)
-    lines, found = session.measure(Observer(session.subject, lambda sight: shares(sight).mean(-1)))
-    table = np.array(found)  # (n, L, 4, 4)
+    session = Session(settings)
+    lines, layers = session.measure(Observer(session.subject, lambda attention: shares(attention).mean(-1)))
+    table = np.array(layers)  # (n, L, 4, 4)
     by_name = named(table)
     to_picture = by_name["text_to_visual"]
     categories = by_category(lines, to_picture)
@@ -126,7 +129,7 @@ def run(given: argparse.Namespace) -> None:
         ),
         "flow_samples": draw_samples(to_picture, lines),
     }
-    if given.plot_individual:
+    if each_sample:
         for number, line in enumerate(lines):
             stem = "sample_" + re.sub(r"\W+", "_", line["key"])
             figures[stem] = draw_flow(table[number : number + 1], [line], f"{line['key']}: {line['answer']}")
@@ -148,17 +151,22 @@ def run(given: argparse.Namespace) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    found = common_parser("flow", "How attention is shared out between words and picture.", "mme_attention_observation")
-    add_plan_flag(found)
-    found.add_argument(
+    flags = common_parser("flow", "How attention is shared out between words and picture.", "mme_attention_observation")
+    add_plan_flag(flags)
+    flags.add_argument(
         "--plot-individual", "--plot_individual", action="store_true", help="also a figure of every sample"
     )
-    return found
+    return flags
+
+
+def work(options: argparse.Namespace) -> None:
+    """Run what a command line asks for."""
+    run(analysis_settings(options), options.plot_individual)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns 0, or 2 for bad input."""
-    return launch(parser(), run, arguments)
+    return launch(parser(), work, arguments, stopped=None)
 
 
 if __name__ == "__main__":

@@ -20,25 +20,28 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy.stats import entropy
 
+from llava.cli.console import launch
 from llava.eval.report.curve import COLOURS
 from llava.files import write_json
 
-from .command import Session, add_plan_flag, by_category, common_parser, launch, rounded
+from .command import add_plan_flag, analysis_settings, common_parser
 from .figures import draw_table
 from .flow import shares
-from .observe import GROUPS, Observer, Sight
+from .numbers import by_category, rounded
+from .observe import GROUPS, LayerAttention, Observer
+from .session import AnalysisSettings, Session
 
 WIDTH = 0.05  # of a histogram's bins, over 0 to 1
 TEXT, SYSTEM, VISUAL = (GROUPS.index(name) for name in ("text", "system", "visual"))
 
 
-def measure(sight: Sight) -> tuple[np.ndarray, np.ndarray, int]:
+def measure(attention: LayerAttention) -> tuple[np.ndarray, np.ndarray, int]:
     """T2V and V2T of every head (H,) each, and the head with the largest single entry of the text-to-picture block.
 
     The last is -1 where no picture token is left.
     """
-    table = shares(sight)
-    block = sight.block("text", "visual")
+    table = shares(attention)
+    block = attention.block("text", "visual")
     strongest = int(block.amax((1, 2)).argmax()) if block.numel() else -1
     return table[TEXT, VISUAL], table[VISUAL, SYSTEM] + table[VISUAL, TEXT], strongest
 
@@ -92,11 +95,13 @@ def draw_histograms(values: dict[str, np.ndarray]) -> Figure:
     return figure
 
 
-def run(given: argparse.Namespace) -> None:
+def run(settings: AnalysisSettings) -> None:
     """Measure every question's heads and write files."""
-    session = Session(given)
-    lines, found = session.measure(Observer(session.subject, measure))
-    to_picture, to_words, strongest = (np.array([[layer[part] for layer in one] for one in found]) for part in range(3))
+    session = Session(settings)
+    lines, layers = session.measure(Observer(session.subject, measure))
+    to_picture, to_words, strongest = (
+        np.array([[layer[part] for layer in sample] for sample in layers]) for part in range(3)
+    )
     heads = to_picture.shape[-1]
     statistics = head_statistics(strongest, heads)
     counts = statistics["layer_head_counts"]
@@ -125,21 +130,26 @@ def run(given: argparse.Namespace) -> None:
         "v2t": to_words.mean(0),
         "t2v_by_category": {name: group.mean((0, 2)) for name, group in by_category(lines, to_picture).items()},
     }
-    records = [{**line, "max_head_per_layer": one} for line, one in zip(lines, strongest)]
-    write_json(given.output_dir / "records.json", rounded(records))
+    records = [{**line, "max_head_per_layer": heads_of_layers} for line, heads_of_layers in zip(lines, strongest)]
+    write_json(settings.output_dir / "records.json", rounded(records))
     session.save("statistics", content, figures)
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    found = common_parser("heads", "Which heads look at the picture.", "attention_head_analysis")
-    add_plan_flag(found)
-    return found
+    flags = common_parser("heads", "Which heads look at the picture.", "attention_head_analysis")
+    add_plan_flag(flags)
+    return flags
+
+
+def work(options: argparse.Namespace) -> None:
+    """Run what a command line asks for."""
+    run(analysis_settings(options))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns 0, or 2 for bad input."""
-    return launch(parser(), run, arguments)
+    return launch(parser(), work, arguments, stopped=None)
 
 
 if __name__ == "__main__":

@@ -30,14 +30,17 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from llava.cli.console import launch
 from llava.eval.ask.record import tower_view
 from llava.eval.tasks.base import Example
 from llava.mm_utils import load_image
 from llava.reduction.score import mean_heads, text_weighted
 
-from .command import Session, add_plan_flag, by_category, common_parser, launch
+from .command import add_plan_flag, analysis_settings, common_parser
 from .figures import draw_layers
-from .observe import Observer, Sight
+from .numbers import by_category
+from .observe import LayerAttention, Observer
+from .session import AnalysisSettings, Session
 
 READINGS = (
     "avg_attention_grid",
@@ -51,10 +54,10 @@ ALPHA = 0.6  # of the heat over the picture
 SHADE = 0.8  # over patches that are not among the top
 
 
-def readings(sight: Sight) -> np.ndarray:
+def readings(attention: LayerAttention) -> np.ndarray:
     """The four readings (4, N) of the attention of the words after the picture to its N tokens, in the order of ``READINGS``."""
-    rows = torch.cat(list(sight.chunks("text")), dim=1)  # (H, R, S)
-    to_picture, to_text = rows[..., sight.columns["visual"]], rows[..., sight.columns["text"]]
+    rows = torch.cat(list(attention.chunks("text")), dim=1)  # (H, R, S)
+    to_picture, to_text = rows[..., attention.columns["visual"]], rows[..., attention.columns["text"]]
     by_head = to_picture.mean(1)  # (H, N)
     mean = to_picture.mean(0)  # (R, N)
     maps = [
@@ -72,15 +75,15 @@ def measure(patches: int):
     Raises ValueError for a picture whose tokens are not the patches of one view.
     """
 
-    def on_patches(sight: Sight) -> np.ndarray:
+    def on_patches(attention: LayerAttention) -> np.ndarray:
         found = np.full((len(READINGS), patches), np.nan, dtype=np.float32)
-        origin = sight.origin.cpu().numpy()
+        origin = attention.origin.cpu().numpy()
         if len(origin) and origin.max() >= patches:
             raise ValueError(
                 f"the picture is {origin.max() + 1} or more tokens, not one view of {patches} patches; give a model with "
                 "image_aspect_ratio 'pad'"
             )
-        found[:, origin] = readings(sight)
+        found[:, origin] = readings(attention)
         return found
 
     return on_patches
@@ -188,16 +191,16 @@ def draw_subtasks(looks: Sequence[Look], layer: int) -> Figure:
     return figure
 
 
-def run(given: argparse.Namespace) -> None:
+def run(settings: AnalysisSettings, layer: int | None = None, chosen: Sequence[str] = READINGS) -> None:
     """Measure every question's maps and write files."""
-    session = Session(given)
+    session = Session(settings)
     early = [str(stage) for stage in session.plan if stage.site != "layer"]
     if early:
         raise ValueError(
             f"--reduction {early[0]} acts before the decoder, where tokens stop being patches; use a layer"
         )
-    if given.layer is not None and not 0 <= given.layer < session.layers:
-        raise ValueError(f"--layer {given.layer} must be 0 to {session.layers - 1}, the model's last")
+    if layer is not None and not 0 <= layer < session.layers:
+        raise ValueError(f"--layer {layer} must be 0 to {session.layers - 1}, the model's last")
     subject = session.subject
     patches = subject.model.get_vision_tower().num_patches
     first, lines, held_by_top, to_picture, results = {}, [], [], [], []
@@ -207,10 +210,10 @@ def run(given: argparse.Namespace) -> None:
         lines.append(line)
         held_by_top.append([concentration(values) for values in look.maps[:, 0]])
         to_picture.append(np.nansum(look.maps[:, 0], axis=-1))
-        folder = given.output_dir / look.folder
+        folder = settings.output_dir / look.folder
         folder.mkdir(parents=True, exist_ok=True)
         draw_picture(look.picture).savefig(folder / "original.png")
-        for reading in given.readings:
+        for reading in chosen:
             draw_reading(look, READINGS.index(reading)).savefig(folder / f"{reading}.png")
         results.append(
             {
@@ -225,7 +228,7 @@ def run(given: argparse.Namespace) -> None:
             }
         )
     held_by_top = np.array(held_by_top)  # (n, L, 4)
-    layer = int(np.mean(to_picture, axis=0).argmax()) if given.layer is None else given.layer
+    layer = int(np.mean(to_picture, axis=0).argmax()) if layer is None else layer
     figures = {
         "subtasks": draw_subtasks(list(first.values()), layer),
         "concentration": draw_layers(
@@ -260,21 +263,26 @@ def draw_picture(picture: np.ndarray) -> Figure:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    found = common_parser(
+    flags = common_parser(
         "heatmap", "Where on the picture the attention of the words lies.", "mme_attention_heatmap_visualization"
     )
-    add_plan_flag(found)
-    found.set_defaults(samples_per_category=1)
-    found.add_argument("--layer", type=int, help="of subtasks.png (default: where the words look at the picture most)")
-    found.add_argument(
+    add_plan_flag(flags)
+    flags.set_defaults(samples_per_category=1)
+    flags.add_argument("--layer", type=int, help="of subtasks.png (default: where the words look at the picture most)")
+    flags.add_argument(
         "--readings", nargs="*", choices=READINGS, default=READINGS, help="drawn for every sample (default: all four)"
     )
-    return found
+    return flags
+
+
+def work(options: argparse.Namespace) -> None:
+    """Run what a command line asks for."""
+    run(analysis_settings(options), options.layer, options.readings)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns 0, or 2 for bad input."""
-    return launch(parser(), run, arguments)
+    return launch(parser(), work, arguments, stopped=None)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Attention, seen while a model answers: every decoder layer of every prompt is shown once and nothing of it is kept.
 
-    observer = Observer(subject, measure)          # measure(sight) -> a few numbers
+    observer = Observer(subject, measure)          # measure(attention) -> a few numbers
     for answer in answers(observer, [plan], task.examples, prompt=task.prompt):
         answer.reply.layers                        # what ``measure`` returned, layer by layer
 
@@ -52,7 +52,7 @@ def token_groups(ledger: Ledger, row: int) -> dict[str, Tensor]:
     return {name: here.nonzero()[:, 0] for name, here in chosen.items()}
 
 
-class Sight:
+class LayerAttention:
     """One prompt in one decoder layer: who attends to whom, post-softmax, in float32, computed when asked.
 
     ``layer`` its number, ``columns`` those of every group of ``token_groups``, ``origin`` (N,) which of the prompt's visual
@@ -115,9 +115,9 @@ def prefills(decoder: ReducibleLlamaModel, numbers: Sequence[int], visit: Visit)
 
 @contextmanager
 def watched(
-    decoder: ReducibleLlamaModel, visit: Callable[[int, Sight], None], ledgers: Sequence[Ledger] = ()
+    decoder: ReducibleLlamaModel, visit: Callable[[int, LayerAttention], None], ledgers: Sequence[Ledger] = ()
 ) -> Iterator[None]:
-    """While open, ``visit(row, sight)`` is called for every layer and prompt of a prefill, one layer after the other.
+    """While open, ``visit(row, attention)`` is called for every layer and prompt of a prefill, one layer after the other.
 
     ``ledgers``, one a layer, say which rows a plan leaves; without them the prefill must be one that drops none in the decoder.
     """
@@ -134,7 +134,7 @@ def watched(
 
     def show(number: int, entered: Tensor, rope: Rope) -> None:
         for row in range(len(entered)):
-            visit(row, Sight(number, decoder.layers[number], entered, rope, held[number], held[0], row))
+            visit(row, LayerAttention(number, decoder.layers[number], entered, rope, held[number], held[0], row))
 
     handle = decoder.register_forward_pre_hook(begin, with_kwargs=True)
     try:
@@ -151,7 +151,7 @@ class Measured(Reply):
     layers: list[Any] = field(default_factory=list)
 
 
-class Around(SubjectWrapper):
+class MeasuringSubject(SubjectWrapper):
     """A subject that lets another one do the work; what is measured is added by a subclass's ``answer``."""
 
     def __init__(self, subject: LlavaSubject):
@@ -159,13 +159,13 @@ class Around(SubjectWrapper):
         self.decoder: ReducibleLlamaModel = subject.model.get_model()
 
 
-class Observer(Around):
-    """Answers as ``subject`` does and calls ``measure(sight)`` for every prompt and decoder layer on the way.
+class Observer(MeasuringSubject):
+    """Answers as ``subject`` does and calls ``measure(attention)`` for every prompt and decoder layer on the way.
 
     Under a plan with a stage in the decoder every batch is run twice: which rows a stage leaves is known only when the prompt is through.
     """
 
-    def __init__(self, subject: LlavaSubject, measure: Callable[[Sight], Any]):
+    def __init__(self, subject: LlavaSubject, measure: Callable[[LayerAttention], Any]):
         super().__init__(subject)
         self.measure = measure
 
@@ -178,6 +178,6 @@ class Observer(Around):
             self.subject.answer(texts, features, plan, replace(generation, max_new_tokens=1))
             ledgers = self.decoder.last_ledgers
         found: list[list[Any]] = [[] for _ in texts]
-        with watched(self.decoder, lambda row, sight: found[row].append(self.measure(sight)), ledgers):
+        with watched(self.decoder, lambda row, attention: found[row].append(self.measure(attention)), ledgers):
             replies = self.subject.answer(texts, features, plan, generation)
         return [Measured(**vars(reply), layers=layers) for reply, layers in zip(replies, found, strict=True)]

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from llava.eval.ask.subject import Generation, LlavaSubject, Reply
+from llava.model.engine import CACHE
 from llava.reduction import Stage
 
-from .observe import Around
+from .observe import MeasuringSubject
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class _Pass:
         return entered is self.entered or (entered.shape == self.entered.shape and torch.equal(entered, self.entered))
 
 
-class SharedPrefix(Around):
+class SharedPrefix(MeasuringSubject):
     """Answers as ``subject`` does; a batch that is asked again runs through the first ``layers`` decoder layers only once.
 
     The plans of the questions must leave the tokens alone before layer ``layers``; the answers are then the same to the last
@@ -69,7 +70,7 @@ class SharedPrefix(Around):
                 del layer.forward
 
     def _through(self, number: int, forward: Callable, entered: Tensor, *given: Any, **named: Any) -> Tensor:
-        cache = named.get("past_key_values")
+        cache = named.get(CACHE)
         if entered.shape[1] == 1:
             return forward(entered, *given, **named)
         held = self._held.get(number)

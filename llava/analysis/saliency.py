@@ -31,6 +31,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from llava.cli.console import launch
 from llava.constants import DEFAULT_IMAGE_TOKEN
 from llava.conversation import get_conversation
 from llava.eval.ask.subject import Generation
@@ -40,9 +41,10 @@ from llava.mm_utils import tokenizer_image_token
 from llava.model.language_model.reducible_llama import ReducibleLlamaModel
 from llava.reduction import Ledger, Stage, reduced
 
-from .command import Session, add_plan_flag, common_parser, launch
+from .command import add_plan_flag, analysis_settings, common_parser
 from .figures import draw_layers
-from .observe import GROUPS, Around, Measured, token_groups
+from .observe import GROUPS, Measured, MeasuringSubject, token_groups
+from .session import AnalysisSettings, Session
 
 VARIANTS = ("intended", "squared")
 SCALE = 2.0**10  # of the loss, so that small gradients survive float16; divided out again
@@ -140,7 +142,7 @@ def _membership(ledger: Ledger) -> Tensor:
     return member
 
 
-class Salience(Around):
+class Salience(MeasuringSubject):
     """Answers as ``subject`` does and measures the saliency of every prompt, one after the other; prompts are ``Asked``.
 
     A reply's ``layers`` are (sums (2, 4, 4), rows of each group (4,)) a layer.
@@ -184,18 +186,18 @@ def props(sums: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return by_rows / np.maximum(count, 1), sums[..., 2:, 2]
 
 
-def run(given: argparse.Namespace) -> None:
+def run(settings: AnalysisSettings, result_file: Path | None = None) -> None:
     """Measure the saliency of every question and write files."""
-    session = Session(given)
-    if given.result_file:
-        check_writable(given.result_file.parent)
+    session = Session(settings)
+    if result_file:
+        check_writable(result_file.parent)
 
     def prompt(example: Example) -> Asked:
         return Asked.of(session.task.prompt(example), example.label)
 
-    lines, found = session.measure(Salience(session.subject), prompt=prompt, about="differentiating")
+    lines, layers = session.measure(Salience(session.subject), prompt=prompt, about="differentiating")
     sums, rows = (
-        np.array([[layer[part] for layer in one] for one in found]) for part in range(2)
+        np.array([[layer[part] for layer in sample] for sample in layers]) for part in range(2)
     )  # (n, L, 2, 4, 4), (n, L, 4)
     content: dict[str, Any] = {"samples": len(lines), "groups": GROUPS}
     panels, held = {}, {}
@@ -214,8 +216,8 @@ def run(given: argparse.Namespace) -> None:
         }
         held[variant] = (every, picture)
     figure = draw_layers(panels, lines, f"Where the answer takes the picture from: mean of {len(lines)} samples")
-    if given.result_file:
-        torch.save(result_list(lines, held), given.result_file)
+    if result_file:
+        torch.save(result_list(lines, held), result_file)
     session.save("saliency", content, {"saliency": figure})
 
 
@@ -237,15 +239,20 @@ def result_list(lines: Sequence[dict], held: dict[str, tuple[np.ndarray, np.ndar
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    found = common_parser("saliency", "What the right answer depends on, layer by layer.", "mme_saliency_plots")
-    add_plan_flag(found)
-    found.add_argument("--result-file", "--result_file", type=Path, help="also write a torch file, one entry a sample")
-    return found
+    flags = common_parser("saliency", "What the right answer depends on, layer by layer.", "mme_saliency_plots")
+    add_plan_flag(flags)
+    flags.add_argument("--result-file", "--result_file", type=Path, help="also write a torch file, one entry a sample")
+    return flags
+
+
+def work(options: argparse.Namespace) -> None:
+    """Run what a command line asks for."""
+    run(analysis_settings(options), options.result_file)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns 0, or 2 for bad input."""
-    return launch(parser(), run, arguments)
+    return launch(parser(), work, arguments, stopped=None)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,15 @@
-"""An experiment: curves of plans over layers with their controls, run into folders that a stopped one goes on from."""
+"""An experiment: curves of plans over layers with their controls, run into folders from which a stopped one resumes."""
 
 from __future__ import annotations
 
-import argparse
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from llava.cli.flags import model_spec
-from llava.cli.settings import EvalSettings
+from llava.cli.questions import spelled
 from llava.eval.ask.controls import SEEDS, SPATIAL_CONTROLS, random_control, spatial_controls
 from llava.eval.ask.measure import measure
 from llava.eval.ask.opening import open_evaluation
@@ -21,7 +20,10 @@ from llava.eval.results.folder import check_writable, summarise_cost
 from llava.eval.tasks.base import Line
 from llava.reduction import Stage, check_plan, make_stage, plan_name
 
-from .command import DEPTH, spelled
+from .command import DEPTH
+from .settings import Budget, ExperimentSettings, LayerEnds
+
+logger = logging.getLogger(__name__)
 
 Curve = Mapping[int, list[Stage]]  # layer to plan
 
@@ -54,24 +56,25 @@ class Sweep:
 
 
 class Experiment:
-    """The questions and the model of a command line, checked before anything is computed.
+    """The questions and the model of an experiment, checked before anything is computed.
 
-    ``name`` is the experiment's folder of results, ``task`` the benchmark, ``budget`` the flag that says how many tokens are
-    kept. Raises ValueError and OSError that name the flag.
+    ``name`` is the experiment's folder of results, ``budget`` how many tokens are kept. Raises ValueError and OSError that
+    name the flag.
     """
 
-    def __init__(self, name: str, task: str, given: argparse.Namespace, budget: str | None = None):
-        self.given = given
-        if budget and getattr(given, budget) < 1:
-            raise ValueError(f"{spelled(budget)} {getattr(given, budget)} must be at least 1")
-        opened = open_evaluation(eval_settings(task, given))
+    def __init__(self, name: str, settings: ExperimentSettings, budget: Budget | None = None):
+        self.settings = settings
+        if budget and budget.tokens < 1:
+            raise ValueError(f"{spelled(budget.name)} {budget.tokens} must be at least 1")
+        opened = open_evaluation(settings.evaluation)
         self.task, self.model = opened.task, opened.model
         self.config, self.layers = self.model.config, self.model.layers
         self._check_prompt(budget)
         which = f"{self.model.spec.name}-{len(self.task.examples)}"
-        results = given.results or Path("playground/results/experiments") / name / which
-        if given.num_chunks > 1:
-            results /= f"share-{given.chunk_idx}-of-{given.num_chunks}"
+        results = Path(settings.evaluation.results or Path("playground/results/experiments") / name / which)
+        index, count = settings.evaluation.share
+        if count > 1:
+            results /= f"share-{index}-of-{count}"
         self.evaluation = replace(opened, settings=replace(opened.settings, results=results))
 
     @property
@@ -83,46 +86,46 @@ class Experiment:
         """A documented layer, of 32, in proportion to the model's depth; at least 1."""
         return max(1, round(layer * self.layers / DEPTH))
 
-    def layer_range(self) -> range:
+    def layer_range(self, ends: LayerEnds) -> range:
         """The layers of a sweep, both ends included; the documented ones in proportion to the model's depth."""
-        ends = [getattr(self.given, name) for name in ("start_layer", "end_layer")]
         first, last = (
-            self.scaled(documented) if end is None else end for end, documented in zip(ends, self.given.layer_ends)
+            self.scaled(documented) if end is None else end
+            for end, documented in zip((ends.first, ends.last), ends.documented, strict=True)
         )
         if not 1 <= first <= last <= self.layers:
-            start, end = map(spelled, self.given.layer_names)
+            start, end = map(spelled, ends.names)
             raise ValueError(
                 f"{start} {first} and {end} {last} must be 1 <= start <= end <= {self.layers}, the layers of "
-                f"{self.given.model_path}"
+                f"{self.model.spec.path}"
             )
         return range(first, last + 1)
 
-    def over_layers(self, plan: Callable[[int], list[Stage]]) -> Curve:
+    def over_layers(self, ends: LayerEnds, plan: Callable[[int], list[Stage]]) -> Curve:
         """A plan for each layer of the sweep; after the last layer there is nothing left to reduce, so that is the full model."""
-        return {layer: plan(layer) if layer < self.layers else [] for layer in self.layer_range()}
+        return {layer: plan(layer) if layer < self.layers else [] for layer in self.layer_range(ends)}
 
     def sweep(self, curves: Mapping[str, Curve]) -> Sweep:
         """Ask the questions under every plan, and under the controls; every picture is encoded once for all of them."""
         grid, references = dict(curves), {"full": []}
-        if not self.given.no_controls:
+        if self.settings.controls != "none":
             first = next(iter(curves.values()))
             chance = {layer: control(plan, self.layers) for layer, plan in first.items()}
             if chance != dict(first):
                 grid["random"] = chance
-                if self.given.all_controls:
+                if self.settings.controls == "all":
                     grid |= self._more_controls(first)
             references["blind"] = [make_stage("blind")]
         plans = [*(plan for curve in grid.values() for plan in curve.values()), *references.values()]
-        found = self._measure({plan_name(plan): plan for plan in plans})
+        outcomes = self._measure({plan_name(plan): plan for plan in plans})
         return Sweep(
             self.layers,
-            {label: {at: found[plan_name(plan)] for at, plan in curve.items()} for label, curve in grid.items()},
-            {label: found[plan_name(plan)] for label, plan in references.items()},
+            {label: {at: outcomes[plan_name(plan)] for at, plan in curve.items()} for label, curve in grid.items()},
+            {label: outcomes[plan_name(plan)] for label, plan in references.items()},
         )
 
     def _more_controls(self, curve: Curve) -> dict[str, Curve]:
         """The other seeds of the random control, and what acts before the language model at the same mean cost."""
-        found = {
+        curves: dict[str, Curve] = {
             f"random, seed {seed}": {layer: control(plan, self.layers, seed) for layer, plan in curve.items()}
             for seed in SEEDS[1:]
         }
@@ -131,8 +134,8 @@ class Experiment:
             pricing = Pricing(self.config, tokens)
             spatial = {layer: spatial_controls(plan, pricing) if plan else {} for layer, plan in curve.items()}
             for name in SPATIAL_CONTROLS:
-                found[name] = {layer: plans.get(name, []) for layer, plans in spatial.items()}
-        return found
+                curves[name] = {layer: plans.get(name, []) for layer, plans in spatial.items()}
+        return curves
 
     def subject(self, device: torch.device | None = None) -> Subject:
         """What is asked: the model of the command line, loaded, on ``device`` where it names none.
@@ -143,9 +146,9 @@ class Experiment:
 
     def _measure(self, plans: dict[str, list[Stage]]) -> dict[str, Outcome]:
         """The outcome of each plan by name; what a stopped experiment has answered is not asked again."""
-        given = self.given
-        for file in (given.output_file, getattr(given, "output_plot", given.output_file)):
-            check_writable(file.parent)
+        for file in (self.settings.output_file, self.settings.output_plot):
+            if file is not None:
+                check_writable(file.parent)
         for plan in plans.values():
             check_plan(plan, self.layers)
         measured = measure(self.evaluation, list(plans.values()), self.subject)
@@ -165,48 +168,23 @@ class Experiment:
         """Where the picture lies in the prompt and how many tokens it is; None where that differs between pictures."""
         return self.model.span(self.task.prompt(self.task.examples[0]))
 
-    def _check_prompt(self, budget: str | None) -> None:
-        """Hold what was typed about the picture's place, its length and the budget against the model's own prompt."""
-        span = self.span()
-        for names in self.given.lengths:
-            for name, actual in zip(names, span, strict=True):
-                typed = getattr(self.given, name)
-                if typed is not None and typed != actual:
-                    says = "that it differs from picture to picture" if actual is None else actual
-                    raise ValueError(
-                        f"{spelled(name)} {typed} but the prompt says {says}; leave it out to read it there"
-                    )
-        if budget and span[1] is not None and getattr(self.given, budget) > span[1]:
-            raise ValueError(
-                f"{spelled(budget)} {getattr(self.given, budget)} exceeds the {span[1]} tokens of a picture"
-            )
+    def _check_prompt(self, budget: Budget | None) -> None:
+        """Hold what was typed about the picture's place, its length and the budget against the model's own prompt.
 
-
-def eval_settings(task: str, given: argparse.Namespace) -> EvalSettings:
-    """The evaluation that the flags of ``add_question_flags`` ask for."""
-    for flag, least in (("batch_size", 1), ("num_chunks", 1), ("chunk_idx", 0)):
-        if getattr(given, flag) < least:
-            raise ValueError(f"{spelled(flag)} {getattr(given, flag)} must be at least {least}")
-    if given.num_samples < 1 and given.num_samples != -1:
-        raise ValueError(f"--num-samples {given.num_samples} must be at least 1, or -1 for all")
-    if not given.question_file.exists():
-        raise FileNotFoundError(
-            f"--question-file {given.question_file} is not there; give the questions, or their folder"
-        )
-    if given.chunk_idx >= given.num_chunks:
-        raise ValueError(f"--chunk-idx {given.chunk_idx} of --num-chunks {given.num_chunks} has no question")
-    return EvalSettings(
-        model=model_spec(given, usual_conv_mode="vicuna_v1"),
-        task=task,
-        data=given.question_file,
-        images=given.image_folder,
-        truth=given.base_dir,
-        limit=None if given.num_samples == -1 else given.num_samples,
-        share=(given.chunk_idx, given.num_chunks),
-        instructed=given.single_pred_prompt,
-        batch_size=given.batch_size,
-        retry_failed=vars(given).get("retry_failed", False),
-    )
+        The documents' places are those of their prompts: another one is said, and the prompt's is used.
+        """
+        start, tokens = self.span()
+        for name, typed in self.settings.typed_starts.items():
+            if typed != start:
+                logger.warning(
+                    "%s %d is not this prompt's; the picture begins at %d, which is used", spelled(name), typed, start
+                )
+        for name, typed in self.settings.typed_lengths.items():
+            if typed != tokens:
+                says = "that it differs from picture to picture" if tokens is None else tokens
+                raise ValueError(f"{spelled(name)} {typed} but the prompt says {says}; leave it out to read it there")
+        if budget and tokens is not None and budget.tokens > tokens:
+            raise ValueError(f"{spelled(budget.name)} {budget.tokens} exceeds the {tokens} tokens of a picture")
 
 
 def control(plan: list[Stage], layers: int, seed: int = SEEDS[0]) -> list[Stage]:

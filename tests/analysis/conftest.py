@@ -13,8 +13,8 @@ from llava.shapes.export import export
 from tests.conftest import PARITY15
 
 
-class MadeSight:
-    """One prompt in one layer with attention (H, S, S) and groups typed in; stands for ``observe.Sight``."""
+class HandMadeAttention:
+    """One prompt in one layer with attention (H, S, S) and groups typed in; stands for ``observe.LayerAttention``."""
 
     def __init__(self, attention, layer: int = 0, **columns):
         self.attention, self.layer = torch.as_tensor(attention, dtype=torch.float32), layer
@@ -31,8 +31,8 @@ class MadeSight:
 
 
 @pytest.fixture
-def made_sight():
-    return MadeSight
+def made_attention():
+    return HandMadeAttention
 
 
 @pytest.fixture(scope="session")
@@ -50,7 +50,7 @@ def subject(llava15) -> LlavaSubject:
 
 @pytest.fixture
 def analyse(questions, tmp_path, monkeypatch, llava15):
-    """Runs ``llava.analysis.<name>`` on two questions of the drawn MME, files in ``tmp_path``; returns its exit status."""
+    """Runs ``llava.analysis.<name>``, or ``llava.<package>.<name>``, on two questions of the drawn MME, files in ``tmp_path``; returns its exit status."""
 
     def load(spec):
         return llava15.tokenizer, llava15.model, llava15.image_processor, None
@@ -59,7 +59,7 @@ def analyse(questions, tmp_path, monkeypatch, llava15):
     monkeypatch.chdir(tmp_path)
 
     def run(name: str, *flags: str, task: str = "mme") -> int:
-        module = importlib.import_module(f"llava.analysis.{name}")
+        module = importlib.import_module(f"llava.{name}" if "." in name else f"llava.analysis.{name}")
         asked = ["--task", task, "--question-file", str(questions[task]), "--num-samples", "2"]
         return module.main(["--model-path", str(PARITY15 / "checkpoint"), "--device", "cpu", *asked, *flags])
 

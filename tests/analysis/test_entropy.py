@@ -16,28 +16,28 @@ def test_entropy_by_hand():
     assert entropy(rows).tolist() == pytest.approx([math.log(4), 0, math.log(2)], abs=1e-6)
 
 
-def test_two_heads_that_look_at_one_token_each(made_sight):
+def test_two_heads_that_look_at_one_token_each(made_attention):
     """Each head's entropy is 0, that of their mean ln 2; the whole row, 0.5 to BOS and 0.5 to a token, has ln 2."""
     first, second = torch.zeros(4, 4), torch.zeros(4, 4)
     first[3, [0, 1]] = 0.5
     second[3, [0, 2]] = 0.5
-    found = measure(made_sight(torch.stack([first, second]), bos=[0], visual=[1, 2], text=[3]))
+    found = measure(made_attention(torch.stack([first, second]), bos=[0], visual=[1, 2], text=[3]))
     expected = {"picture": 0, "picture_of_mean_head": math.log(2), "whole": math.log(2), "even": math.log(2)}
     assert found == pytest.approx(expected, abs=1e-6)
 
 
-def test_only_rows_after_the_picture_count(made_sight):
+def test_only_rows_after_the_picture_count(made_attention):
     """The system row would add ln 576-like noise; the picture's rows are not the words'."""
     rows = torch.zeros(1, 5, 5)
     rows[0, 1, [0, 1]] = 0.5
     rows[0, 2, 2], rows[0, 3, [2, 3]] = 1, 0.5
     rows[0, 4, [2, 3]] = torch.tensor([0.2, 0.6])
-    found = measure(made_sight(rows, bos=[0], system=[1], visual=[2, 3], text=[4]))
+    found = measure(made_attention(rows, bos=[0], system=[1], visual=[2, 3], text=[4]))
     assert found["picture"] == pytest.approx(-(0.25 * math.log(0.25) + 0.75 * math.log(0.75)))
 
 
-def test_without_a_picture_token_left_it_is_not_a_number(made_sight):
-    found = measure(made_sight([[[1.0, 0], [0.5, 0.5]]], bos=[0], text=[1]))
+def test_without_a_picture_token_left_it_is_not_a_number(made_attention):
+    found = measure(made_attention([[[1.0, 0], [0.5, 0.5]]], bos=[0], text=[1]))
     assert math.isnan(found["picture"]) and math.isnan(found["even"]) and found["whole"] == pytest.approx(math.log(2))
 
 

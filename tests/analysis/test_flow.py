@@ -33,13 +33,13 @@ SECOND = [
 
 
 @pytest.fixture
-def sight(made_sight):
-    return made_sight([FIRST, SECOND], bos=[0], system=[1], visual=[2, 3], text=[4])
+def attention(made_attention):
+    return made_attention([FIRST, SECOND], bos=[0], system=[1], visual=[2, 3], text=[4])
 
 
-def test_shares_by_hand(sight):
+def test_shares_by_hand(attention):
     """Picture rows of head 0: to the picture (0.5 + 0.2 + 0.6) / 2, to system (0.3 + 0.1) / 2; the word of head 1: 0.1 + 0.7."""
-    table = shares(sight)
+    table = shares(attention)
     assert table.shape == (4, 4, 2)
     by_name = {name: values[0] for name, values in named(table.mean(-1)[None]).items()}
     to_visual, visual, text = (GROUPS.index(name) for name in ("visual", "visual", "text"))
@@ -52,15 +52,15 @@ def test_shares_by_hand(sight):
     assert table.sum(1) == pytest.approx(np.ones((4, 2)))
 
 
-def test_a_group_without_rows_has_zeros(made_sight):
-    table = shares(made_sight([[[1.0, 0], [0.25, 0.75]]], bos=[0], text=[1]))
+def test_a_group_without_rows_has_zeros(made_attention):
+    table = shares(made_attention([[[1.0, 0], [0.25, 0.75]]], bos=[0], text=[1]))
     assert table[GROUPS.index("visual")].sum() == table[GROUPS.index("system")].sum() == 0
     assert table[GROUPS.index("text"), :, 0] == pytest.approx([0.25, 0, 0, 0.75])
 
 
-def test_the_strongest_head_holds_the_largest_single_entry(sight):
+def test_the_strongest_head_holds_the_largest_single_entry(attention):
     """Head 0's word looks at the picture with 0.3 and 0, head 1's with 0.1 and 0.7."""
-    to_picture, to_words, strongest = measure(sight)
+    to_picture, to_words, strongest = measure(attention)
     assert to_picture == pytest.approx([0.3, 0.8]) and to_words == pytest.approx([0.2, 0.2])
     assert strongest == 1
 
@@ -82,7 +82,7 @@ def test_head_statistics_by_hand():
 def test_rows_of_every_group_sum_to_one_on_a_model(subject, plan):
     features = subject.encode([Image.open(PARITY15 / "image0.png").convert("RGB")]) * 2
     texts = ["What?", "Is there a dog in the picture, or a cat?"]
-    observer = Observer(subject, lambda sight: (shares(sight), len(sight.columns["visual"])))
+    observer = Observer(subject, lambda attention: (shares(attention), len(attention.columns["visual"])))
     replies = observer.answer(texts, features, plan_from(plan), Generation(1))
     assert [reply.text for reply in replies] == [
         reply.text for reply in subject.answer(texts, features, plan_from(plan), Generation(1))

@@ -13,30 +13,30 @@ from llava.analysis.heatmap import READINGS, concentration, measure, readings, s
 
 
 @pytest.fixture
-def sight(made_sight):
+def attention(made_attention):
     """Two heads, BOS, two picture tokens, two words; only the words' rows matter."""
     heads = torch.zeros(2, 5, 5)
     heads[0, 3] = torch.tensor([0.5, 0.1, 0.1, 0.3, 0])
     heads[0, 4] = torch.tensor([0.2, 0.1, 0.3, 0.2, 0.2])
     heads[1, 3] = torch.tensor([0.1, 0.5, 0.1, 0.3, 0])
     heads[1, 4] = torch.tensor([0.2, 0.3, 0.1, 0.2, 0.2])
-    return made_sight(heads, bos=[0], visual=[1, 2], text=[3, 4])
+    return made_attention(heads, bos=[0], visual=[1, 2], text=[3, 4])
 
 
-def test_four_readings_by_hand(sight):
+def test_four_readings_by_hand(attention):
     """Heads' mean: word 0 (0.3, 0.1), word 1 (0.2, 0.2). Head 1 looks at the picture most: mean (0.4, 0.1).
     Words get 0.3 + 0.2 and 0.2 of the words' attention: weights 5/7 and 2/7."""
     expected = [[0.25, 0.15], [0.4, 0.1], [0.2, 0.2], [(5 * 0.3 + 2 * 0.2) / 7, (5 * 0.1 + 2 * 0.2) / 7]]
-    assert readings(sight) == pytest.approx(np.array(expected), abs=1e-6)
+    assert readings(attention) == pytest.approx(np.array(expected), abs=1e-6)
 
 
-def test_what_is_left_goes_back_to_its_patches(sight):
-    sight.origin = torch.tensor([6, 1])
-    found = measure(9)(sight)
+def test_what_is_left_goes_back_to_its_patches(attention):
+    attention.origin = torch.tensor([6, 1])
+    found = measure(9)(attention)
     assert found.shape == (4, 9) and np.isnan(found[0]).sum() == 7
     assert found[0, [6, 1]] == pytest.approx([0.25, 0.15])
     with pytest.raises(ValueError, match="the picture is 7 or more tokens, not one view of 4 patches"):
-        measure(4)(sight)
+        measure(4)(attention)
 
 
 def test_top_patches_and_what_they_hold():

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from llava.analysis.observe import GROUPS, Sight, prefills, token_groups, watched
+from llava.analysis.observe import GROUPS, LayerAttention, prefills, token_groups, watched
 from llava.reduction import Ledger, reduced
 from tests.tiny import LAYERS, MIXED, generate, prompt, tiny_model
 
@@ -31,15 +31,15 @@ def test_rows_equal_eager_attention(plan, backend):
     model.set_attn_implementation(backend)
     seen = set()
 
-    def visit(row: int, sight: Sight) -> None:
-        valid = ledgers[sight.layer].valid[row]
-        expected = maps[sight.layer][row][:, valid][:, :, valid]
+    def visit(row: int, attention: LayerAttention) -> None:
+        valid = ledgers[attention.layer].valid[row]
+        expected = maps[attention.layer][row][:, valid][:, :, valid]
         everything = torch.arange(int(valid.sum()))
-        torch.testing.assert_close(sight.rows(everything), expected, rtol=0, atol=1e-5)
-        assert len(sight.origin) == int(
-            ((ledgers[sight.layer].visual[row] > 0) & ledgers[sight.layer].visible[row]).sum()
+        torch.testing.assert_close(attention.rows(everything), expected, rtol=0, atol=1e-5)
+        assert len(attention.origin) == int(
+            ((ledgers[attention.layer].visual[row] > 0) & ledgers[attention.layer].visible[row]).sum()
         )
-        seen.add((row, sight.layer))
+        seen.add((row, attention.layer))
 
     with torch.no_grad(), reduced(model, plan), watched(model.model, visit, () if plan == "full" else ledgers):
         model(**batch.inputs)
@@ -75,7 +75,9 @@ def test_origin_leads_back_to_the_picture_through_two_stages():
         model(**batch.inputs)
         first, second = (record.kept[0] for record in model.model.last_trace)
         ledgers = model.model.last_ledgers
-        with watched(model.model, lambda row, sight: origins.update({sight.layer: sight.origin.tolist()}), ledgers):
+        with watched(
+            model.model, lambda row, attention: origins.update({attention.layer: attention.origin.tolist()}), ledgers
+        ):
             model(**batch.inputs)
     assert origins[1] == list(range(24))
     assert origins[3] == first.tolist()
@@ -85,10 +87,12 @@ def test_origin_leads_back_to_the_picture_through_two_stages():
 def test_blocks_are_cut_from_rows_and_empty_groups_are_empty():
     model, batch, shapes = tiny_model(), prompt((1, 24, 9)), []
 
-    def visit(row: int, sight: Sight) -> None:
-        whole = torch.cat(list(sight.chunks("text")), dim=1)
-        assert torch.equal(sight.block("text", "visual"), whole[..., sight.columns["visual"]])
-        shapes.append((tuple(sight.block("visual", "text").shape), tuple(sight.block("system", "visual").shape)))
+    def visit(row: int, attention: LayerAttention) -> None:
+        whole = torch.cat(list(attention.chunks("text")), dim=1)
+        assert torch.equal(attention.block("text", "visual"), whole[..., attention.columns["visual"]])
+        shapes.append(
+            (tuple(attention.block("visual", "text").shape), tuple(attention.block("system", "visual").shape))
+        )
 
     with torch.no_grad(), watched(model.model, visit):
         model(**batch.inputs)

@@ -15,6 +15,7 @@ from PIL import Image
 
 from llava.eval.ask.subject import Generation, LlavaSubject
 from llava.eval.results.folder import read_predictions
+from llava.experiments.diversity import Diversity
 from llava.reduction import Evidence
 from llava.shapes.export import export
 from tests.conftest import PARITY15
@@ -237,14 +238,13 @@ def test_diversity(run, metric):
 def test_diversity_by_hand():
     """On a line at 0, 1, 2, 3 and 10 the most central point is 2 (distances 2 + 1 + 0 + 1 + 8 = 12); farthest from it is 10, then
     0. By angle the four that lie along one direction are the same, so the one that does not comes second."""
-    diversity = script("mme_diversity_pruning_experiment").Diversity
     line = torch.tensor([[[0.0], [1.0], [2.0], [3.0], [10.0]]])
     about = Evidence(seeds=torch.zeros(1), grid=None)
-    assert diversity("fps", "l2").select(line, about, 3).tolist() == [[2, 4, 0]]
+    assert Diversity("fps", "l2").select(line, about, 3).tolist() == [[2, 4, 0]]
     fan = torch.tensor([[[1.0, 0.0], [5.0, 0.0], [0.0, 1.0], [2.0, 0.0]]])
-    assert diversity("fps", "cosine").select(fan, about, 2)[0].tolist() == [0, 2]
+    assert Diversity("fps", "cosine").select(fan, about, 2)[0].tolist() == [0, 2]
     kept = torch.tensor([[0, 2]])
-    assert torch.equal(diversity().aggregate(fan, kept, about), fan[:, [0, 2]])
+    assert torch.equal(Diversity().aggregate(fan, kept, about), fan[:, [0, 2]])
 
 
 def test_custom_selection_inference(run):
@@ -326,12 +326,6 @@ def test_it_goes_on_where_it_was_stopped(run, monkeypatch):
         ("mme_diversity_pruning_experiment", "mme", ["--layer-start", "0"], "--layer-start 0"),
         ("mme_cutoff_experiment", "mme", ["--question-file", "no.json"], "--question-file no.json is not there"),
         ("mme_cutoff_experiment", "mme", ["--num-samples", "0"], "--num-samples 0"),
-        (
-            "mme_cutoff_experiment",
-            "mme",
-            ["--fast-v-sys-length", "36"],
-            "--fast-v-sys-length 36 but the prompt says 57",
-        ),
         ("mme_cutoff_experiment", "mme", ["--fast-v-image-token-length", "575"], "575 but the prompt says 576"),
         ("mme_cutoff_experiment", "mme", ["--model-path", "no/such/model"], "not found"),
         ("mme_cutoff_experiment", "mme", ["--conv-mode", "vicuna_v2"], "vicuna_v2"),
@@ -341,17 +335,25 @@ def test_it_goes_on_where_it_was_stopped(run, monkeypatch):
         ("himap_cutoff_sweep", "scienceqa", ["--cutoff-end", "9"], "--cutoff-end 9"),
         ("himap_cutoff_sweep", "scienceqa", ["--cut-off-layer", "3"], "is what is swept"),
         ("himap_cutoff_sweep", "scienceqa", ["--hmap-v-attn-txt-rank", "9"], "must not grow with depth"),
-        ("custom_selection_inference", "scienceqa", ["--custom-sys-length", "36"], "36 but the prompt says 57"),
         ("custom_selection_inference", "scienceqa", ["--custom-agg-layer", "12"], "out of range"),
         ("custom_selection_inference", "scienceqa", ["--use-fast-v", "--fast-v-attention-rank", "9"], "both set"),
         ("eval_mme", "mme", ["--temperature", "0.2"], "--temperature 0.2"),
         ("eval_scivqa", "scienceqa", ["--use-fast-v"], "fast_v_attention_rank is None"),
-        ("eval_scivqa", "scienceqa", ["--sys-length", "36"], "--sys-length 36 but the prompt says 57"),
     ],
 )
 def test_bad_input_is_one_clear_line_before_the_model_is_loaded(run, caplog, name, benchmark, flags, message):
     assert run(name, benchmark, *flags) == 2
     assert message in caplog.text and run.loads == 0
+
+
+@pytest.mark.parametrize("flag", ["--fast-v-sys-length", "--fast_v_sys_length"])
+@pytest.mark.parametrize("typed", ["35", "36", str(PLACE)])
+def test_a_documented_place_that_is_not_the_prompts_is_said_and_the_prompts_is_used(run, caplog, flag, typed):
+    flags = ["--no-controls", "--start-layer", "8", flag, typed]
+    assert run("fastv_layer_cutoff_experiment", "scienceqa", *flags) == 0
+    said = [message for message in caplog.messages if "is not this prompt's" in message]
+    expected = f"--fast-v-sys-length {typed} is not this prompt's; the picture begins at {PLACE}, which is used"
+    assert said == ([] if typed == str(PLACE) else [expected])
 
 
 def test_another_setting_does_not_mix_with_the_runs_that_are_there(run, caplog):

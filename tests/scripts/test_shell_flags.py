@@ -85,6 +85,18 @@ def test_every_call_parses(script, tmp_path):
         parser.parse_args(rest)
 
 
+def test_the_rank_sweeps_have_the_documented_names(tmp_path):
+    _, calls = dry_run("fastv_textweighted_experiment", tmp_path, LAYER="3", RESULTS="out")
+    written = [
+        words[words.index(flag) + 1]
+        for _, words in calls
+        for flag in ("--output-file", "--output-plot")
+        if flag in words
+    ]
+    assert written[:2] == [f"out/fastv_textweighted_layer3_experiment.{ending}" for ending in ("json", "png")]
+    assert [words[-6:-4] for _, words in calls][-1] == [written[0], "out/fastv_rank_layer3_experiment.json"]
+
+
 def test_an_unknown_flag_is_found(tmp_path):
     _, calls = dry_run("v1_5/eval/mme", tmp_path, "--use-ours")
     parser, rest = program(calls[0][1])

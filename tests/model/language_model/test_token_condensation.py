@@ -101,3 +101,7 @@ def test_cuda_agrees_with_the_cpu(module):
     actual, kept_there = module.cuda()(FEATURES.cuda(), 10)
     assert torch.equal(kept_there.cpu(), kept)
     torch.testing.assert_close(actual.cpu(), expected, rtol=1e-4, atol=1e-4)
+
+
+if __name__ == "__main__":
+    raise SystemExit(pytest.main([__file__]))

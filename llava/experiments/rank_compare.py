@@ -1,6 +1,6 @@
 """Two or more rank sweeps beside each other, with their random control: which way of choosing tokens is better, if any.
 
-    python -m llava.analysis.rank_compare fastv_rank_experiment.json fastv_textweighted_layer2_experiment.json \
+    python -m llava.experiments.rank_compare fastv_rank_experiment.json fastv_textweighted_layer2_experiment.json \
         --output-plot rank_comparison.png
 
 reads the JSON files of ``rank_sweep`` alone, needs no model, prints a table and draws accuracy and effective rank. Compared are the budgets that
@@ -19,12 +19,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from llava.cli.console import terminal
+from llava.analysis.numbers import rounded
+from llava.cli.console import launch, terminal
+from llava.eval.report.panels import Panel, draw
 from llava.eval.tasks.statistics import Contributions, difference_interval, verdict
-from llava.experiments import Panel, draw
 from llava.files import read_json, write_json
-
-from .command import launch, rounded
 
 
 @dataclass(frozen=True)
@@ -151,7 +150,7 @@ def run(given: argparse.Namespace) -> None:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     found = argparse.ArgumentParser(
-        prog="python -m llava.analysis.rank_compare", description="Rank sweeps beside each other."
+        prog="python -m llava.experiments.rank_compare", description="Rank sweeps beside each other."
     )
     found.add_argument("files", nargs="+", type=Path, metavar="FILE", help="JSON of rank_sweep")
     for name, default in (("output-file", "rank_comparison.json"), ("output-plot", "rank_comparison.png")):

@@ -1,6 +1,6 @@
 """From all visual tokens down to a few: what is left of accuracy, and of the rank of the last layer's attention.
 
-    python -m llava.analysis.rank_sweep --model-path playground/checkpoints/llava-shapes-v1 --task mme \
+    python -m llava.experiments.rank_sweep --model-path playground/checkpoints/llava-shapes-v1 --task mme \
         --question-file playground/data/eval/MME-shapes --method text_weighted --pruning-layer 2 --num-samples 50
 
 Document 004's experiment: 576 tokens, 566, ... 16, which is 57 points. Every point is evaluated for real: from layer K on
@@ -17,7 +17,7 @@ import argparse
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +26,23 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from llava.analysis.figures import layer_curve
+from llava.analysis.numbers import rounded
+from llava.analysis.observe import LayerAttention, Rope, prefills
+from llava.analysis.prefix import SharedPrefix
+from llava.analysis.rank import map_ranks
+from llava.cli.console import launch
 from llava.eval.ask.subject import Generation, Reply
+from llava.eval.report.panels import Panel, draw
 from llava.eval.tasks.base import list_tasks
-from llava.experiments import Experiment, Outcome, Panel, Sweep, draw, launch, save
-from llava.experiments import parser as common
-from llava.experiments.tables import cost_table
 from llava.reduction import Stage, make_stage
 from llava.reduction.cost import decoder_flops
 
-from .command import rounded
-from .figures import layer_curve
-from .observe import Rope, Sight, prefills
-from .prefix import SharedPrefix
-from .rank import map_ranks
+from .command import experiment_settings, save
+from .command import parser as common
+from .settings import ExperimentSettings
+from .sweep import Experiment, Outcome, Sweep
+from .tables import cost_table
 
 METHODS = ("fastv", "text_weighted")
 RANKS = {  # the key of the JSON, after the layer, and the measurement
@@ -72,41 +76,51 @@ class Ranked(SharedPrefix):
     def _more(self, row: int, entered: Tensor, rope: Rope) -> dict[str, float]:
         start, ledgers = time.perf_counter(), self.decoder.last_ledgers
         number = len(ledgers) - 1
-        sight = Sight(number, self.decoder.layers[number], entered, rope, ledgers[number], ledgers[0], row)
-        found = map_ranks(sight.block("visual", "visual"))
+        attention = LayerAttention(number, self.decoder.layers[number], entered, rope, ledgers[number], ledgers[0], row)
+        found = map_ranks(attention.block("visual", "visual"))
         rows = [int(ledger.row_counts()[row]) for ledger in ledgers[: self.layers if self.replayed else 0]]
         reused = decoder_flops(self.decoder.config, rows) - decoder_flops(self.decoder.config, [])
         return {**found, "rank_seconds": time.perf_counter() - start, "reused_flops": reused}
 
 
+@dataclass(frozen=True)
+class Grid:
+    """The budgets of a sweep: all tokens, then ``step`` fewer, down to ``least``; tokens go from ``layer`` on."""
+
+    layer: int = 2
+    step: int = 10
+    least: int = 16
+
+
 class RankExperiment(Experiment):
-    """The questions and the model of a command line, and its grid of budgets.
+    """The questions and the model of an experiment, and its grid of budgets.
 
     Raises ValueError for a layer or a grid that the model does not have, and where pictures differ in their number of tokens.
     """
 
-    def __init__(self, name: str, given: argparse.Namespace):
-        super().__init__(name, given.task, given)
-        if not 1 <= given.pruning_layer < self.layers:
-            raise ValueError(f"--pruning-layer {given.pruning_layer} must be 1 to {self.layers - 1}, the model's last")
+    def __init__(self, name: str, settings: ExperimentSettings, grid: Grid):
+        super().__init__(name, settings)
+        self.grid = grid
+        if not 1 <= grid.layer < self.layers:
+            raise ValueError(f"--pruning-layer {grid.layer} must be 1 to {self.layers - 1}, the model's last")
         tokens = self.span()[1]
         if tokens is None:
             raise ValueError(
                 "pictures of this model differ in their number of tokens; the sweep needs one that is fixed"
             )
-        if given.step < 1 or not 1 <= given.least <= tokens:
+        if grid.step < 1 or not 1 <= grid.least <= tokens:
             raise ValueError(
-                f"--step {given.step} must be at least 1 and --least {given.least} between 1 and the {tokens} tokens of a picture"
+                f"--step {grid.step} must be at least 1 and --least {grid.least} between 1 and the {tokens} tokens of a picture"
             )
-        self.budgets = range(tokens, given.least - 1, -given.step)
+        self.budgets = range(tokens, grid.least - 1, -grid.step)
 
     def subject(self, device: torch.device | None = None) -> Ranked:
         """The model, with what its budgets have in common computed once."""
-        return Ranked(super().subject(device), self.given.pruning_layer)
+        return Ranked(super().subject(device), self.grid.layer)
 
     def curve(self, method: str) -> dict[int, list[Stage]]:
         """A plan for every budget."""
-        return {keep: [make_stage(method, layer=self.given.pruning_layer, keep=keep)] for keep in self.budgets}
+        return {keep: [make_stage(method, layer=self.grid.layer, keep=keep)] for keep in self.budgets}
 
 
 def rank_table(curve: Mapping[int, Outcome], last: int, dense: Outcome) -> dict:
@@ -201,7 +215,7 @@ def content(experiment: RankExperiment, sweep: Sweep, method: str) -> dict:
     return rounded(
         {
             "method": method,
-            "pruning_layer": experiment.given.pruning_layer,
+            "pruning_layer": experiment.grid.layer,
             "last_layer": last,
             "task": experiment.task.name,
             "pictures": [line["picture"] for line in full.lines],
@@ -233,21 +247,25 @@ def parser(method: str | None = None, output: str = "{method}_layer{layer}_rank_
     return flags
 
 
-def run(given: argparse.Namespace) -> None:
-    """Evaluate, write JSON and figure."""
-    stem = given.output.format(method=given.method, layer=given.pruning_layer)
-    given.output_file = given.output_file or Path(f"{stem}.json")
-    given.output_plot = given.output_plot or Path(f"{stem}.png")
-    experiment = RankExperiment(f"rank-{given.task}", given)
-    sweep = experiment.sweep({given.method: experiment.curve(given.method)})
-    title = f"{experiment.about}: {given.method} from layer {given.pruning_layer} on"
+def run(settings: ExperimentSettings, method: str, grid: Grid) -> None:
+    """Evaluate, write JSON and figure. Raises ValueError and OSError that name the flag."""
+    experiment = RankExperiment(f"rank-{settings.evaluation.task}", settings, grid)
+    sweep = experiment.sweep({method: experiment.curve(method)})
+    title = f"{experiment.about}: {method} from layer {grid.layer} on"
     figure = draw_ranks(sweep.curves, sweep.references["full"], experiment.layers - 1, title)
-    save(given, content(experiment, sweep, given.method), figure)
+    save(settings, content(experiment, sweep, method), figure)
+
+
+def work(options: argparse.Namespace) -> None:
+    """Run what a command line asks for."""
+    stem = options.output.format(method=options.method, layer=options.pruning_layer)
+    settings = experiment_settings(options.task, options, Path(f"{stem}.json"), Path(f"{stem}.png"))
+    run(settings, options.method, Grid(options.pruning_layer, options.step, options.least))
 
 
 def main(arguments: Sequence[str] | None = None, flags: argparse.ArgumentParser | None = None) -> int:
     """The command line, or that of a script with ``flags`` of its own; returns 0, 2 for bad input, 130 when stopped."""
-    return launch(flags or parser(), run, arguments)
+    return launch(flags or parser(), work, arguments)
 
 
 if __name__ == "__main__":

@@ -8,13 +8,13 @@ import pytest
 
 from llava.eval.ask.opening import tokens_of_picture
 from llava.eval.ask.pricing import Pricing
+from llava.experiments import evaluate_merger
+from llava.experiments.evaluate_merger import main, plans
 from llava.model.builder import read_config
 from llava.reduction import plan_from, plan_name
 from llava.reduction.aggregate import CrossAttention
 from llava.reduction.learned.mergers import make_merger
 from llava.reduction.learned.trained import save_trained
-from llava.train import evaluate_merger
-from llava.train.evaluate_merger import main, plans
 from tests.conftest import PARITY15
 
 
@@ -43,21 +43,21 @@ def test_every_budget_has_the_trained_their_rivals_and_fastv_at_the_same_cost(fo
         wanted = ["merger", "condensation", "pool", "grid", "condensation", "custom_selection", *["random"] * 3]
         assert names == wanted + (["fastv", "custom_selection"] if keep == 288 else [])
     assert "fastv@2:192" in found  # 2 of 8 layers with 576 and 6 with 192 are 288 on the mean
-    assert all(f"{name} cannot have 16 tokens on the mean" in caplog.text for name in ("fastv", "custom_selection"))
+    assert all(f"{name} cannot have 16 tokens on average" in caplog.text for name in ("fastv", "custom_selection"))
     assert plan_name(found[2]).startswith("merger-288_weights=v1-")
 
 
 def test_it_hands_the_plans_to_the_harness(folders, monkeypatch, tmp_path):
     seen = []
-    monkeypatch.setattr(evaluate_merger.evaluation, "run", lambda given, console: seen.append(given))
+    monkeypatch.setattr(evaluate_merger.evaluation, "run", lambda settings, plans: seen.append((settings, plans)))
     model = ["--model-path", str(PARITY15 / "checkpoint"), "--data", str(tmp_path)]
     words = ["--weights", folders[0], f"--weights={folders[1]}", "--budgets", "64", "--reduction", "dpp@2:8"]
     assert main([*model, *words, "--batch-size", "3"]) == 0
-    (given,) = seen
-    assert given.no_controls and given.batch_size == 3 and given.data == tmp_path
-    assert f"merger:64,weights={folders[0]}" in given.reduction
-    assert f"condensation@features:64,strategy=fps,weights={folders[1]}" in given.reduction
-    assert given.reduction[-1] == "dpp@2:8"
+    ((settings, plans),) = seen
+    assert not plans.controls and settings.batch_size == 3 and settings.data == tmp_path
+    assert f"merger:64,weights={folders[0]}" in plans.reductions
+    assert f"condensation@features:64,strategy=fps,weights={folders[1]}" in plans.reductions
+    assert plans.reductions[-1] == "dpp@2:8"
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from llava.analysis.rank_compare import compare, main, read
-from llava.analysis.rank_sweep import Ranked
 from llava.eval.ask.subject import Generation
 from llava.eval.results.folder import read_predictions
+from llava.experiments.rank_compare import compare, main, read
+from llava.experiments.rank_sweep import Ranked
 from llava.reduction import plan_from
 from tests.conftest import PARITY15
 
@@ -45,7 +45,7 @@ def sweep(analyse, tmp_path):
     def run(method: str, *flags: str, step: int = 560) -> dict:
         file = f"{method}.json"
         grid = ["--step", str(step), "--results", "runs", "--output-file", file, "--output-plot", f"{method}.png"]
-        assert analyse("rank_sweep", "--method", method, *grid, *flags, task="scienceqa") == 0
+        assert analyse("experiments.rank_sweep", "--method", method, *grid, *flags, task="scienceqa") == 0
         return json.loads((tmp_path / file).read_text())
 
     return run
@@ -137,11 +137,10 @@ def test_a_file_that_is_no_sweep_is_named(tmp_path, caplog, content):
         (["--pruning-layer", "8"], "--pruning-layer 8 must be 1 to 7"),
         (["--least", "577"], "--least 577 between 1 and the 576 tokens"),
         (["--step", "0"], "--step 0 must be at least 1"),
-        (["--fast-v-sys-length", "3"], "--fast-v-sys-length 3 but the prompt says"),
     ],
 )
 def test_bad_input_ends_with_a_sentence(analyse, caplog, flags, message):
-    assert analyse("rank_sweep", *flags, task="scienceqa") == 2
+    assert analyse("experiments.rank_sweep", *flags, task="scienceqa") == 2
     assert message in caplog.text
 
 
