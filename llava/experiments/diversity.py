@@ -28,5 +28,5 @@ class Diversity(Centres):
         alike = similarity(tokens) if self.metric == "cosine" else -torch.cdist(tokens, tokens)
         return STRATEGIES[self.strategy](alike, k, None)
 
-    def flops(self, rows: int, tokens: int, kept: int, width: int) -> float:
+    def flops(self, rows: int, tokens: int, kept: int, width: int, text: int | None = None) -> float:
         return 2 * tokens * tokens * width
