@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llava.cli.console import launch, terminal
+from llava.cli.tables import print_table
 from llava.eval.ask.subject import Generation, LlavaSubject, Reply
 from llava.eval.report.panels import Panel, draw
 from llava.eval.tasks.base import Example
@@ -227,7 +228,7 @@ def show(rows: Sequence[dict]) -> None:
         figures = [row[name]["value"] for name in ("label_consistency", "score_consistency", "accuracy")]
         layer = "" if row["layer"] is None else f"{row['layer']}{'' if row['scope'] == 'layer' else ' on'}"
         table.add_row(row["modality"], layer, *(f"{figure:.3f}" for figure in figures))
-    terminal().print(table)
+    print_table(table, terminal())
 
 
 def draw_consistency(rows: Sequence[dict], title: str) -> Any:

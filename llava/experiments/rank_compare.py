@@ -21,6 +21,7 @@ from rich.table import Table
 
 from llava.analysis.numbers import rounded
 from llava.cli.console import launch, terminal
+from llava.cli.tables import print_table
 from llava.eval.report.panels import Panel, draw
 from llava.eval.tasks.statistics import Contributions, difference_interval, verdict
 from llava.files import read_json, write_json
@@ -142,7 +143,7 @@ def run(given: argparse.Namespace) -> None:
             f"{low:+.2f} to {high:+.2f}",
             row["verdict"],
         )
-    terminal().print(table)
+    print_table(table, terminal())
     write_json(given.output_file, rounded(found))
     draw_comparison(sweeps).savefig(given.output_plot)
 

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from llava.cli.console import launch, terminal
+from llava.cli.tables import print_table
 from llava.files import excerpt, numbered_jsonl, write_json
 
 from ..tasks.base import ANSWER, Example, Line, Task, get_task, list_tasks
@@ -79,7 +80,7 @@ def show(metrics: dict, console: Console) -> None:
         table = Table("subtask", "score", box=box.SIMPLE_HEAD)
         for name, figures in metrics["subtasks"].items():
             table.add_row(name, f"{figures['score']:.2f}")
-        console.print(table)
+        print_table(table, console)
     for remark in (metrics.get("note"), f"{metrics['failed']} pictures failed" if metrics["failed"] else None):
         if remark:
             console.print(remark, highlight=False, markup=False)
