@@ -124,12 +124,3 @@ def make_stage(
                 f"option {shown(option)} of {method} is unknown{did_you_mean(option, known)}; it takes {', '.join(known)}"
             )
     return Stage(kind(**options), site, layer, keep, place, positions, per)
-
-
-def __getattr__(name: str) -> object:
-    """Names that have moved to ``plan``."""
-    if name in ("plan_from", "plan_name", "check_plan", "Spec"):
-        from . import plan
-
-        return getattr(plan, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -250,27 +250,3 @@ def check_keep(keep: object, name: str, least: int = 0) -> None:
         )
     if isinstance(keep, float) and keep > 1:
         raise ValueError(f"keep={keep!r} of {name} is a fraction above 1; give a whole number for a count")
-
-
-def budget(stage: Stage, length: int) -> int | None:
-    """``stage.budget(length)``."""
-    return stage.budget(length)
-
-
-def __getattr__(name: str) -> object:
-    """Names that have moved to ``apply`` and ``plan``."""
-    from . import apply, plan
-
-    for module in (apply, plan):
-        if name in (
-            "choose",
-            "reduce_sequence",
-            "reduce_images",
-            "reduce_pixels",
-            "Record",
-            "Reduction",
-            "tokens_left",
-        ):
-            if hasattr(module, name):
-                return getattr(module, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,7 +9,7 @@ from llava.eval.ask.opening import tokens_of_picture
 from llava.eval.ask.pricing import Pricing, matched, parse_match
 from llava.model.builder import read_config
 from llava.reduction import plan_from, plan_name, reduced
-from llava.reduction.stage import tokens_left
+from llava.reduction.plan import tokens_left
 from tests.conftest import PARITY15
 
 

@@ -1,3 +1,0 @@
-"""Folders of trained modules; see ``learned.trained``."""
-
-from .learned.trained import *  # noqa: F403
