@@ -5,11 +5,11 @@ from __future__ import annotations
 import ast
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, cast, overload
 
 import torch
 from PIL import Image
-from torch import LongTensor, Tensor
+from torch import BoolTensor, Tensor
 from transformers import StoppingCriteria
 
 from llava.constants import (
@@ -118,7 +118,8 @@ def select_best_resolution(original_size: Size, possible_resolutions: Sequence[S
         kept = min(int(width * scale) * int(height * scale), width * height)
         return kept, kept - grid[0] * grid[1]
 
-    return tuple(max(possible_resolutions, key=merit))
+    best_width, best_height = max(possible_resolutions, key=merit)
+    return best_width, best_height
 
 
 def resize_and_pad_image(image: Image.Image, target_resolution: Size) -> Image.Image:
@@ -165,7 +166,7 @@ def _grids(grid_pinpoints: str | Sequence[Size]) -> list[Size]:
     grids = ast.literal_eval(grid_pinpoints) if isinstance(grid_pinpoints, str) else grid_pinpoints
     if not grids:
         raise ValueError("image_grid_pinpoints is empty; give a list of [width, height] in pixels")
-    return [tuple(grid) for grid in grids]
+    return [(width, height) for width, height in grids]
 
 
 # ------------------------------------------------------------------------------------------------------------ tokens
@@ -191,9 +192,21 @@ def question_with_images(question: str, count: int, config: Any) -> str:
     return text
 
 
+@overload
+def tokenizer_image_token(
+    prompt: str, tokenizer: Any, image_token_index: int | None = ..., return_tensors: None = None
+) -> list[int]: ...
+
+
+@overload
+def tokenizer_image_token(
+    prompt: str, tokenizer: Any, image_token_index: int | None = ..., *, return_tensors: Literal["pt"]
+) -> Tensor: ...
+
+
 def tokenizer_image_token(
     prompt: str, tokenizer: Any, image_token_index: int | None = IMAGE_TOKEN_INDEX, return_tensors: str | None = None
-) -> list[int] | LongTensor:
+) -> list[int] | Tensor:
     """The prompt's ids with one `image_token_index` for every literal `<image>`; None reads `<image>` as words.
 
     The text around an image is tokenised piece by piece and begins with one BOS at most. return_tensors: None gives a
@@ -201,7 +214,7 @@ def tokenizer_image_token(
     is no character.
     """
     if return_tensors not in (None, "pt"):
-        raise ValueError(f"Unsupported tensor type: {return_tensors}; give 'pt' for a LongTensor or None for a list")
+        raise ValueError(f"Unsupported tensor type: {return_tensors}; give 'pt' for a Tensor or None for a list")
     if half := SURROGATE.search(prompt):
         raise ValueError(f"the prompt has {half[0]!a}, half of a surrogate pair and no character; take it out")
     texts = [prompt] if image_token_index is None else prompt.split(DEFAULT_IMAGE_TOKEN)
@@ -221,7 +234,7 @@ class KeywordsStoppingCriteria(StoppingCriteria):
     off. A step costs the decoding of a few ids a row, whatever the answer's length. Raises ValueError for an empty keyword.
     """
 
-    def __init__(self, keywords: Sequence[str], tokenizer: Any, input_ids: LongTensor):
+    def __init__(self, keywords: Sequence[str], tokenizer: Any, input_ids: Tensor):
         self.keywords = list(keywords)
         if not all(self.keywords):
             raise ValueError(f"keywords={self.keywords!r} holds an empty one, at which every answer would end")
@@ -237,16 +250,17 @@ class KeywordsStoppingCriteria(StoppingCriteria):
         # An id spells a byte at least, except for a blank with which a decoded text begins.
         self._spans = [len(keyword.encode()) + keyword[0].isspace() for keyword in self.keywords]
 
-    def __call__(self, input_ids: LongTensor, scores: Any = None, **kwargs: Any) -> Tensor:
+    def __call__(self, input_ids: Tensor, scores: Any = None, **kwargs: Any) -> BoolTensor:
         """(B,) bool: which rows are done."""
         self.prompt = self.prompt.to(input_ids.device)
-        return torch.tensor([self._is_done(row) for row in input_ids], device=input_ids.device)
+        done = [self._is_done(row) for row in input_ids]
+        return cast(BoolTensor, torch.tensor(done, dtype=torch.bool, device=input_ids.device))
 
-    def call_for_batch(self, output_ids: LongTensor, scores: Any = None, **kwargs: Any) -> bool:
+    def call_for_batch(self, output_ids: Tensor, scores: Any = None, **kwargs: Any) -> bool:
         """Whether every row given, (n, S), is done; LLaVA's name, which it calls with one row at a time."""
         return bool(self(output_ids, scores, **kwargs).all())
 
-    def _is_done(self, row: LongTensor) -> bool:
+    def _is_done(self, row: Tensor) -> bool:
         """Whether the last id of a row completes a keyword."""
         length = self.prompt.shape[1]
         start = length if len(row) >= length and (self.prompt == row[:length]).all(1).any() else 0

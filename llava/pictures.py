@@ -91,7 +91,8 @@ def picture_size(file: str | Path) -> Size:
                 return _upright(image).size
             # For a PNG without EXIF data in its header, Pillow would decode the whole picture in search of some.
             known = image.format != "PNG" or "exif" in image.info
-            return image.size[::-1] if known and _orientation(image) in _TURNED else image.size
+            turned = known and _orientation(image) in _TURNED
+            return (image.height, image.width) if turned else (image.width, image.height)
     except FileNotFoundError:
         raise FileNotFoundError(f"image file {str(file)!r} does not exist") from None
     except _DAMAGE as error:

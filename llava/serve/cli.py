@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from PIL import Image
 from rich.console import Console
-from torch import LongTensor
+from torch import Tensor
 from transformers import StoppingCriteriaList, TextStreamer
 
 from llava.cli.flags import add_model_flags, add_reduction_flags, load_from_flags
@@ -91,7 +91,7 @@ class Chat:
         self.conv.messages = messages
         return reply
 
-    def _prompt(self, turns: Sequence[tuple[str, str]], text: str) -> tuple[list[list[Any]], LongTensor]:
+    def _prompt(self, turns: Sequence[tuple[str, str]], text: str) -> tuple[list[list[Any]], Tensor]:
         """Messages and ids (1, S) of the dialogue with a new question, the images in front of its first one."""
         dialogue = self._template.copy()
         for number, (question, answer) in enumerate([*turns, (text, None)]):
@@ -105,7 +105,7 @@ class Chat:
         ids = tokenizer_image_token(dialogue.get_prompt(), self.tokenizer, return_tensors="pt")
         return dialogue.messages, ids.unsqueeze(0)
 
-    def _fits(self, ids: LongTensor) -> bool:
+    def _fits(self, ids: Tensor) -> bool:
         """Whether a prompt fits into the model's positions, images included."""
         words = int((ids != IMAGE_TOKEN_INDEX).sum())
         limit = context_length(self.model.config)

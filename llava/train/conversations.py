@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import LongTensor
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from llava.constants import (
@@ -37,7 +37,7 @@ Segment = tuple[str, bool]  # a part of a prompt, and whether it is an answer
 
 def encode_record(
     record: Any, template: str | Conversation, tokenizer: PreTrainedTokenizerBase, image_marks: bool = False
-) -> tuple[LongTensor, LongTensor]:
+) -> tuple[Tensor, Tensor]:
     """One record as the model reads it: `(input_ids, labels)`, both (S,).
 
     template: a name of `llava.conversation` or a dialogue without turns. image_marks: put `<im_start>` and `<im_end>`
@@ -186,7 +186,7 @@ def _spelling(token: int, tokenizer: PreTrainedTokenizerBase) -> bytes:
     """The bytes that an id stands for."""
     if token == IMAGE_TOKEN_INDEX:
         return DEFAULT_IMAGE_TOKEN.encode()
-    piece = tokenizer.convert_ids_to_tokens(token)
+    piece = str(tokenizer.convert_ids_to_tokens(token))
     byte = re.fullmatch(r"<0x([0-9A-F]{2})>", piece)
     return bytes.fromhex(byte[1]) if byte else _plain_bytes(piece)
 

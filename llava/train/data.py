@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import LongTensor, Tensor
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
@@ -106,7 +106,7 @@ class ConversationDataset(Dataset):
         self.lengths: list[int] = []
         self.has_image: list[bool] = []
         self.skipped: list[str] = []
-        self._encoded: list[tuple[LongTensor, LongTensor]] | None = None if lazy else []
+        self._encoded: list[tuple[Tensor, Tensor]] | None = None if lazy else []
         for number, record in enumerate(read_records(file), start=1):
             for part in turns_apart(record) if split_turns else [record]:
                 self._take(number, part)
@@ -129,7 +129,7 @@ class ConversationDataset(Dataset):
                 logger.warning("%s: %s; the next record stands in for it", self.names[at], error)
         raise ValueError(f"{self.file}: no picture of its {len(self)} records can be read")
 
-    def encoded(self, index: int) -> tuple[LongTensor, LongTensor]:
+    def encoded(self, index: int) -> tuple[Tensor, Tensor]:
         """ids and labels (S,) of one record, without its picture."""
         return self._ids(self.records[index]) if self._encoded is None else self._encoded[index]
 
@@ -163,10 +163,10 @@ class ConversationDataset(Dataset):
         self.names.append(name)
         self.lengths.append(length)
         self.has_image.append(bool(record.get("image")))
-        if self._encoded is not None:
+        if self._encoded is not None and encoded is not None:
             self._encoded.append(encoded)
 
-    def _check(self, record: Any) -> tuple[int, tuple[LongTensor, LongTensor] | None]:
+    def _check(self, record: Any) -> tuple[int, tuple[Tensor, Tensor] | None]:
         """About how long a record is, and its ids where they had to be computed; ValueError says what is wrong."""
         segments = segments_of(record, self.template, self._image_marks)
         files = images_of(record)
@@ -188,7 +188,7 @@ class ConversationDataset(Dataset):
         if not self.skip_bad and not callable(self.image_tokens):  # with skip_bad another record stands in for it
             picture_size(file)
 
-    def _ids(self, record: dict[str, Any]) -> tuple[LongTensor, LongTensor]:
+    def _ids(self, record: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """ids and labels of a record, no longer than the model reads."""
         ids, labels = encode_record(record, self.template, self.tokenizer, self._image_marks)
         positions = torch.ones_like(ids)
@@ -248,7 +248,7 @@ class Collator:
 
     def __call__(self, items: Sequence[Item]) -> dict[str, Any]:
         ids = [item["input_ids"] for item in items]
-        batch = {
+        batch: dict[str, Any] = {
             "input_ids": pad_sequence(ids, batch_first=True, padding_value=self.pad_token_id),
             "labels": pad_sequence([item["labels"] for item in items], batch_first=True, padding_value=IGNORE_INDEX),
             "attention_mask": pad_sequence([torch.ones_like(row) for row in ids], batch_first=True).bool(),

@@ -101,6 +101,7 @@ def ten_answers(where: str, answers: object) -> list[str]:
     """The answers of ten people, given as words or as VQA's objects. Raises ValueError naming the place for anything else."""
     people = answers if isinstance(answers, list) else []
     words = [answer.get("answer") if isinstance(answer, dict) else answer for answer in people]
-    if len(words) != PEOPLE or not all(isinstance(word, str) for word in words):
-        raise ValueError(f"{where}: answers must be those of {PEOPLE} people, in words; {len(words)} are there")
-    return words
+    texts = [word for word in words if isinstance(word, str)]
+    if not len(words) == len(texts) == PEOPLE:
+        raise ValueError(f"{where}: answers must be those of {PEOPLE} people, in words; {len(texts)} are there")
+    return texts
