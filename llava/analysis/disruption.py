@@ -20,17 +20,13 @@ from __future__ import annotations
 import argparse
 import sys
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from rich.table import Table
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from llava.cli.console import launch, terminal
 from llava.cli.tables import print_table
@@ -39,97 +35,15 @@ from llava.eval.report.panels import Panel, draw
 from llava.eval.tasks.base import Example
 from llava.eval.tasks.statistics import bootstrap
 from llava.files import excerpt, numbered_records
-from llava.model.language_model.reducible_llama import ReducibleLlamaModel
-from llava.reduction import Ledger, Stage
+from llava.reduction import Stage
 
 from .command import analysis_settings, common_parser
-from .observe import Measured, token_groups
+from .isolation import MODALITIES, Isolation, isolated
+from .observe import Measured
 from .prefix import SharedPrefix
 from .session import AnalysisSettings, Session
 
-MODALITIES = ("img2img", "img2txt", "img2rnd")
 TOP = 5
-
-
-@dataclass(frozen=True)
-class Isolation:
-    """What is cut, where, and whether there alone (``layer``) or from there on (``onward``)."""
-
-    modality: str
-    layer: int
-    scope: str
-
-    def layers(self, depth: int) -> range:
-        """The layers that are disturbed, of ``depth``."""
-        return range(self.layer, depth if self.scope == "onward" else self.layer + 1)
-
-
-def blocked(modality: str, ledger: Ledger, seeds: Sequence[int]) -> Tensor:
-    """Which entries of the attention (B, S, S) of a prefill are cut.
-
-    ``seeds``, one a prompt, decide the rows of ``img2rnd``. Raises ValueError where a row would see nothing at all.
-    """
-    valid = ledger.valid
-    found = torch.zeros(*valid.shape, valid.shape[1], dtype=torch.bool, device=valid.device)
-    for row, seed in enumerate(seeds):
-        place = valid[row].nonzero()[:, 0]
-        columns = {name: place[own] for name, own in token_groups(ledger, row).items()}
-        picture, words = columns["visual"], columns["text"]
-        if len(picture) and ledger.visual[row, place[0]]:
-            raise ValueError(
-                "the picture is the prompt's very first token, so cut off from it a row sees nothing at all"
-            )
-        rows = {"img2img": picture, "img2txt": words}.get(modality)
-        if rows is None:
-            later = torch.cat([picture, words])
-            generator = torch.Generator().manual_seed(seed)
-            rows = later[torch.randperm(len(later), generator=generator)[: len(words)].to(later.device)]
-        found[row, rows[:, None], picture] = True
-    return found
-
-
-@contextmanager
-def isolated(decoder: ReducibleLlamaModel, isolation: Isolation, seeds: Sequence[int]) -> Iterator[None]:
-    """While open, the layers of an isolation do not see what it cuts; of decoding steps only ``img2txt`` means anything.
-
-    Every layer gets a mask of its own, so that none is disturbed but those. The prefill must drop no token in the decoder.
-    """
-    cut: dict[str, Tensor] = {}
-    shown: dict[str, Tensor] = {}
-
-    def begin(_decoder: nn.Module, _given: tuple, named: dict) -> None:
-        embeds, mask, cache = (named.get(name) for name in ("inputs_embeds", "attention_mask", "cache"))
-        if embeds is not None and embeds.shape[1] > 1:
-            seen = embeds.new_ones(embeds.shape[:2]).bool() if mask is None else mask.bool()
-            length = seen.shape[1]
-            # Recomputed answers come with the prompt: what the map of the picture does not reach is text.
-            visual = F.pad(named["visual"], (0, length - named["visual"].shape[1]))
-            ledger = Ledger.start(visual, seen, torch.arange(length, device=seen.device)[None])
-            cut["picture"] = ledger.visual > 0
-            causal = torch.ones(length, length, dtype=torch.bool, device=seen.device).tril()
-            allowed = causal & seen[:, None] & ~blocked(isolation.modality, ledger, seeds)
-            shown["keys"] = allowed | torch.eye(length, dtype=torch.bool, device=seen.device) & ~seen[..., None]
-            return
-        picture = cut["picture"]
-        seen = picture.new_ones(len(picture), cache.get_seq_length() + 1) if mask is None else mask.bool()
-        hidden = F.pad(picture, (0, seen.shape[1] - picture.shape[1])) if isolation.modality == "img2txt" else ~seen
-        shown["keys"] = (seen & ~hidden)[:, None]  # (B, 1, keys)
-
-    def disturb(_layer: nn.Module, given: tuple, named: dict) -> tuple[tuple, dict]:
-        hidden, keys = given[0], shown["keys"][:, None].to(given[0].device)
-        mask = hidden.new_zeros(keys.shape).masked_fill(~keys, torch.finfo(hidden.dtype).min)
-        return given, {**named, "attention_mask": mask}
-
-    if decoder.config._attn_implementation not in ("eager", "sdpa"):
-        raise ValueError(
-            f"attn_implementation={decoder.config._attn_implementation!r} takes no mask of single entries; give sdpa or eager"
-        )
-    with ExitStack() as stack:
-        stack.callback(decoder.register_forward_pre_hook(begin, with_kwargs=True).remove)
-        for number in isolation.layers(len(decoder.layers)):
-            handle = decoder.layers[number].register_forward_pre_hook(disturb, with_kwargs=True)
-            stack.callback(handle.remove)
-        yield
 
 
 class Disturbed(SharedPrefix):

@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from llava.analysis.disruption import Disturbed, Isolation, blocked, isolated, jaccard, reference_scores
+from llava.analysis.disruption import Disturbed, jaccard, reference_scores
+from llava.analysis.isolation import Isolation, blocked, isolated
 from llava.eval.ask.subject import Generation
 from llava.reduction import Ledger
 from tests.conftest import PARITY15
