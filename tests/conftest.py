@@ -28,7 +28,8 @@ from llava.mm_utils import load_image, process_images
 from llava.model.builder import load_pretrained_model
 
 PARITY15 = Path(__file__).parent / "data" / "parity_llava15"
-PARITY16 = Path(__file__).parents[2] / "shared" / "parity" / "llava16-anyres"
+PARITY = Path(os.environ.get("PARITY", Path(__file__).parents[2] / "shared" / "parity"))
+PARITY16 = PARITY / "llava16-anyres"
 
 
 def in_processes(count: int, *words: str) -> None:

@@ -5,11 +5,9 @@ Shapes: B rows, S positions, D the language model's width, V the tower's width, 
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -21,104 +19,25 @@ from llava.constants import (
     IGNORE_INDEX,
     IMAGE_TOKEN_INDEX,
 )
-from llava.model.checkpoint import check_tensors, headers_of, load_tensors
-from llava.model.multimodal_encoder.builder import build_vision_tower
 from llava.model.multimodal_encoder.clip_encoder import CLIPVisionTower
-from llava.model.multimodal_projector.builder import build_vision_projector
+from llava.model.vision.account import prompt_costs
 from llava.model.vision.anyres import CropLayout, unpad_image
 from llava.model.vision.encode import VisionPath, VisionRecord
+from llava.model.vision.modules import LlavaMetaModel, load_projector
 from llava.model.vision.pictures import Images, Picture, as_pictures, assign
 from llava.model.vision.splice import Spliced, cut_rows, pad_rows, questions, splice_row
 from llava.reduction import Cost, Need, Record, Stage
 from llava.reduction.context import recall, remember
-from llava.reduction.cost import decoder_flops, kv_bytes, linear_flops, selector_flops, tower_flops
 from llava.reduction.evidence import mixed_seed
 from llava.reduction.plan import Spec
-from llava.reduction.stage import Site
 
 __all__ = ["Images", "LlavaMetaForCausalLM", "LlavaMetaModel", "Spliced", "load_projector", "unpad_image"]
 
-# What the mixins are mixed into
+# What the mixin is mixed into
 if TYPE_CHECKING:
     from transformers import PreTrainedModel as _LanguageModel
-
-    from llava.model.hosts.decoder import ReducibleDecoder as _Decoder
 else:
-    _Decoder = _LanguageModel = object
-
-
-class LlavaMetaModel(_Decoder):
-    """Adds the vision tower, the projector and, for `*unpad` merging, the learned end of a line to a decoder.
-
-    They are built if the config names a tower. The tower's weights are read by `get_vision_tower().load_model()`, or with
-    the rest of the checkpoint if the config has `mm_vision_config`.
-    """
-
-    sites = get_args(Site)
-
-    vision_tower: CLIPVisionTower | list[CLIPVisionTower]
-    mm_projector: nn.Module
-    image_newline: nn.Parameter
-    dtype: torch.dtype
-    device: torch.device
-
-    def __init__(self, config: Any):
-        super().__init__(config)
-        if getattr(config, "mm_vision_tower", None):
-            self.vision_tower = build_vision_tower(config, delay_load=True)
-            self._build_projection()
-
-    def get_vision_tower(self) -> CLIPVisionTower | None:
-        """The tower; None for a model without one."""
-        tower = getattr(self, "vision_tower", None)
-        return tower[0] if isinstance(tower, list) else tower
-
-    def initialize_vision_modules(self, model_args: Any, fsdp: Any = None) -> None:
-        """Gives a language model its tower and projector, as training starts.
-
-        model_args: `vision_tower`, `mm_vision_select_layer`, `mm_vision_select_feature`, and optionally
-        `mm_projector_type`, `mm_patch_merge_type`, `pretrain_mm_mlp_adapter` (a projector file to start from). fsdp:
-        accepted for LLaVA's sake. Raises what `CLIPVisionTower.load_model` and `load_projector` raise.
-        """
-        config = self.config
-        config.mm_vision_tower = model_args.vision_tower
-        config.mm_vision_select_layer = model_args.mm_vision_select_layer
-        config.mm_vision_select_feature = model_args.mm_vision_select_feature
-        config.mm_projector_type = getattr(model_args, "mm_projector_type", "linear")
-        config.mm_patch_merge_type = getattr(model_args, "mm_patch_merge_type", "flat")
-        config.use_mm_proj = True
-        tower = self.get_vision_tower()
-        if tower is None:
-            tower = self.vision_tower = build_vision_tower(config, delay_load=True)
-        if not tower.is_loaded:
-            tower.load_model(dtype=self.dtype, device=self.device)
-        config.mm_hidden_size = tower.hidden_size
-        if getattr(self, "mm_projector", None) is None:
-            self._build_projection()
-            self.mm_projector.to(device=self.device, dtype=self.dtype)
-        self.mm_projector.requires_grad_(True)
-        if getattr(model_args, "pretrain_mm_mlp_adapter", None):
-            load_projector(self, Path(model_args.pretrain_mm_mlp_adapter))
-
-    def _build_projection(self) -> None:
-        self.mm_projector = build_vision_projector(self.config)
-        if "unpad" in getattr(self.config, "mm_patch_merge_type", "flat"):
-            width = self.config.hidden_size
-            self.image_newline = nn.Parameter(torch.randn(width, dtype=self.dtype) / math.sqrt(width))
-
-
-def load_projector(model: nn.Module, path: Path) -> None:
-    """Fills projector and `image_newline` of a decoder from a file of `model.mm_projector.*` tensors.
-
-    Raises ValueError naming the tensors that are missing, of another shape, and those that belong to neither.
-    """
-    tensors, state = load_tensors(path), model.state_dict()
-    own = [name for name in state if name.startswith(("mm_projector.", "image_newline"))]
-    wanted = {f"model.{name}": tuple(state[name].shape) for name in own}
-    check_tensors(
-        path, headers_of(tensors), wanted, hint="; its names must be model.mm_projector.<layer>.<weight|bias>"
-    )
-    model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in tensors.items()}, strict=False)
+    _LanguageModel = object
 
 
 class LlavaMetaForCausalLM(ABC, _LanguageModel):
@@ -318,35 +237,8 @@ class LlavaMetaForCausalLM(ABC, _LanguageModel):
 
     def last_cost(self) -> list[Cost]:
         """What the last prefill cost, one entry a prompt (of beams, one of them), tower and projector included."""
-        decoder, vision = self.get_model(), self._last_vision
-        visual, entered = decoder.last_visual_per_layer.T.tolist(), decoder.last_rows_per_layer.T.tolist()
-        beams = len(entered) // max(len(vision.crops), 1)
-        costs, crop, picture = [], 0, 0
-        for row, counts in enumerate(vision.crops):
-            crops, pictures = range(crop, crop + sum(counts)), range(picture, picture + len(counts))
-            crop, picture = crops.stop, pictures.stop
-            costs.append(self._row_cost(row * beams, visual[row * beams], entered[row * beams], crops, pictures))
-        return costs
-
-    def _row_cost(self, row: int, visual: list[int], entered: list[int], crops: range, pictures: range) -> Cost:
-        """The cost of one row of the last batch, given the tokens that entered each layer, its crops and its pictures."""
-        config, decoder, vision = self.config, self.get_model(), self._last_vision
-        seeing = linear = 0.0
-        if crops:
-            tower = self._tower_required()
-            seeing = tower_flops(tower.config, len(crops), vision.patches, tower.layers_run)
-            linear = linear_flops(decoder.mm_projector, sum(vision.projected[crop] for crop in crops))
-        return Cost(
-            visual_per_layer=visual,
-            rows_per_layer=entered,
-            tower_flops=seeing,
-            projector_flops=linear,
-            selector_flops=selector_flops(decoder.last_trace, [row], config.hidden_size)
-            + selector_flops(vision.prompt, pictures, config.hidden_size)
-            + selector_flops(vision.features, crops, getattr(config, "mm_hidden_size", 0)),
-            llm_flops=decoder_flops(config, entered),
-            kv_bytes=kv_bytes(config, entered, self._embed.weight.element_size()),
-        )
+        tower = self.get_vision_tower()
+        return prompt_costs(self.config, self.get_model(), tower, self._last_vision, self._embed.weight.element_size())
 
     @property
     def _embed(self) -> nn.Embedding:

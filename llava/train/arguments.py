@@ -101,10 +101,14 @@ class TrainingArguments(TrainerArguments):
         return torch.bfloat16 if self.bf16 else torch.float16 if self.fp16 else torch.float32
 
 
+def is_plain(version: str) -> bool:
+    """Whether a template holds captions without questions, which no prompt is written in."""
+    return get_conversation(version).sep_style is SeparatorStyle.PLAIN
+
+
 def check_arguments(model_args: ModelArguments, args: TrainingArguments) -> None:
     """Refuses flags that contradict each other, before anything is loaded."""
-    plain = get_conversation(model_args.version).sep_style is SeparatorStyle.PLAIN
-    if plain and not model_args.tune_mm_mlp_adapter:
+    if is_plain(model_args.version) and not model_args.tune_mm_mlp_adapter:
         logger.warning("--version plain trains on captions without questions, which is meant for --tune_mm_mlp_adapter")
     for one, other in (
         ("tune_mm_mlp_adapter", "freeze_mm_mlp_adapter"),

@@ -32,7 +32,7 @@ from llava.cli.flags import add_reduction_flags, reduction_kwargs
 from llava.reduction import did_you_mean, plan_from
 from llava.utils import exit_code
 
-from .arguments import DataArguments, ModelArguments, TrainingArguments, check_arguments
+from .arguments import DataArguments, ModelArguments, TrainingArguments, check_arguments, is_plain
 from .assembly import load_model
 from .checkpoints import check_whole, last_checkpoint, restore_trained
 from .data import Collator
@@ -80,6 +80,8 @@ def train(
     config.tune_mm_mlp_adapter = model_args.tune_mm_mlp_adapter
     config.freeze_mm_mlp_adapter = model_args.freeze_mm_mlp_adapter
     config.mm_projector_lr = args.mm_projector_lr
+    if not is_plain(model_args.version):
+        config.conv_mode = model_args.version  # the template that the weights know
     model, layout = choose_trained(model, model_args, args)
     if args.lora_weight_path:
         restore_trained(model, Path(args.lora_weight_path))

@@ -166,6 +166,7 @@ def test_pretraining_and_then_tuning_of_a_language_model(data, language_model, t
     tuned = run(*second, model=language_model, steps=1)
     assert all(torch.equal(tuned.model.state_dict()[name], tensor) for name, tensor in stored.items())
     assert tuned.model.config.freeze_mm_mlp_adapter and len(weights_of(tuned)) > 70
+    assert getattr(trainer.model.config, "conv_mode", None) is None and tuned.model.config.conv_mode == "v1"
     loads_the_same(tmp_path / "tuned", None, tuned)
 
 

@@ -11,9 +11,10 @@ import pytest
 from llava.eval.tasks.base import get_task
 from llava.eval.tasks.mme import SUBTASKS, Mme, calculate, parse_answer, score_pairs
 from llava.shapes.export import export
+from tests.conftest import PARITY
 from tests.eval.tasks.lines import answered
 
-PARITY = Path(__file__).parents[4] / "shared" / "parity" / "mme"
+ANSWERS = PARITY / "mme"
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +47,10 @@ def test_other_counts_as_wrong_and_leaves_precision_alone():
     assert (found["acc"], found["acc_plus"], found["other"], found["precision"]) == (0.5, 0, 1, 1)
 
 
-@pytest.mark.skipif(not PARITY.is_dir(), reason="the recorded answers are not beside this checkout")
+@pytest.mark.skipif(not ANSWERS.is_dir(), reason="the recorded answers are not beside this checkout")
 def test_official_scores_of_a_real_model():
-    expected = json.loads((PARITY / "expected_scores.json").read_text())
-    found = calculate(PARITY)
+    expected = json.loads((ANSWERS / "expected_scores.json").read_text())
+    found = calculate(ANSWERS)
     assert found["perception"] == pytest.approx(expected["perception_total"], abs=1e-9)
     assert found["cognition"] == pytest.approx(expected["cognition_total"], abs=1e-9)
     scores = {name: figures["score"] for name, figures in found["subtasks"].items()}
