@@ -101,7 +101,8 @@ def load_pretrained_model(
     base = None if model_base is None else find_folder(model_base, "model_base", **hub)
     layout = _layout(folder, base)
     # peft alone saves no config next to an adapter.
-    config = read_config(base if layout == LORA_FILE and not (folder / "config.json").is_file() else folder)
+    lora_base = base if layout == LORA_FILE else None
+    config = read_config(folder if lora_base is None or (folder / "config.json").is_file() else lora_base)
     if conv_mode is not None:
         get_conversation(conv_mode)
         config.conv_mode = conv_mode
@@ -124,7 +125,7 @@ def _knobs(kwargs: dict[str, Any]) -> dict[str, Any]:
     """The keywords that are reduction knobs; an unknown one raises ValueError with the nearest name."""
     for name in kwargs:
         if name not in (*REDUCTION_KNOBS, *TOLERATED):
-            known = (*REDUCTION_KNOBS, *PASSED_ON, *HUB_KEYWORDS, *load_pretrained_model.__kwdefaults__)
+            known = (*REDUCTION_KNOBS, *PASSED_ON, *HUB_KEYWORDS, *(load_pretrained_model.__kwdefaults__ or ()))
             raise ValueError(
                 f"load_pretrained_model does not know {name!r}{did_you_mean(name, known)}; "
                 f"beside LLaVA's own keywords there are {', '.join((*REDUCTION_KNOBS, *PASSED_ON, *HUB_KEYWORDS))}"
@@ -191,21 +192,22 @@ def _load_weights(
     inside = (folder,) if base is None else (folder, base)
     source = base or folder
     rows = config.vocab_size
-    if layout == LORA_FILE:
+    lora_base = base if layout == LORA_FILE else None
+    if lora_base is not None:
         check_peft(folder)
-        config.vocab_size = read_config(base).vocab_size
+        config.vocab_size = read_config(lora_base).vocab_size
     names = {own_name(name) for name in weight_names(source)}
     if config.mm_vision_tower and not any(name.startswith("model.vision_tower.") for name in names):
         check_tower(config, inside, **hub)
     model = load_whole(source, config, options, optional=PROJECTION if base else ())
-    if layout == LORA_FILE:
+    if lora_base is not None:
         grow_vocabulary(model, rows, folder)
-        fill_beside(model, folder, base, names)
+        fill_beside(model, folder, lora_base, names)
     elif layout == PROJECTOR_FILE:
         load_projector(model.get_model(), folder / PROJECTOR_FILE)
     load_tower(model, inside, hub)
-    if layout == LORA_FILE:
-        model = merge_lora(model, folder, base)
+    if lora_base is not None:
+        model = merge_lora(model, folder, lora_base)
     check_finite(model, folder)
     return model
 

@@ -33,6 +33,7 @@ from transformers import LlamaConfig as HfLlamaConfig
 from transformers import LlamaTokenizer as HfLlamaTokenizer
 from transformers import LlavaConfig as HfLlavaConfig
 from transformers import LlavaNextConfig as HfLlavaNextConfig
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 from transformers.tokenization_utils_sentencepiece import SPIECE_UNDERLINE
@@ -45,6 +46,7 @@ from llava.model.checkpoint import find_folder
 from llava.model.language_model.knobs import plan_from_config
 from llava.model.language_model.llava_llama import LlavaConfig, LlavaLlamaForCausalLM
 from llava.model.loading.layout import hf_name
+from llava.model.multimodal_encoder.clip_encoder import CLIPVisionTower
 from llava.model.tokenizer import LlamaTokenizer, load_tokenizer
 from llava.utils import exit_code
 
@@ -98,15 +100,17 @@ def to_llava_hf(
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ValueError(f"{output} holds something already; give a new or empty folder")
     folder = find_folder(source, "model")
-    described = model_base is None or (folder / "config.json").is_file()
-    config = read_config(folder if described else find_folder(model_base, "model_base"))
+    if model_base is None or (folder / "config.json").is_file():
+        config = read_config(folder)
+    else:
+        config = read_config(find_folder(model_base, "model_base"))
     stored = dtype or config.dtype or "float32"
     tokenizer, model, *_ = load_pretrained_model(folder, model_base, device="cpu", torch_dtype=stored)
     is_next = _is_next(model.config)
     if plan_from_config(model.config):
         logger.warning("the reduction in the config of %s is left out; transformers' classes know none", source)
     tokenizer = _with_image_token(tokenizer)
-    image_token = tokenizer.convert_tokens_to_ids(DEFAULT_IMAGE_TOKEN)
+    image_token = tokenizer.get_vocab()[DEFAULT_IMAGE_TOKEN]
     hf_model = _hf_model(model, image_token, is_next)
     processor = _processor(model, tokenizer, is_next)
     hf_model.save_pretrained(output)
@@ -159,7 +163,7 @@ def _grown(weight: Tensor, rows: int) -> Tensor:
 
 def _hf_config(model: LlavaLlamaForCausalLM, image_token: int, rows: int, is_next: bool) -> Any:
     """The config of transformers' own class."""
-    config, tower = model.config, model.get_vision_tower()
+    config, (tower, _) = model.config, _tower_parts(model)
     described = HfLlamaConfig().to_dict().keys() - {
         "architectures",
         "model_type",
@@ -187,6 +191,14 @@ def _hf_config(model: LlavaLlamaForCausalLM, image_token: int, rows: int, is_nex
     return HfLlavaConfig(**fields)
 
 
+def _tower_parts(model: LlavaLlamaForCausalLM) -> tuple[CLIPVisionTower, CLIPImageProcessorPil]:
+    """The model's tower and image processor, which transformers' LLaVA always has."""
+    tower = model.get_vision_tower()
+    if tower is None or tower.image_processor is None:
+        raise ValueError("the model has no vision tower with an image processor; there is nothing to convert")
+    return tower, tower.image_processor
+
+
 def _hf_grids(config: LlavaConfig) -> list[list[int]]:
     """The sizes a picture may be cut at, (height, width) as transformers has them."""
     return [[height, width] for width, height in config.image_grid_pinpoints]
@@ -200,7 +212,7 @@ def _with_image_token(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizer
     with tempfile.TemporaryDirectory() as own, tempfile.TemporaryDirectory() as converted:
         tokenizer.save_pretrained(own)
         if isinstance(tokenizer, LlamaTokenizer):
-            ends = {"add_bos_token": tokenizer.add_bos_token, "add_eos_token": tokenizer.add_eos_token}
+            ends: dict[str, Any] = {"add_bos_token": tokenizer.add_bos_token, "add_eos_token": tokenizer.add_eos_token}
             HfLlamaTokenizer.from_pretrained(own, **ends).save_pretrained(converted)
         else:
             tokenizer.save_pretrained(converted)
@@ -230,8 +242,7 @@ def _begin_after_images(file: Path) -> None:
 
 def _processor(model: LlavaLlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, is_next: bool) -> Any:
     """What prepares pictures and prompts for transformers' own class as `process_images` and the tokenizer do here."""
-    config, tower = model.config, model.get_vision_tower()
-    image_processor = tower.image_processor
+    config, (tower, image_processor) = model.config, _tower_parts(model)
     prepared = {name: value for name, value in image_processor.to_dict().items() if name in _IMAGE_FIELDS}
     if is_next:
         images: Any = LlavaNextImageProcessorPil(**prepared, image_grid_pinpoints=_hf_grids(config))

@@ -97,8 +97,8 @@ class LlamaTokenizer(SentencePieceBackend):
     ) -> list[int]:
         """BOS and EOS, each if asked for, around every text."""
         texts = [token_ids_0] if token_ids_1 is None else [token_ids_0, token_ids_1]
-        before = [self.bos_token_id] if self.add_bos_token else []
-        after = [self.eos_token_id] if self.add_eos_token else []
+        before: list[Any] = [self.bos_token_id] if self.add_bos_token else []
+        after: list[Any] = [self.eos_token_id] if self.add_eos_token else []
         return [token for text in texts for token in (*before, *text, *after)]
 
 

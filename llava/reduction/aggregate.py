@@ -34,8 +34,8 @@ def cosine_attention(tokens: Tensor, kept: Tensor, temperature: float) -> Tensor
 
 def head_attention(queries: Tensor, keys: Tensor, values: Tensor, heads: int) -> Tensor:
     """Multi-head attention of (G, k, D) on (G, N, D), scaled by 1 / sqrt(D / heads), through torch's fused kernels."""
-    split = [states.unflatten(-1, (heads, -1)).transpose(1, 2) for states in (queries, keys, values)]
-    return F.scaled_dot_product_attention(*split).transpose(1, 2).flatten(2)
+    queries, keys, values = (states.unflatten(-1, (heads, -1)).transpose(1, 2) for states in (queries, keys, values))
+    return F.scaled_dot_product_attention(queries, keys, values).transpose(1, 2).flatten(2)
 
 
 def normalise(tokens: Tensor) -> Tensor:

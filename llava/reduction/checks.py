@@ -6,6 +6,7 @@ import difflib
 import math
 from collections.abc import Iterable
 from reprlib import Repr
+from typing import TypeGuard
 
 MOST = 2**63 - 1  # the largest whole number that a tensor holds
 
@@ -24,12 +25,12 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
-def is_whole(value: object) -> bool:
+def is_whole(value: object) -> TypeGuard[int]:
     """Whether it is an int that a tensor holds; true and false are not."""
     return isinstance(value, int) and not isinstance(value, bool) and -MOST <= value <= MOST
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[int | float]:
     """Whether it is a whole number (``is_whole``) or a finite float."""
     return is_whole(value) or isinstance(value, float) and math.isfinite(value)
 

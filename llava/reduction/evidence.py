@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .ledger import Group, Ledger
 
@@ -60,7 +60,14 @@ class Evidence:
             raise ValueError("no question was handed in; a method that reads it must name Need.TEXT or Need.QUESTION")
         return self.question
 
-    def part(self, images: Tensor) -> Evidence:
+    @property
+    def sides(self) -> tuple[int, int]:
+        """``grid``, for a reducer that needs it. Raises ValueError where the tokens have none."""
+        if self.grid is None:
+            raise ValueError("the tokens have no grid; a reducer that reads it has Need.GRID among its needs")
+        return self.grid
+
+    def part(self, images: Tensor) -> Self:
         """The evidence about some of the G images, ``images`` (g,); its notes are the same."""
         question = self.question and (self.question[0][images], self.question[1][images])
         return replace(self, seeds=self.seeds[images], question=question)
@@ -73,10 +80,10 @@ class DecoderEvidence(Evidence):
     Images of one group may have different amounts of text: R is the largest, and what a row lacks is zero.
     """
 
-    layer: LayerEvidence | None = None
-    group: Group | None = None
+    layer: LayerEvidence = field(kw_only=True)
+    group: Group = field(kw_only=True)
 
-    def part(self, images: Tensor) -> DecoderEvidence:
+    def part(self, images: Tensor) -> Self:
         group = Group(self.group.rows[images], self.group.columns[images])
         return replace(super().part(images), group=group)
 
@@ -105,13 +112,13 @@ class DecoderEvidence(Evidence):
         return whole.gather(-1, self.group.columns[:, None, None].expand(-1, *whole.shape[1:3], -1))
 
 
-def layer_keys(layer: nn.Module, entered: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+def layer_keys(layer: Any, entered: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
     """The rotated keys (B, H_kv, S, d) of a decoder layer, from what went into it."""
     return _rotate(_heads(layer, "k", entered), *rope)
 
 
 def attention_rows(
-    layer: nn.Module,
+    layer: Any,
     entered: Tensor,
     rope: tuple[Tensor, Tensor],
     rows: Tensor,
@@ -138,7 +145,7 @@ def attention_rows(
     return logits.float().masked_fill(~(seen & visible[:, None])[:, None], -torch.inf).softmax(-1)
 
 
-def _heads(layer: nn.Module, which: Literal["q", "k"], hidden: Tensor) -> Tensor:
+def _heads(layer: Any, which: Literal["q", "k"], hidden: Tensor) -> Tensor:
     """Queries or keys of (B, S, D) before rotation, split into heads: (B, H, S, d)."""
     attention = layer.self_attn
     unknown = [name for name in ("attn_logit_softcapping", "sliding_window") if getattr(attention, name, None)]

@@ -160,15 +160,15 @@ def _ordered(plan: list[Stage]) -> list[Stage]:
                 f"the stages {shown(' + '.join(map(str, plan)))} are out of order at {stage}; write pixels, features,"
                 " prompt, then layers from low to high, one stage a layer"
             )
-    left = None  # the stage that leaves a known number of tokens of every image
+    left: tuple[int, Stage] | None = None  # the stage that leaves a known number of tokens of every image
     for stage in plan:
         if isinstance(stage.keep, int) and stage.place is not Place.ZERO_FILL and stage.per == "image":
-            if left is not None and stage.keep > left.keep and not stage.reducer.keeps_all_beyond:
+            if left is not None and stage.keep > left[0] and not stage.reducer.keeps_all_beyond:
                 raise ValueError(
-                    f"keep={stage.keep} of {stage} exceeds the {left.keep} tokens that {left} leaves;"
+                    f"keep={stage.keep} of {stage} exceeds the {left[0]} tokens that {left[1]} leaves;"
                     " what is gone stays gone: keep no more than the stage before"
                 )
-            left = stage
+            left = stage.keep, stage
     return plan
 
 

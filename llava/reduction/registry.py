@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable
 from functools import cache
 from importlib.metadata import entry_points
+from typing import TypeVar
 
 from .checks import did_you_mean, shown
 from .stage import Place, Reducer, Site, Stage
@@ -29,6 +30,8 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+Method = TypeVar("Method", bound=type[Reducer])
+
 ENTRY_POINTS = "llava.methods"
 STAGE_KEYS = ("method", "site", "layer", "keep", "place", "positions", "per")
 
@@ -36,10 +39,10 @@ _METHODS: dict[str, type[Reducer]] = {}
 _DOC_FIELDS = ("Paper:", "Site:", "Needs:", "Training:", "Cost:", "Differs from the authors' code:")
 
 
-def register(name: str) -> Callable[[type[Reducer]], type[Reducer]]:
+def register(name: str) -> Callable[[Method], Method]:
     """Enter a reducer class under a name: lower case, unique, with the documented fields in its docstring."""
 
-    def enter(method: type[Reducer]) -> type[Reducer]:
+    def enter(method: Method) -> Method:
         if name in _METHODS:
             raise ValueError(f"method {name!r} is registered twice, by {_METHODS[name].__name__} and {method.__name__}")
         if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
@@ -123,4 +126,5 @@ def make_stage(
             raise ValueError(
                 f"option {shown(option)} of {method} is unknown{did_you_mean(option, known)}; it takes {', '.join(known)}"
             )
-    return Stage(kind(**options), site, layer, keep, place, positions, per)
+    # The words are checked there.
+    return Stage(kind(**options), site, layer, keep, place, positions, per)  # pyright: ignore[reportArgumentType]

@@ -76,7 +76,7 @@ class Reducer(nn.Module):
         """How many of ``tokens`` stay under a budget; at most, where the pictures decide."""
         return tokens if k is None else k
 
-    def shrink(self, pixels: Tensor, patch: int, k: int) -> Tensor:
+    def shrink(self, pixels: Tensor, patch: int, k: int | None) -> Tensor:
         """What pixels (G, 3, H, W) become so that a tower with such patches makes at most ``k`` tokens of each."""
         raise NotImplementedError
 

@@ -23,6 +23,7 @@ The same seed writes the same bytes. The pictures come from a stream of seeds of
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import logging
 import shutil
@@ -68,7 +69,7 @@ def export(layout: str, output: str | Path, images: int | None = None, seed: int
     if images < 1:
         raise ValueError(f"images={images} is too few; give at least 1")
     output = Path(output)
-    source = b"".join(Path(module.__file__).read_bytes() for module in (world, questions))
+    source = b"".join(Path(inspect.getfile(module)).read_bytes() for module in (world, questions))
     made = {"format": layout, "images": images, "seed": seed, "world": f"{zlib.crc32(source):08x}"}
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         mark = output / MARK

@@ -21,6 +21,7 @@ import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import sentencepiece
@@ -28,6 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from llava.constants import LETTER_ANSWER, SHORT_ANSWER
 
@@ -124,11 +126,15 @@ def build_language_model(vocabulary: int, layers: int = LAYERS) -> LlamaForCausa
         )
     )
     with torch.no_grad():
-        for layer in model.model.layers:
+        for layer in _layers(model):
             attention = layer.self_attn
             attention.k_proj.weight.copy_(attention.q_proj.weight.normal_(std=ALIKE / WIDTH**0.5))
             attention.o_proj.weight.copy_(attention.v_proj.weight.normal_(std=COPIED / WIDTH**0.5).T)
     return model
+
+
+def _layers(model: LlamaForCausalLM) -> list[LlamaDecoderLayer]:
+    return cast(list[LlamaDecoderLayer], list(model.model.layers))  # a ModuleList does not say of which kind
 
 
 def deepen(model: LlamaForCausalLM, layers: int, below: int = 0) -> LlamaForCausalLM:
@@ -143,7 +149,7 @@ def deepen(model: LlamaForCausalLM, layers: int, below: int = 0) -> LlamaForCaus
     }
     deep.load_state_dict(moved, strict=False)
     with torch.no_grad():
-        for layer in [*deep.model.layers[:below], *deep.model.layers[below + old :]]:
+        for layer in [*_layers(deep)[:below], *_layers(deep)[below + old :]]:
             layer.self_attn.o_proj.weight.zero_()
             layer.mlp.down_proj.weight.zero_()
     return deep
@@ -337,7 +343,7 @@ def losses(
     below: int = 0,
 ) -> dict[str, Tensor]:
     """The losses by name, and the share of answers whose first word is right."""
-    embed = model.get_input_embeddings()
+    embed = model.model.embed_tokens
     visual = projector(data["features"])
     inputs = torch.cat([embed(data["prompt"]), visual, embed(data["texts"])], dim=1)
     thought, hidden = forward(model, inputs, data, shallow, below)
@@ -355,15 +361,16 @@ def losses(
         early, fact = read(model.model.norm(thought), data["facts"])
         found["fact"] = F.cross_entropy(early, fact)
     direction = F.rms_norm(visual.float(), visual.shape[-1:])
-    found["naming"] = sum(
-        F.cross_entropy(direction[labels >= 0] @ embed.weight[words].T, labels[labels >= 0])
-        for words, labels in (
-            (packer.kind_words, data["kinds"]),
-            (packer.colour_words, data["colours"]),
-            (packer.side_words[:2], data["columns"]),
-            (packer.side_words[2:], data["rows"]),
-        )
+    names = (
+        (packer.kind_words, data["kinds"]),
+        (packer.colour_words, data["colours"]),
+        (packer.side_words[:2], data["columns"]),
+        (packer.side_words[2:], data["rows"]),
     )
+    naming = [
+        F.cross_entropy(direction[labels >= 0] @ embed.weight[words].T, labels[labels >= 0]) for words, labels in names
+    ]
+    found["naming"] = sum(naming, torch.zeros(()))
     return found
 
 
@@ -412,7 +419,7 @@ def train_language_model(
             with torch.autocast("cpu", dtype=torch.bfloat16):
                 found = losses(model, projector, packer, data, shallow, phase.below)
             optimiser.zero_grad()
-            sum(WEIGHTS[name] * loss for name, loss in found.items() if name in WEIGHTS).backward()
+            sum((WEIGHTS[name] * loss for name, loss in found.items() if name in WEIGHTS), torch.zeros(())).backward()
             nn.utils.clip_grad_norm_(parameters, 1.0)
             optimiser.step()
             seen.append({name: value.item() for name, value in found.items()})

@@ -21,6 +21,7 @@ from .questions import (
     NUMBER_WORDS,
     caption,
     conversation,
+    existence_pair,
     multiple_choice,
     open_questions,
     yes_no_pair,
@@ -237,7 +238,7 @@ def _coco_caption(folder: Path, images: int, seed: int) -> Iterator[None]:
 def _gqa(folder: Path, images: int, seed: int) -> Iterator[None]:
     asked, truth = [], {}
     for number, (scene, rng) in zip(range(1, images + 1), _pictures(7, seed)):
-        pair = yes_no_pair("existence", scene, rng)
+        pair = existence_pair(scene, rng)
         told = [(question, answer, "query") for question, answer in conversation(scene, rng, 2)]
         told += [(question, answer, "verify") for question, answer in zip(pair, ("yes", "no"))]
         for question, answer, structure in told:
@@ -258,7 +259,7 @@ def _vqav2(folder: Path, images: int, seed: int) -> Iterator[None]:
         told = [(*one, "number" if one[1] in NUMBER_WORDS else "other") for one in open_questions(scene, rng)[:2]]
         told += [
             (question, answer, ("yes", "no"), "yes/no")
-            for question, answer in zip(yes_no_pair("existence", scene, rng), ("yes", "no"))
+            for question, answer in zip(existence_pair(scene, rng), ("yes", "no"))
         ]
         for at, (question, answer, options, kind) in enumerate(told):
             name = 1000 * number + at

@@ -8,7 +8,8 @@ some other picture would be, so that the wording alone tells nothing: without th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 import numpy as np
 
@@ -34,14 +35,15 @@ COLOUR_OF = {
 SIDES = ("left", "right", "top", "bottom")
 
 Asked = tuple[str, str, str]
+Option = TypeVar("Option")
 
 
-def _other(rng: np.random.Generator, options, *taken: str) -> str:
+def _other(rng: np.random.Generator, options: Iterable[str], *taken: str) -> str:
     return str(rng.choice([option for option in options if option not in taken]))
 
 
-def _some(rng: np.random.Generator, options):
-    return options[int(rng.integers(len(options)))] if len(options) else None
+def _some(rng: np.random.Generator, options: Sequence[Option]) -> Option:
+    return options[int(rng.integers(len(options)))]
 
 
 def _lone_shapes(scene: Scene) -> list[Item]:
@@ -119,9 +121,10 @@ def _opposite(side: str) -> str:
 
 
 def _colour(scene: Scene, rng: np.random.Generator) -> Asked | None:
-    item = _some(rng, _lone_shapes(scene))
-    if item is None:
+    lone = _lone_shapes(scene)
+    if not lone:
         return None
+    item = _some(rng, lone)
     yes, no = (f"Is the {item.kind} {colour}?" for colour in (item.colour, _other(rng, COLOURS, item.colour)))
     return yes, no, item.colour
 
@@ -160,9 +163,10 @@ def _numerical(scene: Scene, rng: np.random.Generator) -> Asked | None:
 
 
 def _commonsense(scene: Scene, rng: np.random.Generator) -> Asked | None:
-    item = _some(rng, _lone_shapes(scene))
-    if item is None:
+    lone = _lone_shapes(scene)
+    if not lone:
         return None
+    item = _some(rng, lone)
     things = [
         _some(rng, [thing for thing, known in COLOUR_OF.items() if known == colour])
         for colour in (item.colour, _other(rng, COLOURS, item.colour))
@@ -191,6 +195,11 @@ def yes_no_pair(category: str, scene: Scene, rng: np.random.Generator) -> tuple[
     """
     asked = yes_no_fact(category, scene, rng)
     return None if asked is None else asked[:2]
+
+
+def existence_pair(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
+    """As ``yes_no_pair`` of the subtask that every scene can carry."""
+    return _existence(scene, rng)[:2]
 
 
 def yes_no_fact(category: str, scene: Scene, rng: np.random.Generator) -> Asked | None:

@@ -207,5 +207,5 @@ def _draw_shape(pen: ImageDraw.ImageDraw, kind: str, middle: float, radius: floa
 
 
 @lru_cache(maxsize=256)
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)

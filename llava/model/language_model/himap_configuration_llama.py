@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Iterable
 from functools import cache
 from types import NoneType
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
@@ -15,12 +15,15 @@ from llava.reduction import did_you_mean
 from llava.reduction.checks import is_number, is_whole, shown
 
 PREFIXES = ("fast_v_", "hmap_v_", "custom_", "condensation_")
+Config = TypeVar("Config", bound=type)
+
 METHOD_FLAGS = ("use_fast_v", "use_hmap_v", "use_token_condensation", "use_custom_selection")
 
 
-def _knobs_raise_value_errors(config: type) -> type:
+def _knobs_raise_value_errors(config: Config) -> Config:
     """A knob that is set to a value of another type raises ValueError, and in our words."""
-    assign = config.__setattr__
+    kind: Any = config
+    assign = kind.__setattr__
 
     def checked(self: Any, name: str, value: Any) -> None:
         try:
@@ -30,7 +33,7 @@ def _knobs_raise_value_errors(config: type) -> type:
                 raise
             raise ValueError(_must_be(name, value)) from None
 
-    config.__setattr__ = checked
+    kind.__setattr__ = checked
     return config
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from llava.conversation import get_conversation
 from llava.files import excerpt
@@ -23,7 +23,7 @@ def _is_count(value: Any) -> bool:
     return type(value) is int and value > 0
 
 
-def _is_grid(value: Any) -> bool:
+def _is_grid(value: Any) -> TypeGuard[list[list[int]]]:
     return isinstance(value, list) and all(
         isinstance(size, list) and len(size) == 2 and all(map(_is_count, size)) for size in value
     )

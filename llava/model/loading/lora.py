@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -147,7 +147,7 @@ def _merge(model: nn.Module, base: Path) -> None:
     layers = {f"{name}.weight": layer for name, layer in model.named_modules() if isinstance(layer, LoraLayer)}
     for name, stored in stored_tensors(base, lambda name: own_name(name) in layers):
         layer = layers[own_name(name)]
-        weight = layer.get_base_layer().weight
+        weight: Any = layer.get_base_layer().weight
         rounded = weight.dtype
         if rounded in (torch.float16, torch.bfloat16) and weight.shape == stored.shape:
             weight.data = stored.to(weight.device, torch.float32)
@@ -189,7 +189,7 @@ def read_adapter_config(folder: Path) -> LoraConfig:
     if raw.get("layer_replication"):
         raise ValueError(f"{path}: layer_replication is not supported; merge the adapter with peft")
     with errors_naming(path):
-        config = LoraConfig.from_pretrained(str(folder))
+        config = cast(LoraConfig, LoraConfig.from_pretrained(str(folder)))  # as annotated, of any kind
     config.task_type = config.base_model_name_or_path = None
     config.init_lora_weights, config.inference_mode = True, True
     for name in ("rank_pattern", "alpha_pattern"):

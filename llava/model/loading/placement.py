@@ -61,6 +61,7 @@ def leave_odd_shapes_unpacked(model: nn.Module) -> None:
     On CPUs with AVX512-BF16 bitsandbytes packs weights a second time when they are first used, in blocks of 32 rows and of
     as many columns as share a scale, and raises for a shape that these do not divide.
     """
+    module: Any  # a linear layer of bitsandbytes
     for module in model.modules():
         if getattr(module, "support_avx512bf16_for_cpu", False):
             block = module.weight.quant_state.blocksize

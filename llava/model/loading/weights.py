@@ -52,13 +52,14 @@ def load_whole(
     if getattr(config, "quantization_config", None) is None:
         _check_fit(folder, headers, config, optional)
     with _no_loading_report():
-        model, info = variant(config).from_pretrained(
+        loaded: Any = variant(config).from_pretrained(
             folder,
             config=config,
             key_mapping=HF_LAYOUT if is_hf(headers) else None,
             output_loading_info=True,
             **options,
         )
+    model, info = loaded
     # transformers would reverse the renaming when it saves, which these patterns do not allow.
     model._weight_conversions = None
     missing = [name for name in info["missing_keys"] if not name.startswith((*optional, *UNTRAINED))]
@@ -144,7 +145,7 @@ def load_tower(model: LlavaLlamaForCausalLM, inside: tuple[Path, ...], hub: dict
     tower = model.get_vision_tower()
     if tower is None:
         return
-    like = model.get_input_embeddings().weight
+    like = model.get_model().embed_tokens.weight
     if like.is_meta:
         raise ValueError("device_map offloads model.embed_tokens; images are spliced beside it, so keep it on a device")
     tower.load_model(inside=inside, dtype=like.dtype, device=like.device, **hub)

@@ -118,6 +118,8 @@ class LearnableTokenMerger(Merger):
     2 M N d multiply-adds.
     """
 
+    temperature: Tensor
+
     def __init__(
         self, d_model: int = 1024, num_heads: int = 4, merge_ratio: float | int = 0.5, use_gumbel: bool = True
     ):

@@ -10,7 +10,7 @@ import json
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from safetensors import SafetensorError
@@ -22,10 +22,12 @@ from ..checks import shown
 from ..spelling import spell_value
 from .mergers import MERGERS
 
+Kind = TypeVar("Kind", bound=nn.Module)
+
 KINDS: dict[str, type[nn.Module]] = {**MERGERS, "cross_attention": CrossAttention}
 WEIGHTS, ABOUT = "merger.safetensors", "merger.json"
 # The plan of a module that does not say where it was trained, without its budget
-PLANS = {CrossAttention: "condensation@features,strategy=fps"}
+PLANS: dict[type[nn.Module], str] = {CrossAttention: "condensation@features,strategy=fps"}
 
 
 def save_trained(module: nn.Module, folder: str | Path, arguments: dict[str, Any], **about: Any) -> None:
@@ -41,7 +43,7 @@ def save_trained(module: nn.Module, folder: str | Path, arguments: dict[str, Any
     (folder / ABOUT).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def load_trained(folder: str | Path, *wanted: type[nn.Module]) -> nn.Module:
+def load_trained(folder: str | Path, *wanted: type[Kind]) -> Kind:
     """A new module with a folder's weights: float32, on the CPU, frozen and in evaluation mode.
 
     Raises FileNotFoundError for a folder that holds none, and ValueError for one of another kind than ``wanted``, for
@@ -52,7 +54,7 @@ def load_trained(folder: str | Path, *wanted: type[nn.Module]) -> nn.Module:
     if wanted and not isinstance(module, wanted):
         names = ", ".join(name for name, kind in KINDS.items() if issubclass(kind, wanted))
         raise ValueError(f"weights={shown(str(folder))} is a trained {kind_of(module)}, where one of {names} belongs")
-    return module
+    return cast(Kind, module)
 
 
 def kind_of(module: nn.Module) -> str:

@@ -45,7 +45,8 @@ class FastV(Reducer):
             raise ValueError(f"alpha={shown(alpha)} must be a number between 0 and 1, or 'focus'")
         if not (is_number(diversity) and 0 <= diversity < 1):
             raise ValueError(f"diversity={shown(diversity)} must be a number of at least 0 and below 1")
-        self.heads, self.alpha, self.diversity = heads, alpha, diversity
+        self.heads, self.diversity = heads, diversity
+        self.alpha: float | Literal["focus"] = alpha
 
     def select(self, tokens: Tensor, evidence: DecoderEvidence, k: int) -> Tensor:
         score = self._score(evidence.attention(), evidence.notes)

@@ -35,7 +35,7 @@ class TrainedMerger(Reducer):
         if module is not None and not isinstance(module, Merger):
             raise ValueError(f"module={shown(module)} must be a Merger; a folder of one is weights=FOLDER")
         self.weights = None if weights is None else str(weights)
-        self.module = module
+        self.module: Merger | None = module
         if weights is not None:
             self.module = load_trained(weights, LearnableTokenMerger, LearnableTokenMergerV3)
         if self.module is not None and self.module.needs_question:
@@ -46,7 +46,8 @@ class TrainedMerger(Reducer):
             kept = UNTRAINED.select(tokens, evidence, k).sort(dim=1).values
             evidence.notes["merged"] = UNTRAINED.aggregate(tokens, kept, evidence)
             return kept
-        question, mask = evidence.question if self.module.needs_question else (None, None)
+        about = evidence.question if self.module.needs_question else None
+        question, mask = about or (None, None)
         merged = call_trained(self.module, tokens, question, mask, keep=k)
         evidence.notes["merged"] = merged["merged_features"]
         return merged["merge_indices"]

@@ -35,7 +35,7 @@ class TextWeighted(Reducer):
     def __init__(self, text: TextScope = "after"):
         super().__init__()
         check_choice("text", text, get_args(TextScope))
-        self.text = text
+        self.text: TextScope = text
 
     def select(self, tokens: Tensor, evidence: DecoderEvidence, k: int) -> Tensor:
         return topk(text_weighted(*evidence.text_attention(self.text)), k)

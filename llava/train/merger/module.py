@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
 from llava.reduction import Stage
 from llava.reduction.aggregate import CrossAttention
-from llava.reduction.learned.mergers import MERGERS, make_merger
+from llava.reduction.learned.mergers import MERGERS, Merger, make_merger
 from llava.reduction.methods.condensation import Condensation
 from llava.reduction.methods.custom_selection import CustomSelection
 from llava.reduction.methods.merger import TrainedMerger
@@ -22,19 +21,21 @@ from .settings import MethodSettings, Settings
 class TrainableMerger:
     """The module that learns, the arguments that build it again, and the method of a plan that uses it."""
 
-    module: nn.Module
+    module: Merger | CrossAttention
     arguments: dict[str, Any]
     method: MethodSettings
 
     def plan(self, budget: int | float) -> list[Stage]:
         """The module in its place, with a budget."""
         method = self.method
-        if method.merger_type in MERGERS:
+        if isinstance(self.module, Merger):
             return [Stage(TrainedMerger(module=self.module), "features", keep=budget)]
         site = "features" if method.layer is None else "layer"
-        kind = Condensation if method.merger_type == "condensation" else CustomSelection
-        options = {"heads": method.num_heads} if kind is Condensation else {}
-        return [Stage(kind(method.strategy, attention=self.module, **options), site, method.layer, budget)]
+        if method.merger_type == "condensation":
+            reducer = Condensation(method.strategy, method.num_heads, attention=self.module)
+        else:
+            reducer = CustomSelection(method.strategy, attention=self.module)
+        return [Stage(reducer, site, method.layer, budget)]
 
     @property
     def reads_no_question(self) -> bool:

@@ -20,4 +20,4 @@ class Grid(Reducer):
     sites = ("features", "prompt")
 
     def select(self, tokens: Tensor, evidence: Evidence, k: int) -> Tensor:
-        return select.grid(*evidence.grid, k).to(tokens.device).expand(len(tokens), -1)
+        return select.grid(*evidence.sides, k).to(tokens.device).expand(len(tokens), -1)

@@ -23,7 +23,7 @@ class Pool(Grid):
     merges = True
 
     def aggregate(self, tokens: Tensor, kept: Tensor, evidence: Evidence) -> Tensor:
-        return mean_cells(tokens, *evidence.grid, kept.shape[1])
+        return mean_cells(tokens, *evidence.sides, kept.shape[1])
 
     def flops(self, rows: int, tokens: int, kept: int, width: int, text: int | None = None) -> float:
         return tokens * width
