@@ -100,8 +100,8 @@ def load_pretrained_model(
     hub.pop("revision", None)
     base = None if model_base is None else find_folder(model_base, "model_base", **hub)
     layout = _layout(folder, base)
-    # peft alone saves no config next to an adapter.
     lora_base = base if layout == LORA_FILE else None
+    # peft alone saves no config next to an adapter.
     config = read_config(folder if lora_base is None or (folder / "config.json").is_file() else lora_base)
     if conv_mode is not None:
         get_conversation(conv_mode)

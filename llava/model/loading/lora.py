@@ -189,7 +189,7 @@ def read_adapter_config(folder: Path) -> LoraConfig:
     if raw.get("layer_replication"):
         raise ValueError(f"{path}: layer_replication is not supported; merge the adapter with peft")
     with errors_naming(path):
-        config = cast(LoraConfig, LoraConfig.from_pretrained(str(folder)))  # as annotated, of any kind
+        config = cast(LoraConfig, LoraConfig.from_pretrained(str(folder)))  # annotated as a PeftConfig
     config.task_type = config.base_model_name_or_path = None
     config.init_lora_weights, config.inference_mode = True, True
     for name in ("rank_pattern", "alpha_pattern"):
