@@ -100,7 +100,8 @@ def _check_fields(raw: dict[str, Any], path: Path) -> None:
 
 def _check_relations(config: LlavaConfig, path: Path) -> None:
     """Refuses fields that contradict each other."""
-    heads, groups = config.num_attention_heads, config.num_key_value_heads
+    heads = config.num_attention_heads
+    groups = config.num_key_value_heads or heads  # None is one of each head, as transformers reads it
     if heads % groups:
         raise ValueError(f"{path}: num_attention_heads={heads} must be a multiple of num_key_value_heads={groups}")
     if config.mm_vision_tower is None:
