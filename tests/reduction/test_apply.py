@@ -111,6 +111,10 @@ def test_two_stages_in_any_placements_are_one_function(first, last, names):
         second = model.model.last_trace[1]
         assert second.before.tolist() == [11, 11, 0] and second.after.tolist() == [5, 5, 0]
         outcomes.append((logits, second.kept_origins(0, text=False).tolist()))
+        left = (
+            24 - 13 * (places[0] is Place.DROP) - 6 * (places[1] is Place.DROP)
+        )  # a later drop takes its own tokens only
+        assert model.model.last_rows_per_layer[-1, 0] == 14 + left
     assert outcomes[0][1] == outcomes[1][1]
     torch.testing.assert_close(outcomes[0][0], outcomes[1][0], rtol=0, atol=2e-5)
 
