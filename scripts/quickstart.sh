@@ -14,7 +14,7 @@ layer=2
 budgets=(192 64 16)
 
 if [[ ! -f "$model/config.json" ]]; then
-    echo "$model is not there; it comes with the repository, and python -m llava.shapes.train makes it anew" >&2
+    echo "$model is not there; it comes with the repository, and python -m llava.shapes.train makes it again" >&2
     exit 1
 fi
 

@@ -12,7 +12,7 @@ writes ``disruption.json`` and ``disruption.png`` and prints a table. What is cu
 Label consistency is the share of answers that contain the label; score consistency the mean overlap (Jaccard) of the five likeliest first
 tokens with those of the undisturbed model, or with ``top5_res`` of the question file. The documents' program says "layer" but
 changes a mask that all later layers share, so it cuts from the layer on: ``--scope onward``, the default; ``--scope layer`` cuts there alone.
-Its random rows are drawn anew at every step; here they depend on question, picture and ``--seed``.
+Its random rows are drawn again at every step; here they depend on question, picture and ``--seed``.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ def token_groups(ledger: Ledger, row: int) -> dict[str, Tensor]:
 
     ``bos`` is the prompt's first token, an attention sink, by itself; ``system`` the other words before the first picture,
     which never see it; ``visual`` the picture's tokens that may be seen; ``text`` the words after it, up to the last. A prompt without a picture is
-    all text but for its first token. The documents' programs count BOS and "USER:" as text, which waters their averages.
+    all text except its first token. The documents' programs count BOS and "USER:" as text, which dilutes their averages.
     """
     valid = ledger.valid[row]
     visual, visible = ledger.visual[row][valid] > 0, ledger.visible[row][valid]

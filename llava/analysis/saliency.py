@@ -222,7 +222,7 @@ def run(settings: AnalysisSettings, result_file: Path | None = None) -> None:
 
 
 def result_list(lines: Sequence[dict], held: dict[str, tuple[np.ndarray, np.ndarray]]) -> list[dict]:
-    """What ``--result-file`` holds: a dict a sample with ``props_all`` (L, 3) and ``props_img`` (L, 2), the other variant's beside them."""
+    """What ``--result-file`` holds: a dict a sample with ``props_all`` (L, 3) and ``props_img`` (L, 2), and the other variant's."""
     every, picture = held["intended"]
     squared_every, squared_picture = held["squared"]
     return [

@@ -9,7 +9,7 @@ plans whose budgets are chosen to cost the same:
     accelerate launch --num_processes 4 -m llava.eval.run ...
     python -m llava.eval.run ... --reduction fastv@2 --reduction pool --match flops=0.3
 
-A run that was stopped goes on where it was; the same command does it, with any number of processes.
+The same command resumes a run that was stopped, with any number of processes.
 """
 
 from __future__ import annotations

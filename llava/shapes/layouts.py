@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from llava.constants import SHORT_ANSWER
+from llava.files import read_jsonl
 
 from . import world
 from .questions import (
@@ -89,7 +90,7 @@ def _mme(folder: Path, images: int, seed: int) -> Iterator[None]:
 
 def write_mme_test(folder: Path) -> None:
     """``MME_test.json``, the questions of ``llava_mme.jsonl`` as HiMAP's fork lists them; pictures keep their names."""
-    lines = (folder / "llava_mme.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = read_jsonl(folder / "llava_mme.jsonl")
     records = [
         {
             "question_id": line["question_id"],
@@ -98,7 +99,7 @@ def write_mme_test(folder: Path) -> None:
             "category": line["category"],
             "image_file": line["image"],
         }
-        for line, answer in zip(map(json.loads, lines), ("Yes", "No") * (len(lines) // 2), strict=True)
+        for line, answer in zip(lines, ("Yes", "No") * (len(lines) // 2), strict=True)
     ]
     _write_json(records, folder / "MME_test.json")
 

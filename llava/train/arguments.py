@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 class ModelArguments:
     """Which model is trained, and which parts of it.
 
-    What is None is as the model has it, for a language model without a tower as LLaVA's default; but for
+    What is None is as the model has it, for a language model without a tower as LLaVA's default. The exception is
     `mm_use_im_patch_token`, which LLaVA sets and which only adds a token that no prompt has.
     """
 

@@ -56,7 +56,7 @@ class EpochSampler(Sampler[int]):
         return iter([index for step in [*shuffled, rest] for index in self._by_length(step, generator)])
 
     def _by_length(self, step: list[int], generator: torch.Generator) -> list[int]:
-        """The records of a step as batches of like length, in any order but for a last one that is not full."""
+        """The records of a step as batches of like length, in any order, except that one which is not full comes last."""
         ranked = sorted(step, key=lambda index: -self.lengths[index])
         batches = [ranked[start : start + self.batch] for start in range(0, len(ranked), self.batch)]
         last = [batches.pop()] if batches and len(batches[-1]) < self.batch else []

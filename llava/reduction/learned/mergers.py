@@ -94,7 +94,7 @@ class Merger(nn.Module):
             )
 
     def flops(self, tokens: int, kept: int) -> float:
-        """Floating-point operations for one picture, but for those that grow with the question's words."""
+        """Floating-point operations for one picture, except those that grow with the question's words."""
         raise NotImplementedError
 
     def extra_repr(self) -> str:
