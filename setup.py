@@ -47,6 +47,7 @@ setup(
             "hypothesis>=6",
             "pyright>=1.1.390",
             "pytest>=8",
+            "pytest-xdist>=3.6",
             "hypothesis>=6.100",
             "ruff>=0.8",
             "nbclient>=0.10",

@@ -6,4 +6,4 @@ source "$(dirname "${BASH_SOURCE[0]}")/environment.sh" dev
 ruff check .
 ruff format --check .
 pyright -p .pyright.json
-HF_HUB_OFFLINE=1 python -m pytest "$@"
+HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile "$@"

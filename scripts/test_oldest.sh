@@ -12,5 +12,5 @@ if [[ ! -e "$overlay/installed" ]]; then
     python -m pip install --quiet --disable-pip-version-check --target "$overlay" -c "${overlay}.txt" "transformers==$oldest"
     touch "$overlay/installed"
 fi
-PYTHONPATH="$PWD:$overlay" HF_HUB_OFFLINE=1 python -m pytest \
+PYTHONPATH="$PWD:$overlay" HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile \
     tests/test_versions.py tests/reduction/test_conformance.py tests/reduction/test_teacher_forcing.py tests/model "$@"
