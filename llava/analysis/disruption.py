@@ -59,8 +59,8 @@ class Disturbed(SharedPrefix):
 
     def answer(
         self, texts: Sequence[str], features: Sequence[Any], plan: list[Stage], generation: Generation
-    ) -> list[Measured]:
-        """Replies of the undisturbed model, each with those of every isolation."""
+    ) -> list[Reply]:
+        """Replies of the undisturbed model, each ``Measured`` with those of every isolation."""
         seeds = [zlib.crc32(f"{self.seed} {picture.seed} {text}".encode()) for text, picture in zip(texts, features)]
         depth = len(self.decoder.layers)
         self.layers = depth
@@ -127,7 +127,7 @@ def consistency(
     return {
         name: {
             "value": float(np.mean(values)),
-            "interval": bootstrap(member @ np.array(values, dtype=float), sizes, limit=1.0),
+            "interval": bootstrap((member @ np.array(values, dtype=float)).tolist(), sizes, limit=1.0),
         }
         for name, values in named.items()
     }
@@ -188,7 +188,8 @@ def run(
     for example, reply, _ in session.ask(
         Disturbed(session.subject, isolations, seed), max_new_tokens=max_new_tokens, about="disturbing"
     ):
-        expected = reference.get(example.question_id, reply.layers[0][1])
+        undisturbed: list[int] = reply.layers[0][1]
+        expected = reference.get(example.question_id, undisturbed)
         correct = [bool(session.task.score(example, text)["correct"]) for text, _ in reply.layers]
         examples.append(example)
         results.append([(text, jaccard(top, expected), right) for (text, top), right in zip(reply.layers, correct)])

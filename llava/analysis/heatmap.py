@@ -53,6 +53,8 @@ HEAT = "inferno"
 ALPHA = 0.6  # of the heat over the picture
 SHADE = 0.8  # over patches that are not among the top
 
+Extent = tuple[float, float, float, float]  # left, right, bottom and top, as ``imshow`` takes them
+
 
 def readings(attention: LayerAttention) -> np.ndarray:
     """The four readings (4, N) of the attention of the words after the picture to its N tokens, in the order of ``READINGS``."""
@@ -139,7 +141,7 @@ def show_heat(axes: Axes, picture: np.ndarray, values: np.ndarray) -> None:
     axes.set_axis_off()
 
 
-def shade(axes: Axes, hidden: np.ndarray, extent: tuple[float, ...]) -> None:
+def shade(axes: Axes, hidden: np.ndarray, extent: Extent) -> None:
     """Darken the patches (side, side) that are hidden."""
     axes.imshow(
         np.zeros(hidden.shape), cmap="gray", alpha=SHADE * hidden.astype(float), extent=extent, interpolation="nearest"
@@ -202,9 +204,12 @@ def run(settings: AnalysisSettings, layer: int | None = None, chosen: Sequence[s
     if layer is not None and not 0 <= layer < session.layers:
         raise ValueError(f"--layer {layer} must be 0 to {session.layers - 1}, the model's last")
     subject = session.subject
-    patches = subject.model.get_vision_tower().num_patches
+    tower = subject.model.get_vision_tower()
+    if tower is None:
+        raise ValueError("the model has no vision tower, so no picture to attend to; give a LLaVA as --model-path")
     first, lines, held_by_top, to_picture, results = {}, [], [], [], []
-    for example, reply, line in session.ask(Observer(subject, measure(patches))):
+    for example, reply, line in session.ask(Observer(subject, measure(tower.num_patches))):
+        assert example.image is not None  # a session asks only about pictures
         look = Look(example, line, np.stack(reply.layers), tower_view(subject, load_image(example.image)))
         first.setdefault(example.category, look)
         lines.append(line)

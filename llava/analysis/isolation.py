@@ -37,10 +37,10 @@ def blocked(modality: str, ledger: Ledger, seeds: Sequence[int]) -> Tensor:
     ``seeds``, one a prompt, decide the rows of ``img2rnd``. Raises ValueError where a row would see nothing at all.
     """
     valid = ledger.valid
-    found = torch.zeros(*valid.shape, valid.shape[1], dtype=torch.bool, device=valid.device)
+    cut = torch.zeros(*valid.shape, valid.shape[1], dtype=torch.bool, device=valid.device)
     for row, seed in enumerate(seeds):
         place = valid[row].nonzero()[:, 0]
-        columns = {name: place[own] for name, own in token_groups(ledger, row).items()}
+        columns = {name: place[group] for name, group in token_groups(ledger, row).items()}
         picture, words = columns["visual"], columns["text"]
         if len(picture) and ledger.visual[row, place[0]]:
             raise ValueError(
@@ -51,8 +51,8 @@ def blocked(modality: str, ledger: Ledger, seeds: Sequence[int]) -> Tensor:
             later = torch.cat([picture, words])
             generator = torch.Generator().manual_seed(seed)
             rows = later[torch.randperm(len(later), generator=generator)[: len(words)].to(later.device)]
-        found[row, rows[:, None], picture] = True
-    return found
+        cut[row, rows[:, None], picture] = True
+    return cut
 
 
 @contextmanager
@@ -65,7 +65,7 @@ def isolated(decoder: ReducibleLlamaModel, isolation: Isolation, seeds: Sequence
     shown: dict[str, Tensor] = {}
 
     def begin(_decoder: nn.Module, _given: tuple, named: dict) -> None:
-        embeds, mask, cache = (named.get(name) for name in ("inputs_embeds", "attention_mask", "cache"))
+        embeds, mask = (named.get(name) for name in ("inputs_embeds", "attention_mask"))
         if embeds is not None and embeds.shape[1] > 1:
             seen = embeds.new_ones(embeds.shape[:2]).bool() if mask is None else mask.bool()
             length = seen.shape[1]
@@ -78,7 +78,7 @@ def isolated(decoder: ReducibleLlamaModel, isolation: Isolation, seeds: Sequence
             shown["keys"] = allowed | torch.eye(length, dtype=torch.bool, device=seen.device) & ~seen[..., None]
             return
         picture = cut["picture"]
-        seen = picture.new_ones(len(picture), cache.get_seq_length() + 1) if mask is None else mask.bool()
+        seen = picture.new_ones(len(picture), named["cache"].get_seq_length() + 1) if mask is None else mask.bool()
         hidden = F.pad(picture, (0, seen.shape[1] - picture.shape[1])) if isolation.modality == "img2txt" else ~seen
         shown["keys"] = (seen & ~hidden)[:, None]  # (B, 1, keys)
 

@@ -22,14 +22,13 @@ import torch
 from torch import Tensor, nn
 
 from llava.eval.ask.subject import Generation, LlavaSubject, Reply, SubjectWrapper
+from llava.model.engine import Rope, both
 from llava.model.language_model.reducible_llama import ReducibleLlamaModel
 from llava.reduction import Ledger, Stage, attention_rows
 from llava.reduction.evidence import layer_keys
 
 GROUPS = ("bos", "system", "visual", "text")
 CHUNK = 128  # query rows at a time
-
-Rope = tuple[Tensor, Tensor]
 
 
 def token_groups(ledger: Ledger, row: int) -> dict[str, Tensor]:
@@ -59,14 +58,12 @@ class LayerAttention:
     tokens, counted before any reduction, the visual columns are.
     """
 
-    def __init__(
-        self, number: int, layer: nn.Module, entered: Tensor, rope: Rope, ledger: Ledger, first: Ledger, row: int
-    ):
+    def __init__(self, number: int, layer: Any, entered: Tensor, rope: Rope, ledger: Ledger, first: Ledger, row: int):
         device = entered.device
         valid = ledger.valid[row].to(device)
         self.layer, self._module = number, layer
         self._entered = entered[row : row + 1, valid]  # (1, S, D)
-        self._rope = tuple(part.expand(len(entered), -1, -1)[row : row + 1, valid] for part in rope)
+        self._rope = both(rope, lambda part: part.expand(len(entered), -1, -1)[row : row + 1, valid])
         self._visible = ledger.visible[row].to(device)[None, valid]
         self.columns = {name: columns.to(device) for name, columns in token_groups(ledger, row).items()}
         order = (first.visual[row] > 0).long().cumsum(0).to(device) - 1
@@ -171,13 +168,13 @@ class Observer(MeasuringSubject):
 
     def answer(
         self, texts: Sequence[str], features: Sequence[Any], plan: list[Stage], generation: Generation
-    ) -> list[Measured]:
-        """Replies, each with a measurement of every layer."""
+    ) -> list[Reply]:
+        """Replies, each ``Measured`` with an entry for every layer."""
         ledgers: Sequence[Ledger] = ()
         if any(stage.site == "layer" for stage in plan):
             self.subject.answer(texts, features, plan, replace(generation, max_new_tokens=1))
             ledgers = self.decoder.last_ledgers
-        found: list[list[Any]] = [[] for _ in texts]
-        with watched(self.decoder, lambda row, attention: found[row].append(self.measure(attention)), ledgers):
+        layers: list[list[Any]] = [[] for _ in texts]
+        with watched(self.decoder, lambda row, attention: layers[row].append(self.measure(attention)), ledgers):
             replies = self.subject.answer(texts, features, plan, generation)
-        return [Measured(**vars(reply), layers=layers) for reply, layers in zip(replies, found, strict=True)]
+        return [Measured(**vars(reply), layers=entries) for reply, entries in zip(replies, layers, strict=True)]

@@ -76,7 +76,7 @@ class SharedPrefix(MeasuringSubject):
         held = self._held.get(number)
         if held is not None and held.fits(entered) and (held.cached is None) == (cache is None):
             self.replayed = True
-            if cache is not None:
+            if cache is not None and held.cached is not None:
                 cache.update(*held.cached, number)
             return held.left
         left = forward(entered, *given, **named)

@@ -34,11 +34,11 @@ from torch.nn import functional as F
 from llava.cli.console import launch
 from llava.constants import DEFAULT_IMAGE_TOKEN
 from llava.conversation import get_conversation
-from llava.eval.ask.subject import Generation
+from llava.eval.ask.subject import Generation, Reply
 from llava.eval.results.folder import check_writable
 from llava.eval.tasks.base import Example
 from llava.mm_utils import tokenizer_image_token
-from llava.model.language_model.reducible_llama import ReducibleLlamaModel
+from llava.model.language_model.reducible_llama import ReducibleLlamaForCausalLM
 from llava.reduction import Ledger, Stage, reduced
 
 from .command import add_plan_flag, analysis_settings, common_parser
@@ -79,12 +79,12 @@ def target_id(tokenizer: Any, conv_mode: str, text: str, label: str) -> int:
 
 
 @contextmanager
-def differentiable(model: nn.Module, visit: Callable[[int, Tensor], None]) -> Iterator[None]:
+def differentiable(model: ReducibleLlamaForCausalLM, visit: Callable[[int, Tensor], None]) -> Iterator[None]:
     """While open, ``visit(number, attention)`` is shown every layer's attention (B, H, S, S), a part of the graph.
 
     Attention is eager meanwhile, and no parameter asks for a gradient.
     """
-    decoder: ReducibleLlamaModel = model.get_decoder()
+    decoder = model.model
     config = decoder.config
     before = config._attn_implementation
     asked = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -94,7 +94,7 @@ def differentiable(model: nn.Module, visit: Callable[[int, Tensor], None]) -> It
 
     with ExitStack() as stack:
         for number, layer in enumerate(decoder.layers):
-            stack.callback(layer.self_attn.register_forward_hook(partial(show, number)).remove)
+            stack.callback(layer.get_submodule("self_attn").register_forward_hook(partial(show, number)).remove)
         try:
             config._attn_implementation = "eager"
             for parameter in asked:
@@ -106,13 +106,13 @@ def differentiable(model: nn.Module, visit: Callable[[int, Tensor], None]) -> It
                 parameter.requires_grad_(True)
 
 
-def saliency(model: nn.Module, inputs: dict[str, Tensor], target: int) -> np.ndarray:
+def saliency(model: ReducibleLlamaForCausalLM, inputs: dict[str, Tensor], target: int) -> np.ndarray:
     """Saliency of one prompt, summed over blocks: (L, 2, 4, 4), layer, variant, rows' and columns' group of ``GROUPS``.
 
     ``inputs`` are the keywords of the model's forward with ``inputs_embeds`` (1, S, D); ``target`` the right token after the last.
     A plan in force is obeyed, and the groups are those of the rows that entered each layer.
     """
-    decoder: ReducibleLlamaModel = model.get_decoder()
+    decoder = model.model
     found: dict[int, Tensor] = {}
 
     def reduce(number: int, attention: Tensor, gradient: Tensor) -> None:
@@ -150,13 +150,15 @@ class Salience(MeasuringSubject):
 
     def answer(
         self, texts: Sequence[str], features: Sequence[Any], plan: list[Stage], generation: Generation
-    ) -> list[Measured]:
-        """Replies, each with a measurement of every layer."""
+    ) -> list[Reply]:
+        """Replies, each ``Measured`` with an entry for every layer. Raises TypeError for a prompt without its answer."""
         replies = self.subject.answer(texts, features, plan, generation)
-        found = [self._measure(text, picture, plan) for text, picture in zip(texts, features)]
-        return [Measured(**vars(reply), layers=layers) for reply, layers in zip(replies, found, strict=True)]
+        layers = [self._measure(text, picture, plan) for text, picture in zip(texts, features)]
+        return [Measured(**vars(reply), layers=entries) for reply, entries in zip(replies, layers, strict=True)]
 
-    def _measure(self, text: Asked, picture: Any, plan: list[Stage]) -> list[tuple[np.ndarray, np.ndarray]]:
+    def _measure(self, text: str, picture: Any, plan: list[Stage]) -> list[tuple[np.ndarray, np.ndarray]]:
+        if not isinstance(text, Asked):
+            raise TypeError(f"the prompt {text!r} does not know its right answer; make it with Asked.of")
         model, tokenizer = self.subject.model, self.subject.tokenizer
         target = target_id(tokenizer, self.subject.conv_mode, text, text.label)
         ids = torch.tensor([self.subject.prompt_ids(text, has_picture=True)], device=model.device)

@@ -83,6 +83,10 @@ class Session:
             if reply is None:
                 logger.warning("%s is left out: %s", example.key, answer.error)
                 continue
+            if not isinstance(reply, Measured):
+                raise TypeError(
+                    f"{type(subject).__name__} answers without measurements; give a MeasuringSubject that adds them"
+                )
             line = {"key": example.key, "picture": example.picture, "category": example.category}
             yield example, reply, {**line, **self.task.score(example, reply.text)}
 

@@ -28,7 +28,7 @@ LAYER_NAMES = ("start_layer", "end_layer")
 
 
 def parser(
-    description: str,
+    description: str | None,
     output_file: str,
     output_plot: str | None = None,
     lengths: tuple[str, str] = SPANS["use_fast_v"],

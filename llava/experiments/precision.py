@@ -66,15 +66,15 @@ class Agreement:
 
 def agreement(plan: str, precision: str, folder: Path, reference: Path) -> Agreement:
     """Compare two run folders of one plan. Raises ValueError for folders that were asked other questions."""
-    said, expected = (
+    answered, expected = (
         {line["key"]: line for line in read_predictions(at / "predictions.jsonl")} for at in (folder, reference)
     )
-    if said.keys() != expected.keys():
+    if answered.keys() != expected.keys():
         raise ValueError(f"{folder} and {reference} were asked other questions; give another --results")
     shares = [
-        len(mine & its) / len(its)
-        for mine, its in zip(_kept(folder), _kept(reference), strict=True)
-        if its is not None and its
+        len(kept & wanted) / len(wanted)
+        for kept, wanted in zip(_kept(folder), _kept(reference), strict=True)
+        if kept is not None and wanted
     ]
     return Agreement(
         plan,
@@ -82,17 +82,17 @@ def agreement(plan: str, precision: str, folder: Path, reference: Path) -> Agree
         float(np.mean(shares)) if shares else None,
         min(shares, default=None),
         len(shares),
-        float(np.mean([line["text"] == expected[key]["text"] for key, line in said.items()])),
-        float(np.mean([line["correct"] for line in said.values()])),
+        float(np.mean([line["text"] == expected[key]["text"] for key, line in answered.items()])),
+        float(np.mean([line["correct"] for line in answered.values()])),
     )
 
 
 def _kept(folder: Path) -> list[set[int] | None]:
     """What is left after the last stage of each stored prompt, in order of the questions."""
-    found = read_json(folder / FILE)["samples"]
+    samples = read_json(folder / FILE)["samples"]
     return [
-        set(from_mask(one["stages"][-1]["kept"], one["patches"] ** 2)) if one["stages"] else None
-        for one in sorted(found, key=lambda one: one["key"])
+        set(from_mask(sample["stages"][-1]["kept"], sample["patches"] ** 2)) if sample["stages"] else None
+        for sample in sorted(samples, key=lambda sample: sample["key"])
     ]
 
 

@@ -86,9 +86,8 @@ def compare(first: Ranks, second: Ranks) -> dict:
     percent = [100 * sweep.mean_correct(budgets) for sweep in (first, second)]
     names = list(dict.fromkeys(first.pictures))
     member = np.array(names)[:, None] == np.array(first.pictures)
-    interval = difference_interval(
-        *([Contributions(member @ values, member.sum(1), limit=100.0)] for values in percent)
-    )
+    runs, other_runs = ([Contributions(member @ values, member.sum(1), limit=100.0)] for values in percent)
+    interval = difference_interval(runs, other_runs)
     ranks = [np.mean([sweep.effective[budget] for budget in budgets]) for sweep in (first, second)]
     return {
         "first": first.name,

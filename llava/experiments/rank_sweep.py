@@ -116,7 +116,7 @@ class RankExperiment(Experiment):
 
     def subject(self, device: torch.device | None = None) -> Ranked:
         """The model, with what its budgets have in common computed once."""
-        return Ranked(super().subject(device), self.grid.layer)
+        return Ranked(self.model.subject(device), self.grid.layer)
 
     def curve(self, method: str) -> dict[int, list[Stage]]:
         """A plan for every budget."""
