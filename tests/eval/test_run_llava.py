@@ -6,10 +6,10 @@ import logging
 from types import SimpleNamespace
 
 import pytest
-from conftest import PARITY15
 
 from llava.cli.settings import ModelSpec
 from llava.eval.run_llava import chosen_mode, eval_model, image_parser, parser
+from tests.conftest import PARITY15
 
 
 def arguments(*more):

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import PARITY15
 from safetensors.torch import load_file, save_file
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaForConditionalGeneration
 from transformers import LlavaConfig as HfLlavaConfig
@@ -15,6 +14,7 @@ from transformers import LlavaConfig as HfLlavaConfig
 from llava.model import builder
 from llava.model.builder import load_pretrained_model
 from llava.model.loading import placement
+from tests.conftest import PARITY15
 
 
 def load(folder, base=None, **more):

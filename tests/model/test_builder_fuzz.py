@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import PARITY15
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from llava.model.builder import load_pretrained_model
+from tests.conftest import PARITY15
 
 MOST = 2.0  # seconds of computing until an answer, however busy the machine
 FILES = (

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import PARITY15, PARITY16, World
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -17,6 +16,7 @@ from llava.conversation import get_conversation
 from llava.mm_utils import process_images, tokenizer_image_token
 from llava.model.builder import load_pretrained_model
 from llava.model.convert import chat_template, main, to_llava_hf
+from tests.conftest import PARITY15, PARITY16, World
 
 QUESTION = "USER: <image>\nWhat is 7 x 8?  Yes or no ASSISTANT:"
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import PARITY15
 
 from llava.conversation import get_conversation
 from llava.mm_utils import tokenizer_image_token
 from llava.serve.cli import Chat, main, parser
+from tests.conftest import PARITY15
 
 
 def arguments(*more):

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import PARITY15
 from safetensors.torch import load_file, save_file
 from torch.utils.data import BatchSampler
 
@@ -25,6 +24,7 @@ from llava.train.checkpoints import last_checkpoint, restore_trained
 from llava.train.llava_trainer import LlavaTrainer, set_rate
 from llava.train.records import image_positions, load_records
 from llava.train.sampler import EpochSampler
+from tests.conftest import PARITY15
 
 CHECKPOINT = PARITY15 / "checkpoint"
 TOWER = CHECKPOINT / "clip-tiny-patch14-336"

@@ -7,7 +7,6 @@ import types
 
 import pytest
 import torch
-from conftest import PARITY15
 from PIL import Image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
@@ -17,6 +16,7 @@ from llava.mm_utils import tokenizer_image_token
 from llava.model.tokenizer import load_tokenizer
 from llava.train.conversations import encode_record, turns_apart
 from llava.train.data import Collator, ConversationDataset, read_records
+from tests.conftest import PARITY15
 
 SIDE = 28
 

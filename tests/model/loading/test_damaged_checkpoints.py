@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import PARITY15
 from safetensors.torch import load_file, save_file
 
 from llava.model import builder
 from llava.model.builder import load_pretrained_model
 from llava.model.checkpoint import weight_files
+from tests.conftest import PARITY15
 
 DEEP = "[" * 20_000 + "]" * 20_000
 

@@ -10,13 +10,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import PARITY15
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from llava.model.builder import load_pretrained_model
 from llava.model.loading import lora
+from tests.conftest import PARITY15
 
 BASE = PARITY15 / "checkpoint"
 TARGETS = r"model\.layers\.\d+\.self_attn\.(q|v)_proj"

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import PARITY15
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForImageTextToText, LlavaForConditionalGeneration
 
 from llava.model.builder import load_pretrained_model
 from llava.model.checkpoint import weight_names
 from llava.model.convert import to_llava_hf
+from tests.conftest import PARITY15
 
 
 def load(folder: Path, base: Path | None = None, **more: Any) -> Any:

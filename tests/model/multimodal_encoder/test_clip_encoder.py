@@ -6,12 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import PARITY15
 from transformers import CLIPConfig, CLIPModel, CLIPVisionModel
 
 from llava.model.language_model.llava_llama import LlavaLlamaForCausalLM
 from llava.model.multimodal_encoder.builder import build_vision_tower
 from llava.model.multimodal_encoder.clip_encoder import CLIPVisionTower
+from tests.conftest import PARITY15
 
 FOLDER = PARITY15 / "checkpoint" / "clip-tiny-patch14-336"
 
