@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from llava.reduction import Stage, get_method, make_stage, plan_from, plan_name
+from llava.reduction import Stage, make_stage, plan_from, plan_name
+from llava.reduction.methods.controls.random import Random
 
 from .pricing import Plan, Pricing
 
@@ -57,7 +58,7 @@ def random_control(plan: Plan, layers: int, seed: int = SEEDS[0], kept: Sequence
             if kept is None:
                 return None
             keep = round(kept[min(stage.layer or 0, layers - 1)])
-        control.append(replace(stage, reducer=get_method("random")(seed=seed), keep=keep))
+        control.append(replace(stage, reducer=Random(seed=seed), keep=keep))
     return None if control == list(plan) else control
 
 

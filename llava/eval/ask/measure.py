@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
@@ -102,7 +102,8 @@ def measure_with_controls(
         if adaptive:
             measure(evaluation, adaptive, load, console)
             PartialState().wait_for_everyone()  # the first process has written what the others read
-        kept = {plan_name(plan): kept_per_layer(evaluation.results / plan_name(plan)) for plan in adaptive}
+        measured = {plan_name(plan): kept_per_layer(evaluation.results / plan_name(plan)) for plan in adaptive}
+        kept = {name: layers for name, layers in measured.items() if layers is not None}
         plans = with_controls(plans, evaluation.model.layers, pricing_of(evaluation), kept)
     return measure(evaluation, plans, load, console)
 
@@ -126,17 +127,18 @@ def evaluate(
     ``runs`` pairs a plan with its open folder. A picture that cannot be read fails its questions, with the reason in their
     lines, and nothing else. With several ``processes`` each answers its share of the batches into its own part of the
     folders; the first gathers them, and the others return nothing. Raises what the model raises; the answers until then
-    are kept. ``subject`` may be None when every answer is there already.
+    are kept, and ValueError for ``subject`` None where an answer is missing.
     """
     progress = progress or Progress(disable=True)
     processes = processes or PartialState()
     share = (processes.process_index, processes.num_processes)
     total, done = len(task.examples) * len(runs), sum(len(run.done) for _, run in runs)
     bar = progress.add_task(task.name, total=total, completed=done)
-    replies = (
-        []
-        if done == total
-        else answers(
+    replies: Iterable[Answer] = ()
+    if done < total:
+        if subject is None:
+            raise ValueError(f"subject=None, but {total - done} of {total} answers are missing; give what answers them")
+        replies = answers(
             subject,
             [plan for plan, _ in runs],
             task.examples,
@@ -147,7 +149,6 @@ def evaluate(
             share=share,
             shared_features=shared_features,
         )
-    )
     for answer in replies:
         run = runs[answer.number][1]
         run.append(_line(task, answer))

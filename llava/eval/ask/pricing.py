@@ -35,7 +35,7 @@ class Pricing:
         spent = decoder_flops(self.config, [self.text + count for count in entering])
         for number, stage in enumerate(plan):
             if stage.site == "layer":
-                before = tokens_left(plan[:number], self.tokens, layers)[stage.layer]
+                before = tokens_left(plan[:number], self.tokens, layers)[stage.layer or 0]
                 spent += stage.reducer.flops(self.text + before, before, stage.budget(before) or before, width)
         return spent / decoder_flops(self.config, [self.text + self.tokens] * layers)
 
@@ -67,8 +67,8 @@ def matched(plan: Plan, pricing: Pricing, measure: str, target: float) -> Plan:
     Of several stages the budgets keep their proportion to one another. A plan without a budget comes back as it is. Raises
     ValueError when even its largest or smallest budget is further than 5 % from the target.
     """
-    budgets = [stage.budget(pricing.tokens) for stage in plan]
-    if not plan or any(count is None for count in budgets):
+    budgets = [count for stage in plan if (count := stage.budget(pricing.tokens)) is not None]
+    if not plan or len(budgets) < len(plan):
         return plan
     price = pricing.visual if measure == "tokens" else pricing.flops
     largest = max(budgets)

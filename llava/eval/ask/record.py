@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -106,7 +106,8 @@ def runs_without_samples(runs: Runs) -> list[tuple[list[Stage], Run]]:
 
 def tower_view(subject: LlavaSubject, image: Image.Image) -> np.ndarray:
     """The picture as the tower sees it, squared and resized: (H, W, 3) in [0, 1]."""
-    processor = subject.image_processor
+    # transformers' base class declares no mean and no deviation, which every processor of a tower has.
+    processor = cast(Any, subject.image_processor)
     pixels = process_images([image], processor, subject.model.config)[0]
     mean, deviation = (torch.tensor(value)[:, None, None] for value in (processor.image_mean, processor.image_std))
     return (pixels * deviation + mean).clamp(0, 1).permute(1, 2, 0).numpy()

@@ -76,6 +76,7 @@ class Subject(Protocol):
 
     def encode(self, images: Sequence[Image.Image], plan: Sequence[Stage] = ()) -> list[Any]:
         """Features of each picture, whatever ``answer`` can use; of the plan only its stages at the pixels matter."""
+        ...
 
     def answer(
         self, texts: Sequence[str], features: Sequence[Any], plan: list[Stage], generation: Generation
@@ -84,9 +85,11 @@ class Subject(Protocol):
 
         Raises QuestionError where one of the texts cannot be asked; the loop then asks each alone.
         """
+        ...
 
     def length(self, text: str, image: Path | None) -> int:
         """About how long the prompt will be; questions of like length are put into one batch."""
+        ...
 
 
 class SubjectWrapper:

@@ -117,7 +117,7 @@ def _dense_layer(settings: SelectorSettings, rows: int) -> float:
         intermediate_size=int(2.6875 * width),
         num_attention_heads=max(1, width // 128),
         num_key_value_heads=max(1, width // 128),
-        attn_implementation="sdpa",
+        attn_implementation="sdpa",  # pyright: ignore[reportCallIssue]  a keyword that is no field
     )
     device = torch.device(settings.device)
     with device:

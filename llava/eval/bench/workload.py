@@ -76,7 +76,7 @@ class Workload:
     the last prefill's operations. ``about`` is what a reader of the figures must know.
     """
 
-    model: torch.nn.Module
+    model: ReducibleLlamaForCausalLM
     encode: Callable[[list[Stage]], Picture] | None
     prefill: Callable[[Picture | None], Any]
     flops: Callable[[], float]
@@ -107,7 +107,8 @@ def random_workload(sizes: RandomModel) -> Workload:
     config, dtype = sizes.config(), torch_dtype(sizes.dtype)
     torch.manual_seed(0)
     with torch.device(sizes.device):
-        model = ReducibleLlamaForCausalLM(config).to(dtype).eval()
+        model = ReducibleLlamaForCausalLM(config).eval()
+        model.to(dtype)  # pyright: ignore[reportArgumentType]  wrapped without its self
         length = sizes.text + sizes.visual
         embeds = torch.randn(1, length, sizes.hidden, dtype=dtype)
         visual = torch.zeros(1, length, dtype=torch.long)

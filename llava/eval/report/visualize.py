@@ -100,7 +100,7 @@ def draw(picture: np.ndarray, drawn: Sequence[Panel], title: str = "") -> Figure
             light = light.reshape(side, side)[np.ix_(down, across)][..., None]
             shown = picture * light + DARK * (1 - light)
         axis.imshow(shown, interpolation="nearest", extent=(0, width, height, 0))
-        if panel.merged:
+        if panel.kept is not None and panel.merged:
             down, across = np.divmod(panel.kept, side)
             axis.scatter(
                 (across + 0.5) * width / side, (down + 0.5) * height / side, s=7, c="white", edgecolors="black", lw=0.6

@@ -69,17 +69,18 @@ def read_answers(file: Path, problems: dict[str, Line]) -> dict[str, Line]:
 def judge(name: str, problem: Line, answer: Line, options: Sequence[str]) -> Line:
     """One question as ``--output-file`` lists it, with ``right``, ``strict`` and the index of what was chosen (-1: none)."""
     letters = list(options[: len(problem["choices"])])
+    true_index: int = problem["answer"]
     parsed = parse_answer(answer["text"], options)
     return {
         "question_id": name,
         "parsed_ans": parsed,
-        "ground_truth": options[problem["answer"]],
+        "ground_truth": options[true_index],
         "question": answer["prompt"],
         "pred": answer["text"],
         "is_multimodal": DEFAULT_IMAGE_TOKEN in answer["prompt"],
         "index": letters.index(parsed) if parsed in letters else -1,
-        "right": parsed in letters and letters.index(parsed) == problem["answer"],
-        "strict": is_strictly(answer["text"], options[problem["answer"]]),
+        "right": parsed in letters and letters.index(parsed) == true_index,
+        "strict": is_strictly(answer["text"], options[true_index]),
     }
 
 

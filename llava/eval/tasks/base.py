@@ -58,12 +58,12 @@ class Task(ABC):
     not there.
     """
 
-    name: ClassVar[str]
+    name: str
     questions: ClassVar[tuple[str, ...]]  # what the question file is called in the folder; the first that is there
     pictures: ClassVar[str] = "."  # the folder of the pictures in the folder
     answers: ClassVar[str] = "."  # where the true answers lie in the folder
     instructions: ClassVar[tuple[str, ...]] = (SHORT_ANSWER,)  # what prompts say besides the question
-    max_new_tokens: ClassVar[int] = 16
+    max_new_tokens: int = 16
     instructed: bool = True  # whether prompts say what form of answer is wanted
 
     def __init__(

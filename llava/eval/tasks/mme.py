@@ -180,8 +180,8 @@ class Mme(Task):
     def aggregate(self, lines: Sequence[Line]) -> dict:
         pairs: dict[str, list[tuple[Answer, Answer]]] = {}
         for group in _pairs(lines):
-            answers = tuple((line["label"].lower(), line["text"]) for line in group)
-            pairs.setdefault(group[0]["category"], []).append(answers)
+            first, second = ((line["label"].lower(), line["text"]) for line in group)
+            pairs.setdefault(group[0]["category"], []).append((first, second))
         subtasks = {name: score_pairs(pairs[name]) for name in SUBTASKS if name in pairs}
         return totals(subtasks)
 

@@ -23,7 +23,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy.stats import binomtest, norm, t
 
 RESAMPLES = 2000
@@ -70,7 +70,7 @@ def score_interval(runs: Sequence[Contributions], level: float = LEVEL) -> list[
     score, limit = float(np.mean([total(run) for run in runs])), runs[0].limit
     totals, quantile = _mean_resampled(runs), _quantile(runs[0], level)
     if limit is None:
-        return containing(score, percentiles(totals, norm.sf(quantile)))
+        return containing(score, percentiles(totals, float(norm.sf(quantile))))
     share, variance = min(1.0, max(0.0, score / limit)), float(totals.var()) / limit**2
     if share * (1 - share) > ROUNDING and variance > ROUNDING**2:
         trials = share * (1 - share) / variance
@@ -93,7 +93,7 @@ def difference_interval(
         first[0].limit,
     )
     if limit is None:
-        return containing(difference, percentiles(totals, norm.sf(quantile)))
+        return containing(difference, percentiles(totals, float(norm.sf(quantile))))
     pictures = len(first[0].value)
     share = pictures / (pictures + 2)
     spread = quantile * math.sqrt(share**2 * float(totals.var()) + (limit / (pictures + 2)) ** 2)
@@ -124,7 +124,7 @@ def resampled(pictures: Contributions, seed: int = 0) -> NDArray[np.float64]:
     return totals
 
 
-def percentiles(totals: ArrayLike, tail: float = (1 - LEVEL) / 2) -> list[float]:
+def percentiles(totals: NDArray[np.float64], tail: float = (1 - LEVEL) / 2) -> list[float]:
     """[low, high]: the share ``tail`` of the totals lies below, and as much above."""
     return [float(bound) for bound in np.quantile(totals, [tail, 1 - tail])]
 

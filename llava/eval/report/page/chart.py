@@ -121,8 +121,9 @@ def make_chart(rows: Sequence[Row], axis: Axis, size: str, width: int, height: i
         shift = 2.5 * (number - (len(names) - 1) / 2) if len(names) < 9 else 0
         runs = sorted(((cost, row) for cost, row in costs if row.method == name), key=lambda run: run[0])
         points = [
-            Point(across(cost) + shift, up(row.score), *map(up, row.score_interval), _tooltip(row, cost, axis))
+            Point(across(cost) + shift, up(row.score), up(least), up(most), _tooltip(row, cost, axis))
             for cost, row in runs
+            for least, most in [row.score_interval]
         ]
         if points:
             series.append(Series(number, name, points))
@@ -164,9 +165,9 @@ def _references(rows: Sequence[Row], up: Callable[[float], float]) -> list[Refer
     """The levels from top to bottom, their labels (two lines each) pushed apart where they would touch."""
     references: list[Reference] = []
     for row in sorted(rows, key=lambda row: -row.score):
-        y = up(row.score)
+        y, (low, high) = up(row.score), map(up, row.score_interval)
         label = max(y, references[-1].label + 2 * LABEL) if references else y
-        references.append(Reference(row.method, f"{row.score:.0f}", y, *map(up, row.score_interval), label))
+        references.append(Reference(row.method, f"{row.score:.0f}", y, low, high, label))
     return references
 
 
