@@ -37,6 +37,7 @@ __all__ = ["Run", "check_writable", "environment", "read_config", "read_predicti
 
 FORMAT = 1  # of the folder; raised when older folders can no longer be read
 ROOM = 32 * 2**20  # free bytes without which no run is begun
+DEEPEST = 50  # mappings and lists within one another in a configuration
 # What a resumed run may change: where things lie (checksums say what they are), and what decides no answer.
 FREE = ("task.data", "model.path", "model.base", "model.device", "batch_size")
 
@@ -184,15 +185,17 @@ def read_config(file: Path) -> dict[str, Any]:
     advice = "remove the folder and run it again, or give another --results"
     text = read_text(file)
     try:
-        alias = next((event for event in yaml.parse(text) if isinstance(event, yaml.AliasEvent)), None)
-        if alias is not None:
-            raise ValueError(f"{file}:{alias.start_mark.line + 1} holds an alias; {advice}")
+        depth = 0
+        for event in yaml.parse(text):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if isinstance(event, yaml.AliasEvent):
+                raise ValueError(f"{file}:{event.start_mark.line + 1} holds an alias; {advice}")
+            if depth > DEEPEST:
+                raise ValueError(f"{file}:{event.start_mark.line + 1} is nested too deeply; {advice}")
         config = yaml.safe_load(text)
     except yaml.YAMLError as error:
         line = getattr(getattr(error, "problem_mark", None), "line", 0) + 1
         raise ValueError(f"{file}:{line} is not plain YAML; {advice}") from None
-    except RecursionError:
-        raise ValueError(f"{file} is nested too deeply; {advice}") from None
     if not isinstance(config, dict):
         raise ValueError(f"{file} holds {excerpt(config)} where a mapping belongs; {advice}")
     return config
