@@ -65,14 +65,14 @@ class Disturbed(SharedPrefix):
         depth = len(self.decoder.layers)
         self.layers = depth
         replies, likeliest = self._once(texts, features, generation)
-        found = [[(reply.text, top)] for reply, top in zip(replies, likeliest)]
+        states = [[(reply.text, top)] for reply, top in zip(replies, likeliest)]
         for isolation in self.isolations:
             self.layers = isolation.layer
             with isolated(self.decoder, isolation, seeds):
                 disturbed, likeliest = self._once(texts, features, generation)
-            for one, reply, top in zip(found, disturbed, likeliest):
+            for one, reply, top in zip(states, disturbed, likeliest):
                 one.append((reply.text, top))
-        return [Measured(**vars(reply), layers=layers) for reply, layers in zip(replies, found, strict=True)]
+        return [Measured(**vars(reply), layers=layers) for reply, layers in zip(replies, states, strict=True)]
 
     def _once(self, texts, features, generation) -> tuple[list[Reply], list[list[int]]]:
         """Replies, and the five likeliest first tokens of each."""

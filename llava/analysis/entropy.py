@@ -54,10 +54,10 @@ def measure(attention: LayerAttention) -> dict[str, float]:
         parts["picture_of_mean_head"].append(entropy(to_picture.mean(0)))
         parts["whole"].append(entropy(rows).mean(0))
     tokens = len(attention.columns["visual"])
-    found = {name: float(torch.cat(values).mean()) for name, values in parts.items()}
+    means = {name: float(torch.cat(values).mean()) for name, values in parts.items()}
     if not tokens:
-        found |= {"picture": math.nan, "picture_of_mean_head": math.nan}
-    return {**found, "even": math.log(tokens) if tokens else math.nan}
+        means |= {"picture": math.nan, "picture_of_mean_head": math.nan}
+    return {**means, "even": math.log(tokens) if tokens else math.nan}
 
 
 def run(settings: AnalysisSettings) -> None:

@@ -57,16 +57,16 @@ def shares(attention: LayerAttention) -> np.ndarray:
 
     A group without rows has zeros, one with rows sums to 1 over the second axis.
     """
-    found = []
+    totals = []
     for queries in GROUPS:
         total, rows = 0, max(1, len(attention.columns[queries]))
         for chunk in attention.chunks(queries):
             seen = [chunk[..., attention.columns[keys]].sum((-1, -2)) for keys in GROUPS]
             total = total + torch.stack(seen) / rows
-        found.append(total)
-    heads = next(one for one in found if isinstance(one, torch.Tensor))
+        totals.append(total)
+    heads = next(one for one in totals if isinstance(one, torch.Tensor))
     return (
-        torch.stack([one if isinstance(one, torch.Tensor) else torch.zeros_like(heads) for one in found]).cpu().numpy()
+        torch.stack([one if isinstance(one, torch.Tensor) else torch.zeros_like(heads) for one in totals]).cpu().numpy()
     )
 
 

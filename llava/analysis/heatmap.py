@@ -78,15 +78,15 @@ def measure(patches: int):
     """
 
     def on_patches(attention: LayerAttention) -> np.ndarray:
-        found = np.full((len(READINGS), patches), np.nan, dtype=np.float32)
+        maps = np.full((len(READINGS), patches), np.nan, dtype=np.float32)
         origin = attention.origin.cpu().numpy()
         if len(origin) and origin.max() >= patches:
             raise ValueError(
                 f"the picture is {origin.max() + 1} or more tokens, not one view of {patches} patches; give a model with "
                 "image_aspect_ratio 'pad'"
             )
-        found[:, origin] = readings(attention)
-        return found
+        maps[:, origin] = readings(attention)
+        return maps
 
     return on_patches
 
@@ -95,9 +95,9 @@ def top_patches(values: np.ndarray, share: float) -> np.ndarray:
     """Which of the values (N,) are among the highest ``share``, at least one: (N,) bool. NaN never is, ties go to the first."""
     count = max(1, round(share * len(values)))
     order = np.argsort(-np.nan_to_num(values, nan=-np.inf), kind="stable")[:count]
-    found = np.zeros(len(values), dtype=bool)
-    found[order] = True
-    return found & ~np.isnan(values)
+    chosen = np.zeros(len(values), dtype=bool)
+    chosen[order] = True
+    return chosen & ~np.isnan(values)
 
 
 def concentration(values: np.ndarray) -> np.ndarray:

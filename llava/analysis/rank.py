@@ -48,9 +48,9 @@ def effective_rank(values: Tensor, power: int = 2) -> Tensor:
 def map_ranks(maps: Tensor) -> dict[str, float]:
     """The three ranks of maps (H, n, n), mean over the heads."""
     values = singular_values(maps)
-    found = {
+    ranks = {
         "numeric_rank": numeric_rank(values).double(),
         "effective_rank": effective_rank(values),
         "effective_rank_roy_vetterli": effective_rank(values, power=1),
     }
-    return {name: float(rank.mean()) for name, rank in found.items()}
+    return {name: float(rank.mean()) for name, rank in ranks.items()}

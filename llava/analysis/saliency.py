@@ -58,9 +58,9 @@ class Asked(str):
     @classmethod
     def of(cls, prompt: str, label: str) -> Asked:
         """The prompt with its label."""
-        found = cls(prompt)
-        found.label = label
-        return found
+        instance = cls(prompt)
+        instance.label = label
+        return instance
 
 
 def target_id(tokenizer: Any, conv_mode: str, text: str, label: str) -> int:
@@ -113,13 +113,13 @@ def saliency(model: ReducibleLlamaForCausalLM, inputs: dict[str, Tensor], target
     A plan in force is obeyed, and the groups are those of the rows that entered each layer.
     """
     decoder = model.model
-    found: dict[int, Tensor] = {}
+    blocks: dict[int, Tensor] = {}
 
     def reduce(number: int, attention: Tensor, gradient: Tensor) -> None:
         flow = attention[0].float() * gradient[0].float() / SCALE  # (H, S, S)
         member = _membership(decoder.last_ledgers[number]).to(flow)
         entries = torch.stack([flow.abs().mean(0), (attention[0].float() * flow).abs().mean(0)])
-        found[number] = member @ entries @ member.T
+        blocks[number] = member @ entries @ member.T
 
     def visit(number: int, attention: Tensor) -> None:
         # Without the graph: a hook that holds its own tensor is a cycle through it, which is never freed.
@@ -130,7 +130,7 @@ def saliency(model: ReducibleLlamaForCausalLM, inputs: dict[str, Tensor], target
         logits = model(**{**inputs, "inputs_embeds": embeds}, use_cache=False, logits_to_keep=1).logits[:, -1]
         loss = F.cross_entropy(logits.float(), torch.tensor([target], device=logits.device))
         (loss * SCALE).backward()
-    return torch.stack([found[number] for number in range(len(decoder.layers))]).cpu().numpy()
+    return torch.stack([blocks[number] for number in range(len(decoder.layers))]).cpu().numpy()
 
 
 def _membership(ledger: Ledger) -> Tensor:

@@ -44,5 +44,5 @@ def launch(
 
     ``stopped`` is logged then; with None Ctrl-C is raised instead.
     """
-    given = parser.parse_args(arguments)
-    return exit_code(lambda: work(given), bad, stopped)
+    options = parser.parse_args(arguments)
+    return exit_code(lambda: work(options), bad, stopped)

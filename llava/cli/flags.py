@@ -49,12 +49,12 @@ def add_reduction_flags(parser: ArgumentParser) -> None:
         group.add_argument(*spellings(name), default=None, help=f"default {getattr(LlamaConfig, name)}", **how)
 
 
-def model_spec(given: Namespace, usual_conv_mode: str | None = None) -> ModelSpec:
+def model_spec(options: Namespace, usual_conv_mode: str | None = None) -> ModelSpec:
     """The model of a command line with the flags of `add_model_flags`; those that the namespace lacks count as not given.
 
     usual_conv_mode: the template where neither the command line nor the checkpoint names one (default: by the model's name).
     """
-    flags = vars(given)
+    flags = vars(options)
     if flags.get("load_8bit") and flags.get("load_4bit"):
         raise ValueError("--load-8bit and --load-4bit are both given; choose one of them")
     return ModelSpec(
@@ -69,15 +69,15 @@ def model_spec(given: Namespace, usual_conv_mode: str | None = None) -> ModelSpe
     )
 
 
-def reduction_kwargs(given: Namespace) -> dict[str, Any]:
+def reduction_kwargs(options: Namespace) -> dict[str, Any]:
     """The reduction flags that were given, as keywords of `load_pretrained_model`."""
-    values = {name: vars(given).get(name) for name in REDUCTION_KNOBS}
+    values = {name: vars(options).get(name) for name in REDUCTION_KNOBS}
     return {name: value for name, value in values.items() if value is not None}
 
 
-def plan_spec(given: Namespace) -> PlanSpec:
+def plan_spec(options: Namespace) -> PlanSpec:
     """The plans of a command line that has the flags of `add_reduction_flags`; --reduction may be one plan or a list."""
-    flags, knobs = vars(given), reduction_kwargs(given)
+    flags, knobs = vars(options), reduction_kwargs(options)
     reductions = knobs.pop("reduction", ())
     return PlanSpec(
         reductions=(reductions,) if isinstance(reductions, str) else tuple(reductions),
@@ -87,9 +87,9 @@ def plan_spec(given: Namespace) -> PlanSpec:
     )
 
 
-def load_from_flags(given: Namespace) -> Loaded:
+def load_from_flags(options: Namespace) -> Loaded:
     """The model of a command line, under the plan that its reduction flags spell."""
-    return load_model(model_spec(given), **reduction_kwargs(given))
+    return load_model(model_spec(options), **reduction_kwargs(options))
 
 
 def spellings(name: str) -> tuple[str, ...]:

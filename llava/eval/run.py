@@ -99,24 +99,24 @@ def parser() -> argparse.ArgumentParser:
     return flags
 
 
-def eval_settings(given: argparse.Namespace) -> EvalSettings:
+def eval_settings(options: argparse.Namespace) -> EvalSettings:
     """The evaluation that a command line of ``parser`` asks for."""
     return EvalSettings(
-        model=model_spec(given),
-        task=given.task,
-        data=given.data,
-        limit=given.limit,
-        results=given.results,
-        batch_size=given.batch_size,
-        samples=given.samples,
-        encode_each=given.encode_each,
-        retry_failed=given.retry_failed,
+        model=model_spec(options),
+        task=options.task,
+        data=options.data,
+        limit=options.limit,
+        results=options.results,
+        batch_size=options.batch_size,
+        samples=options.samples,
+        encode_each=options.encode_each,
+        retry_failed=options.retry_failed,
     )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns 0, 2 for bad input, 130 when stopped by Ctrl-C."""
-    return launch(parser(), lambda given: run(eval_settings(given), plan_spec(given)), arguments)
+    return launch(parser(), lambda options: run(eval_settings(options), plan_spec(options)), arguments)
 
 
 if __name__ == "__main__":

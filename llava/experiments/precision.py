@@ -96,19 +96,19 @@ def _kept(folder: Path) -> list[set[int] | None]:
     ]
 
 
-def table(found: Sequence[Agreement]) -> list[Column]:
+def table(agreements: Sequence[Agreement]) -> list[Column]:
     """A row for every plan in every precision."""
 
     def share(value: float | None, digits: int = 1) -> Cell:
         return Cell(MISSING if value is None else f"{100 * value:.{digits}f}")
 
     return [
-        Column("plan", [Cell(one.plan) for one in found], words=True),
-        Column("precision", [Cell(one.precision) for one in found], words=True),
-        Column("same tokens %", [share(one.kept) for one in found]),
-        Column("worst prompt %", [share(one.lowest, 0) for one in found]),
-        Column("same answers %", [share(one.answers) for one in found]),
-        Column("accuracy %", [share(one.accuracy) for one in found]),
+        Column("plan", [Cell(one.plan) for one in agreements], words=True),
+        Column("precision", [Cell(one.precision) for one in agreements], words=True),
+        Column("same tokens %", [share(one.kept) for one in agreements]),
+        Column("worst prompt %", [share(one.lowest, 0) for one in agreements]),
+        Column("same answers %", [share(one.answers) for one in agreements]),
+        Column("accuracy %", [share(one.accuracy) for one in agreements]),
     ]
 
 
@@ -135,25 +135,25 @@ def parser() -> argparse.ArgumentParser:
     return flags
 
 
-def run(given: argparse.Namespace, console: Console) -> None:
+def run(options: argparse.Namespace, console: Console) -> None:
     """Every precision through ``llava.eval.run``, then the comparison."""
     for name in ("dtype", "load_8bit", "load_4bit"):
-        if getattr(given, name):
+        if getattr(options, name):
             raise ValueError(f"--{name.replace('_', '-')} contradicts --precisions, which sets it; leave it out")
-    if given.samples < 1:
-        raise ValueError(f"--samples {given.samples} must be at least 1; what is kept of those pictures is compared")
-    precisions = _precisions(given.precisions)
-    specs = given.reduction or [f"{name}:{BUDGET}" for name in list_methods() if name not in NOT_CHOOSING]
-    results = given.results or Path("playground/results/precision")
-    settings, plans = evaluation.eval_settings(given), PlanSpec(tuple(specs), controls=False)
+    if options.samples < 1:
+        raise ValueError(f"--samples {options.samples} must be at least 1; what is kept of those pictures is compared")
+    precisions = _precisions(options.precisions)
+    specs = options.reduction or [f"{name}:{BUDGET}" for name in list_methods() if name not in NOT_CHOOSING]
+    results = options.results or Path("playground/results/precision")
+    settings, plans = evaluation.eval_settings(options), PlanSpec(tuple(specs), controls=False)
     for precision in precisions:
         model = replace(settings.model, **PRECISIONS[precision])
         evaluation.run(replace(settings, model=model, results=results / precision), plans, console)
-    found = []
+    agreements = []
     for name in (plan_name(plan_from(spec)) for spec in specs):
         folders = [results / precision / name for precision in precisions]
-        found += [agreement(name, *pair, folders[0]) for pair in zip(precisions, folders)]
-    columns = table(found)
+        agreements += [agreement(name, *pair, folders[0]) for pair in zip(precisions, folders)]
+    columns = table(agreements)
     show(columns, console)
     note = (
         f"Same: as in {precisions[0]}. Tokens: of those kept there after the last stage the share kept here, mean over the "
@@ -161,7 +161,7 @@ def run(given: argparse.Namespace, console: Console) -> None:
     )
     console.print(note, style="dim", markup=False, highlight=False)
     (results / "precision.md").write_text(f"{markdown(columns)}\n\n{note}\n", encoding="utf-8")
-    write_json(results / "precision.json", {"reference": precisions[0], "rows": [asdict(one) for one in found]})
+    write_json(results / "precision.json", {"reference": precisions[0], "rows": [asdict(one) for one in agreements]})
     logger.info("wrote %s", results / "precision.md")
 
 
@@ -185,7 +185,7 @@ def _precisions(asked: str | None) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns 0, 2 for bad input, 130 when stopped by Ctrl-C."""
-    return launch(parser(), lambda given: run(given, terminal()), arguments, bad=(ValueError, OSError, ImportError))
+    return launch(parser(), lambda options: run(options, terminal()), arguments, bad=(ValueError, OSError, ImportError))
 
 
 if __name__ == "__main__":

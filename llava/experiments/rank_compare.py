@@ -122,16 +122,16 @@ def draw_comparison(sweeps: Sequence[Ranks]) -> Figure:
     return draw(panels, f"{len(sweeps[0].pictures)} questions, tokens reduced {where}", "visual tokens kept")
 
 
-def run(given: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> None:
     """Compare every two sweeps, print, and write files."""
-    sweeps = list({sweep.name: sweep for file in given.files for sweep in read(file)}.values())
+    sweeps = list({sweep.name: sweep for file in options.files for sweep in read(file)}.values())
     if len(sweeps) < 2:
-        raise ValueError(f"{given.files[0]} holds one sweep alone; give another file, or one with its random control")
-    found = [compare(one, other) for place, one in enumerate(sweeps) for other in sweeps[place + 1 :]]
+        raise ValueError(f"{options.files[0]} holds one sweep alone; give another file, or one with its random control")
+    comparisons = [compare(one, other) for place, one in enumerate(sweeps) for other in sweeps[place + 1 :]]
     table = Table(title="mean accuracy over the budgets, %", title_justify="left")
     for head in ("first", "second", "accuracies", "difference", "95 %", "first is"):
         table.add_column(head, justify="left" if head in ("first", "second", "first is") else "right")
-    for row in found:
+    for row in comparisons:
         low, high = row["interval"]
         accuracies = " / ".join(f"{value:.1f}" for value in row["accuracy"])
         table.add_row(
@@ -143,20 +143,20 @@ def run(given: argparse.Namespace) -> None:
             row["verdict"],
         )
     print_table(table, terminal())
-    write_json(given.output_file, rounded(found))
-    draw_comparison(sweeps).savefig(given.output_plot)
+    write_json(options.output_file, rounded(comparisons))
+    draw_comparison(sweeps).savefig(options.output_plot)
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    found = argparse.ArgumentParser(
+    flags = argparse.ArgumentParser(
         prog="python -m llava.experiments.rank_compare", description="Rank sweeps beside each other."
     )
-    found.add_argument("files", nargs="+", type=Path, metavar="FILE", help="JSON of rank_sweep")
+    flags.add_argument("files", nargs="+", type=Path, metavar="FILE", help="JSON of rank_sweep")
     for name, default in (("output-file", "rank_comparison.json"), ("output-plot", "rank_comparison.png")):
         flag = (f"--{name}", f"--{name.replace('-', '_')}")
-        found.add_argument(*flag, type=Path, default=Path(default), help="default: %(default)s")
-    return found
+        flags.add_argument(*flag, type=Path, default=Path(default), help="default: %(default)s")
+    return flags
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

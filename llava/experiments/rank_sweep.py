@@ -77,10 +77,10 @@ class Ranked(SharedPrefix):
         start, ledgers = time.perf_counter(), self.decoder.last_ledgers
         number = len(ledgers) - 1
         attention = LayerAttention(number, self.decoder.layers[number], entered, rope, ledgers[number], ledgers[0], row)
-        found = map_ranks(attention.block("visual", "visual"))
+        ranks = map_ranks(attention.block("visual", "visual"))
         rows = [int(ledger.row_counts()[row]) for ledger in ledgers[: self.layers if self.replayed else 0]]
         reused = decoder_flops(self.decoder.config, rows) - decoder_flops(self.decoder.config, [])
-        return {**found, "rank_seconds": time.perf_counter() - start, "reused_flops": reused}
+        return {**ranks, "rank_seconds": time.perf_counter() - start, "reused_flops": reused}
 
 
 @dataclass(frozen=True)

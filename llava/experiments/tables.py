@@ -57,8 +57,8 @@ def tables(sweep: Sweep, table: Callable[[Mapping[int, Outcome]], dict]) -> dict
 
 def flat_table(sweep: Sweep, table: Callable[[Mapping[int, Outcome]], dict]) -> dict:
     """The table of an experiment's only curve, and those of the others under ``controls``."""
-    found = tables(sweep, table)
-    return {**found.pop(next(iter(found))), "controls": found}
+    panels = tables(sweep, table)
+    return {**panels.pop(next(iter(panels))), "controls": panels}
 
 
 def baseline(sweep: Sweep) -> dict:
@@ -69,10 +69,10 @@ def baseline(sweep: Sweep) -> dict:
 
 def cost_table(curve: Mapping[int, Outcome]) -> dict:
     """What every point is and costs: its plan, and what ``costs`` says."""
-    found = [costs(outcome) for outcome in curve.values()]
+    prices = [costs(outcome) for outcome in curve.values()]
     return {
         "plans": [outcome.plan for outcome in curve.values()],
-        **{name: [one[name] for one in found] for name in found[0]},
+        **{name: [one[name] for one in prices] for name in prices[0]},
     }
 
 

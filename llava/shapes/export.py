@@ -73,13 +73,13 @@ def export(layout: str, output: str | Path, images: int | None = None, seed: int
     made = {"format": layout, "images": images, "seed": seed, "world": f"{zlib.crc32(source):08x}"}
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         mark = output / MARK
-        found = json.loads(mark.read_text(encoding="utf-8")) if mark.is_file() else None
-        if found == made:
+        written = json.loads(mark.read_text(encoding="utf-8")) if mark.is_file() else None
+        if written == made:
             if layout == "mme" and not (output / "MME_test.json").is_file():
                 write_mme_test(output)
             logger.info("%s is complete, nothing to draw", output)
             return output
-        held = "something that was not written here" if found is None else f"another export ({found})"
+        held = "something that was not written here" if written is None else f"another export ({written})"
         raise ValueError(
             f"output={str(output)!r} holds {held}, asked for is {made}; give another folder or remove this one"
         )
@@ -117,8 +117,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns 0, or 2 for bad input."""
-    given = parser().parse_args(arguments)
-    return exit_code(lambda: export(given.format, given.output, given.images, given.seed, progress=True))
+    options = parser().parse_args(arguments)
+    return exit_code(lambda: export(options.format, options.output, options.images, options.seed, progress=True))
 
 
 if __name__ == "__main__":

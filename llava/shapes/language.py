@@ -207,13 +207,13 @@ class Question:
 
 def draw_questions(scene: world.Scene, rng: np.random.Generator, phase: Phase) -> list[Question]:
     """The questions of one picture, drawn by the phase's shares."""
-    found: list[Question] = []
-    while len(found) < phase.questions:
+    drawn: list[Question] = []
+    while len(drawn) < phase.questions:
         kind, suffix = rng.random(), f"\n{SHORT_ANSWER}" if rng.random() < phase.suffix_share else ""
         if kind < phase.caption_share:
-            found.append(Question(*caption(scene, rng), fact=None))
+            drawn.append(Question(*caption(scene, rng), fact=None))
         elif (kind := kind - phase.caption_share) < phase.open_share:
-            found += [Question(text + suffix, answer, answer) for text, answer in conversation(scene, rng, 2)]
+            drawn += [Question(text + suffix, answer, answer) for text, answer in conversation(scene, rng, 2)]
         elif kind < phase.open_share + phase.yes_no_share:
             counting = phase.counting_share and rng.random() < phase.counting_share
             category = str(rng.choice(COUNTING if counting else CATEGORIES))
@@ -221,13 +221,13 @@ def draw_questions(scene: world.Scene, rng: np.random.Generator, phase: Phase) -
                 yes, no, fact = asked
                 # whether something is there: the negative is about something else, of which there is none
                 other = "zero" if category in ("existence", "OCR") else fact
-                found += [Question(yes + suffix, "Yes", fact), Question(no + suffix, "No", other)]
+                drawn += [Question(yes + suffix, "Yes", fact), Question(no + suffix, "No", other)]
         else:
             asked = multiple_choice(scene, rng)
             choices = "\n".join(f"{letter}. {choice}" for letter, choice in zip("ABCDE", asked["choices"]))
             text = f"Context: N/A\n{asked['question']}\n{choices}\n{LETTER_ANSWER}"
-            found.append(Question(text, "ABCDE"[asked["answer"]], asked["choices"][asked["answer"]]))
-    return found[: phase.questions]
+            drawn.append(Question(text, "ABCDE"[asked["answer"]], asked["choices"][asked["answer"]]))
+    return drawn[: phase.questions]
 
 
 class Packer:
@@ -354,12 +354,12 @@ def losses(
         return model.lm_head(hidden[:, -length:][asked]).float(), targets[asked]
 
     logits, target = read(hidden, data["targets"])
-    found = {"answer": F.cross_entropy(logits, target)}
+    parts = {"answer": F.cross_entropy(logits, target)}
     asked, answered = data["facts"][data["targets"] != -100] != -100, target != packer.tokenizer.eos_id()
-    found["right"] = (logits.argmax(-1) == target)[asked if asked.any() else answered].float().mean()
+    parts["right"] = (logits.argmax(-1) == target)[asked if asked.any() else answered].float().mean()
     if thought is not None:
         early, fact = read(model.model.norm(thought), data["facts"])
-        found["fact"] = F.cross_entropy(early, fact)
+        parts["fact"] = F.cross_entropy(early, fact)
     direction = F.rms_norm(visual.float(), visual.shape[-1:])
     names = (
         (packer.kind_words, data["kinds"]),
@@ -370,8 +370,8 @@ def losses(
     naming = [
         F.cross_entropy(direction[labels >= 0] @ embed.weight[words].T, labels[labels >= 0]) for words, labels in names
     ]
-    found["naming"] = sum(naming, torch.zeros(()))
-    return found
+    parts["naming"] = sum(naming, torch.zeros(()))
+    return parts
 
 
 WEIGHTS = {"answer": 1.0, "fact": 0.5, "naming": 0.1}
@@ -417,14 +417,14 @@ def train_language_model(
             data = packer.batch(pictures, step, phase)
             shallow = np.random.default_rng((seed, step, 1)).random() < phase.shallow_share
             with torch.autocast("cpu", dtype=torch.bfloat16):
-                found = losses(model, projector, packer, data, shallow, phase.below)
+                parts = losses(model, projector, packer, data, shallow, phase.below)
             optimiser.zero_grad()
-            sum((WEIGHTS[name] * loss for name, loss in found.items() if name in WEIGHTS), torch.zeros(())).backward()
+            sum((WEIGHTS[name] * loss for name, loss in parts.items() if name in WEIGHTS), torch.zeros(())).backward()
             nn.utils.clip_grad_norm_(parameters, 1.0)
             optimiser.step()
-            seen.append({name: value.item() for name, value in found.items()})
+            seen.append({name: value.item() for name, value in parts.items()})
             if step % 20 == 19:
-                means = " ".join(f"{name} {np.mean([one[name] for one in seen]):.4f}" for name in found)
+                means = " ".join(f"{name} {np.mean([one[name] for one in seen]):.4f}" for name in parts)
                 logger.info(
                     "phase %d step %d %s %.2fs a step", number, step + 1, means, (time.monotonic() - began) / len(seen)
                 )

@@ -101,16 +101,16 @@ def _side_of(item: Item, side: str) -> bool | None:
 def _position(scene: Scene, rng: np.random.Generator) -> Asked | None:
     lone = _lone_shapes(scene)
     if rng.random() < 0.6:
-        found = [(item, side) for item in lone for side in SIDES if _side_of(item, side)]
-        if not found:
+        sides = [(item, side) for item in lone for side in SIDES if _side_of(item, side)]
+        if not sides:
             return None
-        item, right = _some(rng, found)
+        item, right = _some(rng, sides)
         yes, no = (f"Is the {item.kind} in the {side} half of the image?" for side in (right, _opposite(right)))
         return yes, no, right
-    found = [(a, b) for a in lone for b in lone if abs(a.x - b.x) > 40]
-    if not found:
+    sides = [(a, b) for a in lone for b in lone if abs(a.x - b.x) > 40]
+    if not sides:
         return None
-    one, other = _some(rng, found)
+    one, other = _some(rng, sides)
     right = "left" if one.x < other.x else "right"
     yes, no = (f"Is the {one.kind} on the {side} side of the {other.kind}?" for side in (right, _opposite(right)))
     return yes, no, right
@@ -214,29 +214,29 @@ def yes_no_fact(category: str, scene: Scene, rng: np.random.Generator) -> Asked 
 def open_questions(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str, tuple[str, ...]]]:
     """All open questions the scene carries, shuffled: (question, answer, every answer of that kind)."""
     colours, numbers = tuple(COLOURS), NUMBER_WORDS[:5]
-    found: list[tuple[str, str, tuple[str, ...]]] = [("What is the background of the image?", scene.texture, TEXTURES)]
+    facts: list[tuple[str, str, tuple[str, ...]]] = [("What is the background of the image?", scene.texture, TEXTURES)]
     for item in _lone_shapes(scene):
-        found.append((f"What color is the {item.kind}?", item.colour, colours))
+        facts.append((f"What color is the {item.kind}?", item.colour, colours))
         for side in SIDES[::2]:
             if (here := _side_of(item, side)) is not None:
                 both = (side, _opposite(side))
-                found.append(
+                facts.append(
                     (f"Is the {item.kind} on the {both[0]} or the {both[1]}?", both[0] if here else both[1], both)
                 )
     for colour in COLOURS:
         same = [item for item in scene.shapes if item.colour == colour]
         if len(same) == 1:
-            found.append((f"Which shape is {colour}?", same[0].kind, SHAPES))
+            facts.append((f"Which shape is {colour}?", same[0].kind, SHAPES))
     kinds = sorted({item.kind for item in scene.shapes})
     for kind in (*kinds, _other(rng, SHAPES, *kinds)):
-        found.append((f"How many {_plural(kind)} are there?", NUMBER_WORDS[_number(scene, kind)], numbers))
+        facts.append((f"How many {_plural(kind)} are there?", NUMBER_WORDS[_number(scene, kind)], numbers))
     if len(scene.glyphs) == 1:
         glyph = scene.glyphs[0].kind
         alphabet, noun = (LETTERS, "letter") if glyph in LETTERS else (DIGITS, "number")
-        found.append((f"Which {noun} is written in the image?", glyph, alphabet))
+        facts.append((f"Which {noun} is written in the image?", glyph, alphabet))
     if (total := _sum(scene)) is not None:
-        found.append(("What is the sum of the two numbers?", NUMBER_WORDS[total], NUMBER_WORDS[2:]))
-    return [found[index] for index in rng.permutation(len(found))]
+        facts.append(("What is the sum of the two numbers?", NUMBER_WORDS[total], NUMBER_WORDS[2:]))
+    return [facts[index] for index in rng.permutation(len(facts))]
 
 
 def conversation(scene: Scene, rng: np.random.Generator, count: int) -> list[tuple[str, str]]:

@@ -67,8 +67,8 @@ class Scene:
 
     def only(self, kind: str) -> Item | None:
         """The one object of this kind, or None when there are none or several."""
-        found = [item for item in self.items if item.kind == kind]
-        return found[0] if len(found) == 1 else None
+        matches = [item for item in self.items if item.kind == kind]
+        return matches[0] if len(matches) == 1 else None
 
 
 def make_scene(*seed: int) -> Scene:

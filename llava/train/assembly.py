@@ -71,8 +71,8 @@ def _add_vision(model: LlavaLlamaForCausalLM, model_args: ModelArguments) -> Any
         "mm_projector_type": "linear",
         "mm_patch_merge_type": "flat",
     }
-    given = {name: value for name, value in vars(model_args).items() if name in fresh and name != "vision_tower"}
-    fresh |= {name: value for name, value in given.items() if value is not None}
+    options = {name: value for name, value in vars(model_args).items() if name in fresh and name != "vision_tower"}
+    fresh |= {name: value for name, value in options.items() if value is not None}
     model.get_model().initialize_vision_modules(
         SimpleNamespace(**fresh, pretrain_mm_mlp_adapter=model_args.pretrain_mm_mlp_adapter)
     )
@@ -83,16 +83,16 @@ def _add_vision(model: LlavaLlamaForCausalLM, model_args: ModelArguments) -> Any
 def _check_vision(model: LlavaLlamaForCausalLM, model_args: ModelArguments) -> None:
     """Refuses flags that say something else about tower and projector than the model's config."""
     for name in ("mm_vision_select_layer", "mm_vision_select_feature", "mm_projector_type", "mm_patch_merge_type"):
-        given, own = getattr(model_args, name), getattr(model.config, name, None)
-        if given is not None and own is not None and given != own:
+        options, own = getattr(model_args, name), getattr(model.config, name, None)
+        if options is not None and own is not None and options != own:
             raise ValueError(
-                f"{name}={given!r}, but {model_args.model_name_or_path} was trained with {own!r}; leave --{name} out"
+                f"{name}={options!r}, but {model_args.model_name_or_path} was trained with {own!r}; leave --{name} out"
             )
-    own, given = model.config.mm_vision_tower, model_args.vision_tower
-    if given is None or given == own:
+    own, options = model.config.mm_vision_tower, model_args.vision_tower
+    if options is None or options == own:
         return
     inside = Path(model_args.model_name_or_path) / own
-    if not Path(given).is_dir() or Path(given).resolve() not in (inside.resolve(), Path(own).resolve()):
+    if not Path(options).is_dir() or Path(options).resolve() not in (inside.resolve(), Path(own).resolve()):
         raise ValueError(
-            f"vision_tower={given!r}, but {model_args.model_name_or_path} sees through {own!r}; leave --vision_tower out"
+            f"vision_tower={options!r}, but {model_args.model_name_or_path} sees through {own!r}; leave --vision_tower out"
         )

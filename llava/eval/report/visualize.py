@@ -168,17 +168,17 @@ def draw_kept(
     return output
 
 
-def run(given: argparse.Namespace) -> Path:
+def run(options: argparse.Namespace) -> Path:
     """Draw what a command line asks for; returns the file."""
-    if given.task is None:
-        if not (given.image and given.question):
+    if options.task is None:
+        if not (options.image and options.question):
             raise ValueError("give --image and --question, or --task and --data")
-        image, prompt, title = given.image, given.question, given.question
-    elif given.data is None:
-        raise ValueError(f"--task {given.task} needs --data, the folder of the benchmark")
+        image, prompt, title = options.image, options.question, options.question
+    elif options.data is None:
+        raise ValueError(f"--task {options.task} needs --data, the folder of the benchmark")
     else:
-        image, prompt, title = question_of(given.task, given.data, given.example)
-    return draw_kept(model_spec(given), given.reduction, image, prompt, title, given.output)
+        image, prompt, title = question_of(options.task, options.data, options.example)
+    return draw_kept(model_spec(options), options.reduction, image, prompt, title, options.output)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

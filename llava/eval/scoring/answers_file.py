@@ -95,15 +95,15 @@ def parser(description: str, max_new_tokens: int) -> argparse.ArgumentParser:
     return flags
 
 
-def answer_settings(given: argparse.Namespace, usual_conv_mode: str) -> AnswerSettings:
+def answer_settings(options: argparse.Namespace, usual_conv_mode: str) -> AnswerSettings:
     """The settings of a command line of ``parser``; ``usual_conv_mode`` is for checkpoints that name no template."""
     return AnswerSettings(
-        model=model_spec(given, usual_conv_mode),
-        answers=given.answers_file,
-        plan=plan_spec(given),
-        generation=Generation(given.max_new_tokens, given.temperature, given.top_p, given.num_beams),
-        batch_size=given.batch_size,
-        retry_failed=given.retry_failed,
+        model=model_spec(options, usual_conv_mode),
+        answers=options.answers_file,
+        plan=plan_spec(options),
+        generation=Generation(options.max_new_tokens, options.temperature, options.top_p, options.num_beams),
+        batch_size=options.batch_size,
+        retry_failed=options.retry_failed,
     )
 
 

@@ -31,15 +31,15 @@ def parser(max_new_tokens: int = 128) -> argparse.ArgumentParser:
     return shared_parser("Answer the questions of a jsonl file.", max_new_tokens)
 
 
-def run(given: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> None:
     """Answer the questions of a command line."""
-    file, share = given.question_file, (given.chunk_idx, given.num_chunks)
+    file, share = options.question_file, (options.chunk_idx, options.num_chunks)
     numbered = ((f"{file}:{number}", line) for number, line in numbered_jsonl(file, ("question_id", "text")))
-    settings = answer_settings(given, CONV_MODE)
+    settings = answer_settings(options, CONV_MODE)
     settings = replace(settings, model=with_pretraining_template(settings.model))
     write_answers(
         settings,
-        questions_from("model_vqa_loader", file, numbered, given.image_folder, given.max_new_tokens, share),
+        questions_from("model_vqa_loader", file, numbered, options.image_folder, options.max_new_tokens, share),
     )
 
 

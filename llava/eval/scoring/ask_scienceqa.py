@@ -100,19 +100,19 @@ def reasoning(subject: LlavaSubject) -> Reasoning:
     return Reasoning(Continued(subject.tokenizer, subject.model, subject.image_processor, subject.conv_mode))
 
 
-def run(given: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> None:
     """Answer the questions of a command line."""
-    numbered = questions(given.question_file, given.num_samples, given.single_pred_prompt)
-    share = (given.chunk_idx, given.num_chunks)
+    numbered = questions(options.question_file, options.num_samples, options.single_pred_prompt)
+    share = (options.chunk_idx, options.num_chunks)
     asked = questions_from(
-        "model_vqa_science", given.question_file, numbered, given.image_folder, given.max_new_tokens, share
+        "model_vqa_science", options.question_file, numbered, options.image_folder, options.max_new_tokens, share
     )
     write_answers(
-        answer_settings(given, CONV_MODE),
+        answer_settings(options, CONV_MODE),
         asked,
-        reasoning if given.answer_prompter else None,
-        single_pred_prompt=given.single_pred_prompt,
-        answer_prompter=given.answer_prompter,
+        reasoning if options.answer_prompter else None,
+        single_pred_prompt=options.single_pred_prompt,
+        answer_prompter=options.answer_prompter,
     )
 
 

@@ -92,8 +92,8 @@ class CocoCaption(Task):
     @classmethod
     def contributions(cls, lines: Sequence[Line]) -> Contributions:
         """A picture contributes 100 times the CIDEr of its caption."""
-        found = cider([line["text"] for line in lines], [line["references"] for line in lines])
-        groups = by_picture({**line, "cider": 100 * value} for line, value in zip(lines, found, strict=True)).values()
+        values = cider([line["text"] for line in lines], [line["references"] for line in lines])
+        groups = by_picture({**line, "cider": 100 * value} for line, value in zip(lines, values, strict=True)).values()
         value = [sum(line["cider"] for line in group) for group in groups]
         return Contributions(value, [float(len(group)) for group in groups], limit=float(MAX_SCORE))
 

@@ -72,7 +72,7 @@ def totals(subtasks: dict[str, dict]) -> dict:
     perception, cognition = ([name for name in half if name in subtasks] for half in (PERCEPTION, COGNITION))
     scores = [sum(subtasks[name]["score"] for name in half) for half in (perception, cognition)]
     missing = [name for name in SUBTASKS if name not in subtasks]
-    found = {
+    summary = {
         "score": sum(scores),
         "max_score": 200 * len(subtasks),
         "perception": scores[0],
@@ -83,10 +83,10 @@ def totals(subtasks: dict[str, dict]) -> dict:
         "missing": missing,
     }
     if missing:
-        found["note"] = (
+        summary["note"] = (
             f"scored over the {len(subtasks)} of {len(SUBTASKS)} subtasks present; without {', '.join(missing)}"
         )
-    return found
+    return summary
 
 
 def calculate(folder: str | Path) -> dict:

@@ -89,15 +89,15 @@ class Pope(Task):
         return parse_answer(text)
 
     def aggregate(self, lines: Sequence[Line]) -> dict:
-        found = {}
+        categories = {}
         for name in CATEGORIES:
             if inside := [line for line in lines if line["category"] == name]:
-                found[name] = {**(one := figures(_answers(inside))), "score": 100 * one["f1"]}
+                categories[name] = {**(one := figures(_answers(inside))), "score": 100 * one["f1"]}
         names = ("f1", "precision", "recall", "yes_ratio")
-        mean = {key: sum(one[key] for one in found.values()) / len(found) for key in names}
-        missing = [name for name in CATEGORIES if name not in found]
+        mean = {key: sum(one[key] for one in categories.values()) / len(categories) for key in names}
+        missing = [name for name in CATEGORIES if name not in categories]
         note = {"note": f"scored without {', '.join(missing)}"} if missing else {}
-        return {"score": 100 * mean["f1"], "max_score": 100, **mean, "subtasks": found, "missing": missing, **note}
+        return {"score": 100 * mean["f1"], "max_score": 100, **mean, "subtasks": categories, "missing": missing, **note}
 
     @classmethod
     def contributions(cls, lines: Sequence[Line]) -> Contributions:

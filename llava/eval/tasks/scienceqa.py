@@ -80,12 +80,12 @@ class ScienceQA(Task):
         return {**super().score(example, text), "strict": is_strictly(text, example.label)}
 
     def aggregate(self, lines: Sequence[Line]) -> dict:
-        found = {"all": lines}
+        splits = {"all": lines}
         for name in ("image", "text"):
             if inside := [line for line in lines if line["category"] == name]:
-                found[name] = inside
-        accuracy = {name: _share(inside, "correct") for name, inside in found.items()}
-        strict = {name: _share(inside, "strict") for name, inside in found.items()}
+                splits[name] = inside
+        accuracy = {name: _share(inside, "correct") for name, inside in splits.items()}
+        strict = {name: _share(inside, "strict") for name, inside in splits.items()}
         return {
             "score": 100 * accuracy.pop("all"),
             "max_score": 100,
@@ -94,7 +94,7 @@ class ScienceQA(Task):
             "image_strict_accuracy": strict.get("image"),
             "unparsed": sum(line["answer"] == FAILED for line in lines),
             "subtasks": {
-                name: {"score": 100 * value, "questions": len(found[name])} for name, value in accuracy.items()
+                name: {"score": 100 * value, "questions": len(splits[name])} for name, value in accuracy.items()
             },
             "note": f"official reading; {100 * strict['all']:.1f} % counting only answers that are the letter itself",
         }

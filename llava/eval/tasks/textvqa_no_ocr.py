@@ -14,5 +14,5 @@ class TextVqaNoOcr(TextVqa):
     def wording(self, example: Example) -> str:
         """The prompt without its hint; LLaVA's older layout, which has it inline, begins at the question."""
         lines = [line for line in example.text.split("\n") if not line.startswith(HINT)]
-        found = "\n".join(lines)
-        return found[found.index("Question: ") :] if found.startswith("OCR tokens: ") else found
+        text = "\n".join(lines)
+        return text[text.index("Question: ") :] if text.startswith("OCR tokens: ") else text

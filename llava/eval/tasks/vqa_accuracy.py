@@ -31,7 +31,7 @@ APOSTROPHES = """
     y'all'd've you'd you'd've you'll you're you've
 """.split()
 CONTRACTIONS = {
-    word[: found.start()] + word[found.end() :]: word for word in APOSTROPHES for found in re.finditer("'", word)
+    word[: match.start()] + word[match.end() :]: word for word in APOSTROPHES for match in re.finditer("'", word)
 }
 _PERIOD = re.compile(r"\.(?!\d)")
 
