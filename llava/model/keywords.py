@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Set
 from typing import Any
 
 from transformers.utils.generic import TransformersKwargs
@@ -18,13 +18,12 @@ class UnknownKeywordError(TypeError, ValueError):
     """A keyword that nobody reads: a TypeError as Python's own, a ValueError as every refusal of this package."""
 
 
-def refuse_unknown(function: str, keywords: Mapping[str, Any], known: Iterable[str]) -> None:
+def refuse_unknown(function: str, keywords: Mapping[str, Any], known: Set[str]) -> None:
     """Raises UnknownKeywordError for the first of ``keywords`` that is not ``known``, with the nearest names."""
-    names = set(known)
     for keyword in keywords:
-        if keyword not in names:
+        if keyword not in known:
             raise UnknownKeywordError(
-                f"{function} does not know {keyword}={_short(keywords[keyword])}{did_you_mean(keyword, names)}"
+                f"{function} does not know {keyword}={_short(keywords[keyword])}{did_you_mean(keyword, known)}"
             )
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor
 
-from .ledger import Group, Ledger
+from .ledger import Group, Ledger, last_of
 
 
 class Need(Enum):
@@ -190,8 +190,9 @@ class LayerEvidence:
     def last(self, group: Group) -> Tensor:
         """Attention (G, H, S) of the last token before an answer to each image of a group."""
         prompt, samples = self._prompt(group), torch.arange(len(self.ledger.valid), device=group.rows.device)
-        ends = prompt.shape[1] - 1 - prompt.flip(1).to(torch.uint8).argmax(1)  # (G,)
-        queries, which = torch.stack([group.rows, ends], dim=1).unique(dim=0, return_inverse=True)  # (Q, 2), (G,)
+        queries, which = torch.stack([group.rows, last_of(prompt)], dim=1).unique(
+            dim=0, return_inverse=True
+        )  # (Q, 2), (G,)
         key = tuple(map(tuple, queries.tolist()))
         if key not in self._last:
             rows = None if torch.equal(queries[:, 0], samples) else queries[:, 0]

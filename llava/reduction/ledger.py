@@ -69,7 +69,7 @@ class Ledger:
         begins = learned & ~nn.functional.pad(learned[:, :-1], (1, 0))
         turn = begins.long().cumsum(1) + (slot >= (length if prompt is None else prompt))
         judged = nn.functional.pad(learned[:, 1:], (0, 1))
-        ends = torch.stack([_last_of(valid), _last_of(valid & (turn == 0))], dim=1)  # (B, 2)
+        ends = torch.stack([last_of(valid), last_of(valid & (turn == 0))], dim=1)  # (B, 2)
         # The cache drops rejected drafts by number from the end: every row keeps a slot for each, padding too.
         slots = valid if prompt is None else valid | (slot >= prompt)
         return cls(
@@ -144,9 +144,9 @@ class Ledger:
         """Labels (B, S0) of the unreduced sequence, already shifted, at the rows that are left; padding is ignored."""
         return labels.gather(1, self.origin).masked_fill(~self.valid, ignore)
 
-    def last(self, turn: Tensor | None = None) -> Tensor:
-        """Column of every row's last valid token: (B,); with ``turn`` (B,), of the last before that turn's answer begins."""
-        return _last_of(self.valid if turn is None else self.valid & (self.turn <= turn[:, None]))
+    def last(self) -> Tensor:
+        """Column of every row's last valid token: (B,)."""
+        return last_of(self.valid)
 
     def row_counts(self) -> Tensor:
         """Rows that each sample really computes: (B,); masked and zeroed tokens count, padding does not."""
@@ -157,6 +157,6 @@ class Ledger:
         return (self.visual.bool() & self.valid & (self.visible | ~self.pinned)).sum(1)
 
 
-def _last_of(mask: Tensor) -> Tensor:
+def last_of(mask: Tensor) -> Tensor:
     """Column of every row's last true entry: (B,); the last column where a row has none."""
     return mask.shape[1] - 1 - mask.flip(1).to(torch.uint8).argmax(1)

@@ -95,9 +95,13 @@ class LlavaLlamaForCausalLM(ReducibleLlamaForCausalLM, LlavaMetaForCausalLM):
             "visual": visual,
             "sample_seed": sample_seed,
         }
-        with_image = input_ids is not None and bool((input_ids == IMAGE_TOKEN_INDEX).any())
+        with_pictures = images is not None or raw_vision_features is not None
+        # A step of decoding has no image token; looking for one would make it wait for the device.
+        with_image = False
+        if input_ids is not None and (with_pictures or input_ids.shape[1] > 1 or inputs["past_key_values"] is None):
+            with_image = bool((input_ids == IMAGE_TOKEN_INDEX).any())
         if inputs_embeds is None and input_ids is not None and (input_ids.shape[1] > 1 or with_image):
-            if images is not None or raw_vision_features is not None:
+            if with_pictures:
                 pictures = (images, image_sizes, raw_vision_features, image_seeds)
                 reduction, spliced = self._spliced(inputs, pictures, reduction)
                 inputs |= spliced
