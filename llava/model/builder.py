@@ -115,6 +115,7 @@ def load_pretrained_model(
         model.initialize_vision_tokenizer(config, tokenizer)
     _repair_generation_config(model)
     tower = model.get_vision_tower()
+    model.text_tokenizer = tokenizer
     return tokenizer, model.eval(), None if tower is None else tower.image_processor, context_length(config)
 
 

@@ -19,11 +19,10 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache
 from transformers.masking_utils import create_causal_mask
 
-from llava.reduction import Ledger, Record, Stage, attention_rows
+from llava.reduction import Ledger, Record, Stage
 from llava.reduction.apply import reduce_sequence
-from llava.reduction.evidence import LayerEvidence, Need, layer_keys
-
-Rope = tuple[Tensor, Tensor]
+from llava.reduction.evidence import LayerEvidence, LayerSource, Need, Source
+from llava.reduction.evidence.attention import Rope
 
 # transformers 5.24 renamed the cache in every forward, mask and output
 CACHE = "cache" if "cache" in inspect.signature(create_causal_mask).parameters else "past_key_values"
@@ -42,15 +41,20 @@ class Decoder(Protocol):
 
     layers: nn.ModuleList
     rotary_emb: nn.Module
+    norm: nn.Module
 
 
 @dataclass
 class Segment:
-    """Layers from ``layer`` on, as a prefill left them: which cached keys may be seen (B, S'), how far positions moved (B, 1)."""
+    """Layers from ``layer`` on, as a prefill left them.
+
+    Which cached keys may be seen (B, S'), how far positions moved (B, 1), how many tokens each key stands for (B, S').
+    """
 
     layer: int
     visible: Tensor
     shift: Tensor | None
+    size: Tensor | None = None
 
 
 @dataclass
@@ -74,13 +78,16 @@ class Prompt:
     """What a caller says about the positions of a prefill.
 
     visual (B, P): 0 for text, i for the row's i-th image; the rows after P are drafted or recomputed answers. seeds (B,):
-    a number for each sample. labels (B, S), not shifted: what is being taught. correct: what a host makes of ``visual``,
-    given which positions are no padding, and what the trace should say of it.
+    a number for each sample. labels (B, S), not shifted: what is being taught. sizes (B, P): how many tokens each position
+    stands for. grids (B, I, 2): height and width of the grid of each image's tokens, zero where they have none. correct:
+    what a host makes of ``visual``, given which positions are no padding, and what the trace should say of it.
     """
 
     visual: Tensor | None = None
     seeds: Tensor | None = None
     labels: Tensor | None = None
+    sizes: Tensor | None = None
+    grids: Tensor | None = None
     correct: Callable[[Tensor | None, Tensor], tuple[Tensor | None, tuple[str, ...]]] = lambda visual, valid: (
         visual,
         (),
@@ -102,6 +109,12 @@ class Prompt:
                 "prompt token (a prompt with an image cannot be fed in pieces: do not set prefill_chunk_size)"
             )
         return nn.functional.pad(visual.long(), (0, valid.shape[1] - visual.shape[1])), visual.shape[1], remarks
+
+    def token_sizes(self, length: int) -> Tensor | None:
+        """``sizes`` for a sequence of so many positions: what follows the prompt stands for itself."""
+        if self.sizes is None or (self.sizes == 1).all():
+            return None
+        return nn.functional.pad(self.sizes.float(), (0, length - self.sizes.shape[1]), value=1.0)
 
     def sample_seeds(self, batch: int, device: torch.device) -> Tensor:
         """A number for each of ``batch`` samples; zeros where none were given."""
@@ -166,19 +179,28 @@ class Pass:
     def finish(self) -> None:
         """Leave on the cache what later steps need."""
 
-    def _mask(self, number: int, hidden: Tensor, visible: Tensor) -> Any:
+    def _mask(self, number: int, hidden: Tensor, visible: Tensor, size: Tensor | None = None) -> Any:
         """The attention mask of a layer whose cached and new keys may be seen where ``visible`` (B, keys) says so.
 
-        No positions are handed over: gaps in them would be read as the borders of packed sequences.
+        ``size`` (B, keys): how many tokens each key stands for, whose logarithm its logits gain (proportional attention,
+        arXiv 2210.09461). No positions are handed over: gaps in them would be read as the borders of packed sequences.
+        Raises ValueError for sizes under an attention backend that takes no mask of numbers.
         """
-        return create_causal_mask(
-            config=self.config,
+        backend = self.config._attn_implementation
+        if size is not None and backend not in ("sdpa", "eager"):
+            raise ValueError(
+                f"attn_implementation={backend!r} cannot weigh merged tokens by their sizes; use 'sdpa', or the method's"
+                " option without sizes"
+            )
+        mask: Any = create_causal_mask(
+            config=self.config if size is None else eager(self.config),
             inputs_embeds=hidden,
             attention_mask=visible,
             position_ids=None,
             layer_idx=number,
             **cache_keyword(self.cache),
         )
+        return mask if size is None else mask + size.log().to(mask)[:, None, None]
 
 
 class Step(Pass):
@@ -214,7 +236,10 @@ class Step(Pass):
         else:
             grown = self.answered[:, self.prompt :].bool().to(hidden.device)
         visible = torch.cat([segment.visible.to(hidden.device), grown], dim=1)
-        return Inputs(hidden, rope, self._mask(number, hidden, visible), None)
+        size = segment.size
+        if size is not None:
+            size = nn.functional.pad(size.to(hidden.device), (0, grown.shape[1]), value=1.0)
+        return Inputs(hidden, rope, self._mask(number, hidden, visible, size), None)
 
 
 class Prefill(Pass):
@@ -239,21 +264,40 @@ class Prefill(Pass):
             valid = attention_mask[:, :length].bool()
         visual, self.prompt, self.remarks = prompt.image_map(valid)
         self.after_prompt, self.seeds = length - self.prompt, prompt.sample_seeds(batch, hidden.device)
-        self.ledger: Ledger = Ledger.start(visual, valid, position_ids, self.prompt, prompt.labels)
+        size = prompt.token_sizes(length)
+        self.ledger: Ledger = Ledger.start(visual, valid, position_ids, self.prompt, prompt.labels, size=size)
         in_decoder = [stage for stage in plan() if stage.site == "layer"] if visual.any() else []
         self.stages = {stage.layer: stage for stage in in_decoder}
         self.segments: list[Segment] = []
-        self.entered: Tensor | None = None
+        self.grids = prompt.grids
+        self.start: tuple[Ledger, Tensor] | None = None
+        self.entered: dict[int, LayerSource] = {}
 
     def before(self, number: int, inputs: Inputs) -> Inputs:
         """The reduced inputs where a stage stands; the same objects elsewhere."""
+        if number == 0:
+            inputs = self._begin(inputs)
         if number in self.stages:
             inputs = self._reduce(number, self.stages[number], inputs)
         self.record.ledgers.append(self.ledger)
-        following = self.stages.get(number + 1)
-        reads_attention = following is not None and Need.ATTENTION in following.reducer.needs
-        self.entered = inputs.hidden if reads_attention else None
+        self.entered[number] = LayerSource(self.decoder.layers[number], inputs.hidden, inputs.rope)
+        self.entered = {layer: source for layer, source in self.entered.items() if self._is_read(layer, number)}
         return inputs
+
+    def _is_read(self, layer: int, number: int) -> bool:
+        """Whether a stage behind layer ``number`` reads what went into ``layer``."""
+        behind = ((at, stage) for at, stage in self.stages.items() if at is not None and at > number)
+        return any(at - looks_back(stage) <= layer for at, stage in behind)
+
+    def _begin(self, inputs: Inputs) -> Inputs:
+        """What the first layer is given: merged tokens weigh as much as what they stand for."""
+        if any(Need.EMBEDDINGS in stage.reducer.needs for stage in self.stages.values()):
+            self.start = self.ledger, inputs.hidden
+        if self.ledger.size is None:
+            return inputs
+        self.segments.append(self._segment(0, None))
+        mask = self._mask(0, inputs.hidden, self.ledger.visible, self.ledger.size)
+        return replace(inputs, mask=mask)
 
     def finish(self) -> None:
         """Leave on the cache which keys of the prompt the layers may see."""
@@ -271,43 +315,63 @@ class Prefill(Pass):
         self.record.trace.append(replace(reduction.record, remarks=self.remarks))
         if reduction.index is None and reduction.ledger is before:
             return Inputs(reduction.hidden, inputs.rope, inputs.mask, inputs.position_ids)
+        turned = reduction.index if reduction.turned is None else reduction.turned
+        if reduction.index is not None and stage.positions == "compact":
+            rope = self.decoder.rotary_emb(reduction.hidden, position_ids=self.ledger.position)
+        elif turned is not None:
+            rope = both(rope, lambda part: _gathered(part, turned))
         if reduction.index is not None:
-            if stage.positions == "compact":
-                rope = self.decoder.rotary_emb(reduction.hidden, position_ids=self.ledger.position)
-            else:
-                index = reduction.index[..., None].expand(-1, -1, rope[0].shape[-1])
-                rope = both(rope, lambda part: part.expand(len(index), -1, -1).gather(1, index))
-        visible = self.ledger.visible
-        prompt_keys = visible[:, : visible.shape[1] - self.after_prompt]
-        self.segments.append(Segment(number, prompt_keys, self._shift(stage, before)))
-        return Inputs(reduction.hidden, rope, self._mask(number, reduction.hidden, visible), None)
+            index = reduction.index
+            for layer, source in self.entered.items():
+                states = _gathered(source.entered.to(device), index)
+                self.entered[layer] = LayerSource(
+                    source.layer, states, both(source.rope, lambda part: _gathered(part, index))
+                )
+        visible, size = self.ledger.visible, self.ledger.size
+        self.segments.append(self._segment(number, self._shift(stage, before)))
+        return Inputs(reduction.hidden, rope, self._mask(number, reduction.hidden, visible, size), None)
+
+    def _segment(self, number: int, shift: Tensor | None) -> Segment:
+        """What the layers from ``number`` on leave of the prompt for later steps."""
+        visible, size = self.ledger.visible, self.ledger.size
+        length = visible.shape[1] - self.after_prompt
+        return Segment(number, visible[:, :length], shift, None if size is None else size[:, :length])
 
     def _evidence(self, number: int, hidden: Tensor, rope: Rope) -> LayerEvidence:
-        seeds = self.seeds.to(hidden.device)
-        if self.entered is None:
-            return LayerEvidence(self.ledger, hidden, _no_attention, seeds)
-        layer, visible = self.decoder.layers[number - 1], self.ledger.visible
-        everyone = both(rope, lambda part: part.expand(len(hidden), -1, -1))
-        entered = self.entered.to(hidden.device)
-        keys = self._keys(number - 1, entered, everyone)
+        """What the stage before layer ``number`` can learn."""
+        sources: dict[int, Source] = {}
 
-        def compute(rows: Tensor | None, columns: Tensor) -> Tensor:
-            """Attention (G, H, R, S) of the layer before; images of a group may lie in any samples, several in one."""
-            tensors = (entered, *everyone, visible, keys)
-            if rows is not None:
-                tensors = tuple(part[rows] for part in tensors)
-            states, cos, sin, seen, known = tensors
-            return attention_rows(layer, states, (cos, sin), columns, seen, known)
+        def source(back: int) -> Source:
+            if back not in sources:
+                sources[back] = self._source(number, back, hidden, rope)
+            return sources[back]
 
-        return LayerEvidence(self.ledger, hidden, compute, seeds)
+        device = hidden.device
+        start = self.start and (self.start[0].to(device), self.start[1].to(device))
+        grids = None if self.grids is None else self.grids.to(device)
+        return LayerEvidence(self.ledger, hidden, source, self.seeds.to(device), self.decoder.norm, start, grids)
 
-    def _keys(self, number: int, entered: Tensor, rope: Rope) -> Tensor:
-        """The rotated keys of a layer: from a plain cache where it holds them all, else computed again."""
-        length = self.ledger.valid.shape[1]
+    def _source(self, number: int, back: int, hidden: Tensor, rope: Rope) -> LayerSource:
+        """The layer so many before ``number``, with what went into it; 0 is the layer itself, which has not run."""
+        rope = both(rope, lambda part: part.expand(len(hidden), -1, -1))
+        if back == 0:
+            return LayerSource(self.decoder.layers[number], hidden, rope)
+        kept = self.entered.get(number - back)
+        if kept is None:
+            raise ValueError(
+                f"a reducer at layer {number} asks for layer {number - back}; a method that reads attention or the change"
+                f" of a layer has Need.ATTENTION or Need.CHANGE among its needs, and looks_back of at least {back}"
+            )
+        turn = both(kept.rope, lambda part: part.to(hidden.device).expand(len(hidden), -1, -1))
+        cached = self._cached_keys(number - 1, hidden.shape[1]) if back == 1 else None
+        return LayerSource(
+            kept.layer, kept.entered.to(hidden.device), turn, None if cached is None else cached.to(hidden.device)
+        )
+
+    def _cached_keys(self, number: int, length: int) -> Tensor | None:
+        """The rotated keys of a layer that has just run, where a plain cache holds them all."""
         keys = getattr(self.cache.layers[number], "keys", None) if self.cache is not None else None
-        if keys is not None and keys.shape[2] >= length:
-            return keys[:, :, :length].to(entered.device)
-        return layer_keys(self.decoder.layers[number], entered, rope)
+        return keys[:, :, :length] if keys is not None and keys.shape[2] >= length else None
 
     def _shift(self, stage: Stage, before: Ledger) -> Tensor | None:
         """How far compact positions have moved a row's next token: (B, 1)."""
@@ -325,8 +389,15 @@ def both(rope: Rope, change: Callable[[Tensor], Tensor]) -> Rope:
     return change(cos), change(sin)
 
 
-def _no_attention(rows: Tensor | None, columns: Tensor) -> Tensor:
-    raise ValueError("a reducer asks for attention without Need.ATTENTION among its needs; add it there")
+def looks_back(stage: Stage) -> int:
+    """Of how many layers before its own a stage needs what went into them."""
+    reads = stage.reducer.needs & {Need.ATTENTION, Need.CHANGE}
+    return stage.reducer.looks_back if reads else 0
+
+
+def _gathered(states: Tensor, index: Tensor) -> Tensor:
+    """The rows ``index`` (B, S') of states (B or 1, S, d): (B, S', d)."""
+    return states.expand(len(index), -1, -1).gather(1, index[..., None].expand(-1, -1, states.shape[-1]))
 
 
 def eager(config: Any) -> Any:

@@ -25,7 +25,8 @@ from llava.model.vision.anyres import CropLayout, unpad_image
 from llava.model.vision.encode import VisionPath, VisionRecord
 from llava.model.vision.modules import LlavaMetaModel, load_projector
 from llava.model.vision.pictures import Images, Picture, as_pictures, assign
-from llava.model.vision.splice import Spliced, cut_rows, pad_rows, questions, splice_row
+from llava.model.vision.splice import Spliced, VisualTokens, cut_rows, pad_rows, splice_row
+from llava.model.vision.words import asked, questions
 from llava.reduction import Cost, Need, Record, Stage
 from llava.reduction.context import recall, remember
 from llava.reduction.evidence import mixed_seed
@@ -44,6 +45,7 @@ class LlavaMetaForCausalLM(ABC, _LanguageModel):
     """Turns images and prompts into what a decoder reads; mixed into a causal language model."""
 
     config: Any
+    text_tokenizer: Any = None  # what reads the question for a plan that asks CLIP; load_pretrained_model sets it
 
     @abstractmethod
     def get_model(self) -> LlavaMetaModel:
@@ -167,17 +169,21 @@ class LlavaMetaForCausalLM(ABC, _LanguageModel):
 
     def _visual_tokens(
         self, plan: list[Stage], by_row: list[list[Picture]], ids: list[Tensor], targets: list[Tensor]
-    ) -> list[Tensor]:
-        """The tokens (n, D) of every picture of the rows, in order; leaves a record of what became of them."""
+    ) -> list[VisualTokens]:
+        """The tokens of every picture of the rows, in order; leaves a record of what became of them."""
         record = VisionRecord([[picture.crops for picture in row] for row in by_row])
         remember(self, record)
         pictures = [picture for row in by_row for picture in row]
         if not pictures:
             return []
-        asks = any(stage.reducer.needs & {Need.QUESTION, Need.TEXT} for stage in plan if stage.site != "layer")
+        early = [stage for stage in plan if stage.site != "layer"]
+        asks = any(stage.reducer.needs & {Need.QUESTION, Need.TEXT} for stage in early)
         question = questions(self._embed, ids, targets) if asks else None
+        words = None
+        if any(Need.CLIP in stage.reducer.needs for stage in early):
+            words = asked(ids, targets, self.text_tokenizer, getattr(self.config, "conv_mode", None))
         seeds = [picture.seed if _draws(plan) else 0 for picture in pictures]
-        return self._vision_path().tokens(plan, pictures, seeds, question, record)
+        return self._vision_path().tokens(plan, pictures, seeds, question, words, record)
 
     def prepare_inputs_labels_for_multimodal(
         self,

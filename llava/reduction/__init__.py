@@ -1,13 +1,14 @@
 """Visual-token reduction: ledger, stages, evidence, methods. Imports torch only, never ``llava.model``."""
 
 from . import methods  # noqa: F401  registers every method
+from .aggregate import Merged
 from .apply import Record
 from .checks import did_you_mean
 from .context import reduced
 from .cost import Cost
 from .evidence import Evidence, Need, attention_rows
 from .ledger import Ledger
-from .plan import check_plan, plan_from, plan_name
+from .plan import check_plan, plan_from, plan_name, spelled_out
 from .registry import get_method, list_methods, make_stage, method_table, register
 from .stage import Place, Reducer, Stage
 
@@ -15,6 +16,7 @@ __all__ = [
     "Cost",
     "Evidence",
     "Ledger",
+    "Merged",
     "Need",
     "Place",
     "Record",
@@ -31,4 +33,5 @@ __all__ = [
     "plan_name",
     "reduced",
     "register",
+    "spelled_out",
 ]

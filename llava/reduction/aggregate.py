@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .score import similarity
 from .select import bands
+
+
+@dataclass(frozen=True)
+class Merged:
+    """Rows that go on in another order than the picture's, or that stand for several tokens.
+
+    tokens (G, k, D) in the order in which they go on. origin (G, k): the token in whose place each stands, whose position
+    it has; a rearrangement of the kept ones. sizes (G, k): how many tokens each stands for, which adds log size to its
+    logit as a key in every later layer; None adds nothing.
+    """
+
+    tokens: Tensor
+    origin: Tensor
+    sizes: Tensor | None = None
 
 
 def gather(tokens: Tensor, kept: Tensor) -> Tensor:

@@ -6,14 +6,15 @@ Shapes: B batch, S sequence, G images of one length, N their tokens, k kept, D w
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
-from .evidence import Evidence, LayerEvidence, Need
+from .aggregate import Merged
+from .evidence import Evidence, LayerEvidence, Need, Site, TowerEvidence
 from .ledger import Ledger
-from .stage import Place, Site, Stage
+from .stage import Place, Stage, Where
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Record:
         return self.stage.name
 
     @property
-    def site(self) -> Site:
+    def site(self) -> Where:
         """Where the stage stands."""
         return self.stage.site
 
@@ -89,66 +90,104 @@ class Record:
 
 @dataclass(frozen=True)
 class Reduction:
-    """A reduced sequence: hidden states (B, S', D), the index (B, S') that shortened it (None if kept), ledger, record."""
+    """A reduced sequence: hidden states (B, S', D), ledger, record, and where its rows come from.
+
+    ``index`` (B, S'): the slots that are left, None where all are. ``turned`` (B, S'): the slots whose positions they have,
+    None where they keep their own.
+    """
 
     hidden: Tensor
     index: Tensor | None
     ledger: Ledger
     record: Record
+    turned: Tensor | None = None
 
 
-def choose(stage: Stage, tokens: Tensor, evidence: Evidence, k: int | None) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Ask the reducer about (G, N, D) tokens: a list of (which of the G, kept (g, k) ascending, merged (g, k, D)).
+@dataclass(frozen=True)
+class Part:
+    """What a reducer has decided about some of G images: ``rows`` (g,), ``kept`` (g, k) ascending, and what they become."""
 
-    ``k``: the budget of each image. One entry where all images keep the same number, one per number where a reducer lets
-    them differ.
+    rows: Tensor
+    kept: Tensor
+    merged: Merged
+
+
+def choose(stage: Stage, tokens: Tensor, evidence: Evidence, k: int | None) -> list[Part]:
+    """Ask the reducer about (G, N, D) tokens with a budget ``k`` for each image.
+
+    One part where all images keep the same number, one per number where a reducer lets them differ.
     """
     images = len(tokens)
     everyone = torch.arange(images, device=tokens.device)
     if k == 0:
-        return [(everyone, everyone.new_empty(images, 0), tokens[:, :0])]
+        nothing = everyone.new_empty(images, 0)
+        return [Part(everyone, nothing, Merged(tokens[:, :0], nothing))]
     picked = stage.reducer.select(tokens, evidence, k)
     if picked.dtype != torch.bool:
         kept = picked.sort(dim=1).values
-        return [(everyone, kept, stage.reducer.aggregate(tokens, kept, evidence))]
+        return [Part(everyone, kept, _merged(stage, tokens, kept, evidence))]
     counts, parts = picked.sum(1), []
     for count in counts.unique().tolist():
         part = everyone[counts == count]
         kept = picked[part].nonzero()[:, 1].view(len(part), count)
         about = evidence if len(part) == images else evidence.part(part)
-        parts.append((part, kept, stage.reducer.aggregate(tokens[part], kept, about)))
+        parts.append(Part(part, kept, _merged(stage, tokens[part], kept, about)))
     return parts
+
+
+def _merged(stage: Stage, tokens: Tensor, kept: Tensor, evidence: Evidence) -> Merged:
+    merged = stage.reducer.aggregate(tokens, kept, evidence)
+    if isinstance(merged, Merged):
+        return merged
+    return Merged(merged, kept, None if evidence.sizes is None else evidence.sizes.gather(1, kept))
+
+
+# ----------------------------------------------------------------------------------------------------- in the decoder
 
 
 def reduce_sequence(stage: Stage, hidden: Tensor, ledger: Ledger, evidence: LayerEvidence) -> Reduction:
     """Apply a decoder stage to hidden states (B, S, D); rows without an image pass unchanged."""
     chosen = torch.zeros_like(ledger.valid)
+    slot = torch.arange(chosen.shape[1], device=chosen.device).expand_as(chosen)
+    source, size = slot.clone(), ledger.size
     notes, written = [], hidden
     if stage.reducer.merges or stage.place is Place.ZERO_FILL:
         written = hidden.clone()
-    for group in ledger.groups():
+    for group in evidence.groups():
         tokens = hidden[group.rows[:, None], group.columns]  # (G, N, D)
         about = evidence.of(group)
-        for part, kept, merged in choose(stage, tokens, about, stage.budget(tokens.shape[1])):
-            rows, columns = group.rows[part][:, None], group.columns[part]
-            slots = columns.gather(1, kept)  # (g, k)
+        for part in choose(stage, tokens, about, stage.budget(tokens.shape[1])):
+            rows, columns = group.rows[part.rows][:, None], group.columns[part.rows]
+            slots = columns.gather(1, part.kept)  # (g, k)
             chosen[rows, slots] = True
             if stage.place is Place.ZERO_FILL:
                 written[rows, columns] = 0
-                slots = columns[:, : kept.shape[1]]
+                slots = columns[:, : part.kept.shape[1]]
+            elif written is not hidden:
+                source[rows, slots] = columns.gather(1, part.merged.origin)
             if written is not hidden:
-                written[rows, slots] = merged.to(hidden.dtype)
+                written[rows, slots] = part.merged.tokens.to(hidden.dtype)
+            if part.merged.sizes is not None:
+                size = torch.ones_like(chosen, dtype=torch.float32) if size is None else size.clone()
+                size[rows, slots] = part.merged.sizes.float()
         notes.append((group.rows, about.notes))
     record = Record(stage, ledger, chosen, notes)
+    turned = None if torch.equal(source, slot) else source
+    if turned is not None or size is not ledger.size:
+        ledger = ledger.standing_for(source, size)
     gone = ledger.visual.bool() & ledger.visible & ~chosen
     if stage.place is Place.ZERO_FILL or not gone.any():
-        return Reduction(written, None, ledger, record)
+        return Reduction(written, None, ledger, record, turned)
     index, after = ledger.without(gone, shorten=stage.place is Place.DROP)
     if index is None:
-        return Reduction(written, None, after, record)
+        return Reduction(written, None, after, record, turned)
     if stage.positions == "compact":
         after = after.compacted()
-    return Reduction(written.gather(1, index[..., None].expand(-1, -1, hidden.shape[-1])), index, after, record)
+    shorter = written.gather(1, index[..., None].expand(-1, -1, hidden.shape[-1]))
+    return Reduction(shorter, index, after, record, None if turned is None else turned.gather(1, index))
+
+
+# ------------------------------------------------------------------------------------------------- before the decoder
 
 
 def reduce_pixels(plan: list[Stage], pixels: Tensor, patch: int) -> Tensor:
@@ -160,74 +199,126 @@ def reduce_pixels(plan: list[Stage], pixels: Tensor, patch: int) -> Tensor:
     return pixels
 
 
-def reduce_images(
-    plan: list[Stage],
-    site: Site,
-    images: list[Tensor],
-    grid: tuple[int, int] | None,
-    seeds: Tensor,
-    question: tuple[Tensor, Tensor] | None = None,
-    pictures: Sequence[int] | None = None,
-) -> tuple[list[Tensor], list[Record]]:
-    """Apply a plan's stages of one site before the language model to each image's tokens (n, D).
+@dataclass(frozen=True)
+class Views:
+    """Images on their way to the decoder: crops until they are laid out, then pictures.
 
-    ``grid`` (h, w) is how the tokens of an image with h * w of them lie on the picture, ``seeds`` (G,) a number for each,
-    ``question`` the words asked about each, as in ``Evidence``. ``pictures``: for crops, the number of the picture that
-    each belongs to, whose crops share a budget unless the stage says ``per="crop"``; None: each is a picture.
-    Returns the reduced images, (k, D) each, and a record a stage, whose rows are the images, padded on the right.
+    tokens: of each image (n, D). seeds (G,): a number for each. grid (h, w): how the tokens of an image with h * w of them
+    lie on the picture. question: the words asked about each, as in ``Evidence``. owners: for crops, the number of the
+    picture that each belongs to, whose crops share a budget unless a stage says ``per="crop"``; None: each is a picture.
+    origins: of each image the patch (n,) in whose place each token stands, None where the tokens are the patches. sizes: how
+    many tokens each stands for (n,). tower: what the tower saw of the crops.
+    """
+
+    tokens: list[Tensor]
+    seeds: Tensor
+    grid: tuple[int, int] | None = None
+    question: tuple[Tensor, Tensor] | None = None
+    owners: Sequence[int] | None = None
+    origins: list[Tensor] | None = None
+    sizes: list[Tensor] | None = None
+    tower: TowerEvidence | None = None
+
+    @property
+    def lengths(self) -> list[int]:
+        """The number of tokens of each image."""
+        return [len(image) for image in self.tokens]
+
+
+def reduce_images(plan: list[Stage], site: Site, views: Views) -> tuple[Views, list[Record]]:
+    """Apply a plan's stages of one site before the language model to each image by itself.
+
+    Returns the reduced images and a record a stage, whose rows are the images, padded on the right.
     """
     records = []
     for stage in plan:
         if stage.site == site:
-            images, record = _reduce_images(stage, images, grid, seeds, question, pictures)
+            views, record = _reduce_images(stage, views)
             records.append(record)
-    return images, records
+    return views, records
 
 
-def _reduce_images(
-    stage: Stage,
-    images: list[Tensor],
-    grid: tuple[int, int] | None,
-    seeds: Tensor,
-    question: tuple[Tensor, Tensor] | None,
-    pictures: Sequence[int] | None,
-) -> tuple[list[Tensor], Record]:
-    lengths = [len(image) for image in images]
-    columns = torch.arange(max(lengths, default=0), device=seeds.device)
-    valid = columns < torch.tensor(lengths, device=seeds.device)[:, None]
+def tower_record(stage: Stage, origins: Tensor, patches: int) -> Record:
+    """What a stage in the tower did: of every crop (G) the patches (G, k) in whose place its tokens stand."""
+    valid = torch.ones(len(origins), patches, dtype=torch.bool, device=origins.device)
+    ledger = Ledger.start(valid.long(), valid, torch.arange(patches, device=origins.device))
+    return Record(stage, ledger, torch.zeros_like(valid).scatter(1, origins, True))
+
+
+def _reduce_images(stage: Stage, views: Views) -> tuple[Views, Record]:
+    device, lengths = views.seeds.device, views.lengths
+    columns = torch.arange(max(lengths, default=0), device=device)
+    valid = columns < torch.tensor(lengths, device=device)[:, None]
     ledger = Ledger.start(valid.long(), valid, columns)
-    chosen, reduced, notes = torch.zeros_like(valid), list(images), []
-    for (length, budget), members in _alike(stage, lengths, pictures).items():
-        rows = torch.tensor(members, device=seeds.device)
-        tokens = torch.stack([images[row] for row in members])  # (G, N, D)
-        about = Evidence(
-            seeds=seeds[rows],
-            grid=grid if grid and grid[0] * grid[1] == length else None,
-            question=question and (question[0][rows], question[1][rows]),
-        )
-        if Need.GRID in stage.reducer.needs and about.grid is None:
-            raise ValueError(
-                f"{stage} needs the arrangement of the tokens on the picture, but these {length} tokens have none (a picture"
-                " of several crops, or an earlier stage); put it at site='features' as the first stage"
-            )
-        for part, kept, merged in choose(stage, tokens, about, budget):
-            chosen[rows[part][:, None], kept] = True
-            for row, image in zip(rows[part].tolist(), merged.to(tokens.dtype)):
-                reduced[row] = image
+    before = [columns[:length] for length in lengths] if views.origins is None else views.origins
+    if views.origins is not None:
+        ledger = replace(ledger, origin=nn.utils.rnn.pad_sequence(before, batch_first=True))
+    chosen, notes = torch.zeros_like(valid), []
+    tokens, origins, sizes = list(views.tokens), list(before), list(views.sizes or [None] * len(lengths))
+    for (_, budget), members in _alike(stage, views).items():
+        rows = torch.tensor(members, device=device)
+        about = _evidence(stage, views, rows, members)
+        stacked = torch.stack([views.tokens[row] for row in members])  # (G, N, D)
+        for part in choose(stage, stacked, about, budget):
+            chosen[rows[part.rows][:, None], part.kept] = True
+            for number, row in enumerate(rows[part.rows].tolist()):
+                tokens[row] = part.merged.tokens[number].to(stacked.dtype)
+                origins[row] = before[row][part.merged.origin[number]]
+                sizes[row] = None if part.merged.sizes is None else part.merged.sizes[number]
         notes.append((rows, about.notes))
-    return reduced, Record(stage, ledger, chosen, notes)
+    merged = any(size is not None for size in sizes)
+    after = replace(
+        views,
+        tokens=tokens,
+        origins=origins,
+        sizes=[origin.new_ones(len(origin)) if size is None else size for size, origin in zip(sizes, origins)]
+        if merged
+        else None,
+    )
+    return after, Record(stage, ledger, chosen, notes)
 
 
-def _alike(stage: Stage, lengths: list[int], pictures: Sequence[int] | None) -> dict[tuple[int, int | None], list[int]]:
+def _evidence(stage: Stage, views: Views, rows: Tensor, members: list[int]) -> Evidence:
+    """What a stage can learn of some images of one length."""
+    length = len(views.tokens[members[0]])
+    grid = views.grid if views.grid and views.grid[0] * views.grid[1] == length else None
+    if Need.GRID in stage.reducer.needs and grid is None:
+        raise ValueError(
+            f"{stage} needs the arrangement of the tokens on the picture, but these {length} tokens have none (a picture"
+            " of several crops, or an earlier stage); put it at site='features' as the first stage"
+        )
+    return Evidence(
+        seeds=views.seeds[rows],
+        grid=grid,
+        question=views.question and (views.question[0][rows], views.question[1][rows]),
+        sizes=None if views.sizes is None else torch.stack([views.sizes[row] for row in members]),
+        tower=views.tower,
+        crops=None if views.tower is None else rows,
+        origins=None if views.origins is None else torch.stack([views.origins[row] for row in members]),
+    )
+
+
+def _alike(stage: Stage, views: Views) -> dict[tuple[int, int | None], list[int]]:
     """The images of one length and one budget: which they are, by both."""
-    owners = range(len(lengths)) if pictures is None else pictures
+    lengths = views.lengths
+    owners = range(len(lengths)) if views.owners is None else views.owners
     if len(owners) != len(lengths):
-        raise ValueError(f"pictures has {len(owners)} entries for {len(lengths)} crops; give the picture of each crop")
+        raise ValueError(f"owners has {len(owners)} entries for {len(lengths)} crops; give the picture of each crop")
     crops: dict[int, list[int]] = {}
     for row, owner in enumerate(owners):
         crops.setdefault(owner, []).append(row)
     alike: dict[tuple[int, int | None], list[int]] = {}
     for rows in crops.values():
-        for row, budget in zip(rows, stage.shares([lengths[row] for row in rows])):
+        for row, budget in zip(rows, _shares(stage, views, rows)):
             alike.setdefault((lengths[row], budget), []).append(row)
     return alike
+
+
+def _shares(stage: Stage, views: Views, rows: list[int]) -> list[int | None]:
+    """The budgets of the crops ``rows`` of one picture."""
+    lengths = [len(views.tokens[row]) for row in rows]
+    if not stage.reducer.shares_crops or stage.per == "crop" or len(set(lengths)) > 1 or len(rows) == 1:
+        return stage.shares(lengths)
+    budget = stage.budget(sum(lengths))
+    about = _evidence(stage, views, torch.tensor(rows, device=views.seeds.device), rows)
+    return list(stage.reducer.shares(0 if budget is None else budget, about))

@@ -53,12 +53,13 @@ def kv_bytes(config: Any, rows_per_layer: list[int], bytes_per_number: int) -> i
     return sum(rows_per_layer) * 2 * config.num_key_value_heads * config.head_dim * bytes_per_number
 
 
-def tower_flops(config: Any, images: int, patches: int, layers: int) -> float:
-    """The first ``layers`` layers of a CLIP vision tower on ``images`` crops of so many patches."""
+def tower_flops(config: Any, images: int, rows: list[int]) -> float:
+    """A CLIP vision tower on ``images`` crops, whose layers compute so many rows each; the first row is the class token."""
+    if not rows:
+        return 0.0
     d, m = config.hidden_size, config.intermediate_size
-    n = patches + 1
-    embed = 2 * patches * 3 * config.patch_size**2 * d
-    return images * (embed + layers * 2 * (4 * n * d * d + 2 * n * n * d + 2 * n * d * m))
+    embed = 2 * (rows[0] - 1) * 3 * config.patch_size**2 * d
+    return images * (embed + sum(2 * (4 * n * d * d + 2 * n * n * d + 2 * n * d * m) for n in rows))
 
 
 def linear_flops(module: nn.Module, rows: int) -> float:

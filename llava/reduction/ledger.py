@@ -31,6 +31,7 @@ class Ledger:
     position  (..., B, S) long   what RoPE sees
     turn      (B, S) long        how many answers have begun at or before the position: 0 throughout a prompt
     pinned    (B, S) bool        its output is read, so that the row stays even where its token is removed
+    size      (B, S) float       how many tokens a merged one stands for: log size is added to its logit as a key; or None
 
     Example, one row, 2 text + 4 image + 2 text, image tokens 1 and 3 kept by dropping the others:
       visual    0 0 1 1 1 1 0 0   ->  0 0 1 1 0 0
@@ -46,6 +47,7 @@ class Ledger:
     position: Tensor
     turn: Tensor
     pinned: Tensor
+    size: Tensor | None = None
 
     @classmethod
     def start(
@@ -56,6 +58,7 @@ class Ledger:
         prompt: int | None = None,
         labels: Tensor | None = None,
         ignore: int = -100,
+        size: Tensor | None = None,
     ) -> Ledger:
         """The ledger of an unreduced (B, S) sequence.
 
@@ -80,6 +83,7 @@ class Ledger:
             position=position.expand(*position.shape[:-2], *valid.shape),
             turn=turn,
             pinned=(judged | torch.zeros_like(valid).scatter(1, ends, True)) & valid,
+            size=size,
         )
 
     def groups(self) -> list[Group]:
@@ -120,6 +124,16 @@ class Ledger:
             position=self.position.gather(-1, index.expand(*self.position.shape[:-2], *index.shape)),
             turn=self.turn.gather(1, index),
             pinned=self.pinned.gather(1, index) & kept,
+            size=None if self.size is None else self.size.gather(1, index),
+        )
+
+    def standing_for(self, source: Tensor, size: Tensor | None) -> Ledger:
+        """The same slots with the origin and the position of others, ``source`` (B, S), and with new sizes (B, S)."""
+        return replace(
+            self,
+            origin=self.origin.gather(1, source),
+            position=self.position.gather(-1, source.expand(*self.position.shape[:-2], *source.shape)),
+            size=size,
         )
 
     def compacted(self) -> Ledger:
@@ -137,8 +151,9 @@ class Ledger:
 
     def to(self, device: torch.device) -> Ledger:
         """The same ledger on a device."""
-        tensors = {name: tensor.to(device) for name, tensor in vars(self).items()}
-        return self if all(tensors[name] is tensor for name, tensor in vars(self).items()) else Ledger(**tensors)
+        held = {name: tensor for name, tensor in vars(self).items() if tensor is not None}
+        moved = {name: tensor.to(device) for name, tensor in held.items()}
+        return self if all(moved[name] is tensor for name, tensor in held.items()) else replace(self, **moved)
 
     def labels(self, labels: Tensor, ignore: int = -100) -> Tensor:
         """Labels (B, S0) of the unreduced sequence, already shifted, at the rows that are left; padding is ignored."""

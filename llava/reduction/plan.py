@@ -10,14 +10,16 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
 from .checks import shown
+from .evidence import Site
 from .plan_file import read_plan_file
 from .registry import get_method, make_stage
 from .spelling import cut, read_value
-from .stage import Place, Site, Stage
+from .stage import CROP_SITES, Place, Stage
 
 Spec = str | Path | dict | Stage | Iterable[str | dict | Stage] | None
 
@@ -152,13 +154,18 @@ def plan_name(spec: Spec) -> str:
 
 
 def _ordered(plan: list[Stage]) -> list[Stage]:
-    """Refuse stages that are not in the order in which the tokens meet them, or that keep more than is left."""
+    """Refuse stages that are not in the order in which the tokens meet them, or that keep more than is left.
+
+    A plan with a schedule is judged when it is spelled out.
+    """
+    if any(stage.site == "schedule" for stage in plan):
+        return plan
     order = [(SITES.index(stage.site), stage.layer or 0) for stage in plan]
     for stage, place, following in zip(plan[1:], order, order[1:]):
         if following <= place:
             raise ValueError(
-                f"the stages {shown(' + '.join(map(str, plan)))} are out of order at {stage}; write pixels, features,"
-                " prompt, then layers from low to high, one stage a layer"
+                f"the stages {shown(' + '.join(map(str, plan)))} are out of order at {stage}; write pixels, tower, features,"
+                " projected, prompt, then layers from low to high, one stage a layer"
             )
     left: tuple[int, Stage] | None = None  # the stage that leaves a known number of tokens of every image
     for stage in plan:
@@ -172,9 +179,26 @@ def _ordered(plan: list[Stage]) -> list[Stage]:
     return plan
 
 
+def spelled_out(plan: list[Stage], layers: int) -> list[Stage]:
+    """A plan whose schedules are written out, stage by stage, for a decoder of ``layers`` layers.
+
+    Placement and positions of a schedule become those of its stages in the decoder. Raises ValueError where the decoder is
+    too shallow for a schedule, and where its stages do not fit among the others.
+    """
+    stages: list[Stage] = []
+    for stage in plan:
+        if stage.site != "schedule":
+            stages.append(stage)
+            continue
+        for part in stage.reducer.schedule(stage.keep, layers):
+            inside = part.site == "layer"
+            stages.append(replace(part, place=stage.place, positions=stage.positions) if inside else part)
+    return _ordered(stages)
+
+
 def check_plan(plan: list[Stage], layers: int, sites: tuple[Site, ...] = SITES) -> None:
     """Refuse a plan that a model with these sites and a decoder of ``layers`` layers cannot run."""
-    for stage in plan:
+    for stage in spelled_out(plan, layers):
         if stage.site not in sites and stage.name != "full":
             raise ValueError(
                 f"site={stage.site!r} of {stage} is before the decoder, but this model is a decoder alone;"
@@ -196,8 +220,9 @@ def tokens_left(plan: list[Stage], tokens: int, layers: int, crops: int = 1) -> 
     that can be. Raises ValueError for a budget above what arrives.
     """
     entering, left = [], tokens
+    stages = spelled_out(plan, layers)
     for layer in range(layers):
-        for stage in plan:
+        for stage in stages:
             if (stage.layer or 0) == layer and stage.place is Place.DROP:
                 left = _left(stage, left, crops)
         entering.append(left)
@@ -206,7 +231,7 @@ def tokens_left(plan: list[Stage], tokens: int, layers: int, crops: int = 1) -> 
 
 def _left(stage: Stage, tokens: int, crops: int) -> int:
     """Tokens of a picture behind a stage."""
-    if stage.site not in ("pixels", "features"):
+    if stage.site not in ("pixels", *CROP_SITES):
         return stage.reducer.left(tokens, stage.budget(tokens))
     each = [tokens // crops + (crop < tokens % crops) for crop in range(crops)]
     return sum(stage.reducer.left(length, share) for length, share in zip(each, stage.shares(each)))

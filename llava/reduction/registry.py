@@ -15,7 +15,7 @@ from importlib.metadata import entry_points
 from typing import TypeVar
 
 from .checks import did_you_mean, shown
-from .stage import Place, Reducer, Site, Stage
+from .stage import Place, Reducer, Stage, Where
 
 __all__ = [
     "ENTRY_POINTS",
@@ -36,7 +36,7 @@ ENTRY_POINTS = "llava.methods"
 STAGE_KEYS = ("method", "site", "layer", "keep", "place", "positions", "per")
 
 _METHODS: dict[str, type[Reducer]] = {}
-_DOC_FIELDS = ("Paper:", "Site:", "Needs:", "Training:", "Cost:", "Differs from the authors' code:")
+_DOC_FIELDS = ("Paper:", "Site:", "Needs:", "Training:", "Accounting:", "Cost:", "Differs from the authors' code:")
 
 
 def register(name: str) -> Callable[[Method], Method]:
@@ -102,21 +102,22 @@ def method_table() -> str:
 
 def make_stage(
     method: str,
-    site: Site | None = None,
+    site: Where | None = None,
     layer: int | None = None,
     keep: int | float | None = None,
     place: str = Place.DROP,
-    positions: str = "original",
+    positions: str | None = None,
     per: str | None = None,
     **options: object,
 ) -> Stage:
     """One stage from plain values; ``options`` go to the method's constructor, an unknown one raises.
 
-    ``site`` is the decoder where a ``layer`` is given, else the method's first. The other arguments are ``Stage``'s.
+    ``site`` is the decoder where a ``layer`` is given, else the method's schedule or its first. The other arguments are
+    ``Stage``'s.
     """
     kind = get_method(method)
     if site is None:
-        site = "layer" if layer is not None else kind.sites[0]
+        site = "layer" if layer is not None else "schedule" if kind.scheduled else kind.sites[0]
     if site == "layer" and layer is None:
         layer = kind.default_layer
     allowed = list(inspect.signature(kind.__init__).parameters)[1:]
@@ -126,5 +127,7 @@ def make_stage(
             raise ValueError(
                 f"option {shown(option)} of {method} is unknown{did_you_mean(option, known)}; it takes {', '.join(known)}"
             )
+    if positions is None:
+        positions = kind.default_positions
     # The words are checked there.
     return Stage(kind(**options), site, layer, keep, place, positions, per)  # pyright: ignore[reportArgumentType]

@@ -16,14 +16,16 @@ from typing import ClassVar, Literal, get_args
 
 from torch import Tensor, nn
 
-from .aggregate import gather
+from .aggregate import Merged, gather
 from .checks import check_choice, is_number, is_whole, shown
-from .evidence import SITE_GIVES, Evidence, Need
+from .evidence import SITE_GIVES, Evidence, Need, Site
 from .spelling import spell_value
 
-Site = Literal["pixels", "features", "prompt", "layer"]
+Where = Literal[Site, "schedule"]  # several stages under one name, which ``plan.spelled_out`` writes out
 Positions = Literal["original", "compact"]
 Per = Literal["image", "crop"]
+
+CROP_SITES: tuple[Site, ...] = ("tower", "features", "projected")  # where a picture is still its crops
 
 
 class Place(StrEnum):
@@ -35,24 +37,37 @@ class Place(StrEnum):
 
 
 class Reducer(nn.Module):
-    """A method of visual-token reduction. Subclass, write ``select`` (at the pixels ``shrink``), and register a name.
+    """A method of visual-token reduction. Subclass, write ``select`` (at the pixels ``shrink``, in the tower ``merge``),
+    and register a name.
 
     ``needs``: the evidence it asks for. ``sites``: where it may stand, the first by default. ``default_layer``: its decoder
     layer where none is given. ``merges``: ``aggregate`` does more than gather. ``wants_keep``: a budget must be given;
     False: the reducer decides and a budget is refused. ``adaptive``: the pictures decide how many are kept, at most the
     budget. ``least_keep``: the smallest budget. ``keeps_all_beyond``: a budget above the number of tokens keeps them all
-    instead of being an error. ``needs`` and ``adaptive`` may be set on an instance, where an option decides. Constructor arguments are attributes of the same names: that is how a stage is spelled and compared.
+    instead of being an error. ``default_positions``: what survivors' positions become where nothing is said.
+    ``scheduled``: the name alone stands for several stages, which ``schedule`` gives. ``looks_back``: of how many decoder
+    layers before its own it reads the attention. ``tower_layers``: of which layers of the tower it reads attention or keys.
+    ``shares_crops``: ``shares`` divides a picture's budget among its crops. ``needs``, ``adaptive``, ``looks_back`` and
+    ``tower_layers`` may be set on an instance, where an option decides. Constructor arguments are attributes of the same
+    names: that is how a stage is spelled and compared.
     """
 
     name: ClassVar[str]
     needs: frozenset[Need] = frozenset()
-    sites: ClassVar[tuple[Site, ...]] = ("features", "prompt", "layer")
+    sites: ClassVar[tuple[Site, ...]] = ("features", "projected", "prompt", "layer")
     default_layer: ClassVar[int | None] = None
     merges: ClassVar[bool] = False
     wants_keep: ClassVar[bool] = True
     adaptive: bool = False
     least_keep: ClassVar[int] = 0
     keeps_all_beyond: ClassVar[bool] = False
+    default_positions: ClassVar[Positions] = "original"
+    scheduled: ClassVar[bool] = False
+    shares_crops: ClassVar[bool] = False
+    weighs_sizes: bool = True  # in the tower: keys of merged tokens gain log size
+    in_raster_order: bool = True  # of the tokens that leave the tower
+    looks_back: int = 1
+    tower_layers: tuple[int, ...] = ()
     weights: str | None = None  # the folder of a trained module, where the method has one
 
     def __init__(self) -> None:
@@ -65,12 +80,20 @@ class Reducer(nn.Module):
         """
         raise NotImplementedError
 
-    def aggregate(self, tokens: Tensor, kept: Tensor, evidence: Evidence) -> Tensor:
-        """What the kept tokens (ascending indices (G, k)) become: (G, k, D).
+    def aggregate(self, tokens: Tensor, kept: Tensor, evidence: Evidence) -> Tensor | Merged:
+        """What the kept tokens (ascending indices (G, k)) become: (G, k, D), or ``Merged`` in another order or with sizes.
 
         Where images keep different numbers it is called once a number, with those images' tokens and evidence.
         """
         return gather(tokens, kept)
+
+    def schedule(self, keep: int | float | None, layers: int) -> list[Stage]:
+        """The stages that the name alone stands for, with a budget ``keep``, in a decoder of ``layers`` layers."""
+        raise NotImplementedError
+
+    def shares(self, budget: int, evidence: Evidence) -> list[int]:
+        """How the budget of one picture is divided among its G crops, which the evidence is about."""
+        raise NotImplementedError
 
     def left(self, tokens: int, k: int | None) -> int:
         """How many of ``tokens`` stay under a budget; at most, where the pictures decide."""
@@ -78,6 +101,14 @@ class Reducer(nn.Module):
 
     def shrink(self, pixels: Tensor, patch: int, k: int | None) -> Tensor:
         """What pixels (G, 3, H, W) become so that a tower with such patches makes at most ``k`` tokens of each."""
+        raise NotImplementedError
+
+    def tower_steps(self, tokens: int, keep: int, layers: int) -> list[int]:
+        """How many tokens each of the tower's ``layers`` layers merges away, so that ``keep`` of ``tokens`` are left."""
+        raise NotImplementedError
+
+    def merge(self, tokens: Tensor, keys: Tensor, sizes: Tensor, count: int) -> Merged:
+        """What a layer of the tower goes on with: ``count`` tokens fewer than (G, n, V), given keys (G, n, d), sizes (G, n)."""
         raise NotImplementedError
 
     def flops(self, rows: int, tokens: int, kept: int, width: int, text: int | None = None) -> float:
@@ -106,14 +137,14 @@ class Stage:
     for each image by itself. ``per``: what a budget before the language model is for. "image" (default) shares it evenly
     among the crops of a picture, "crop" gives it to each; at the pixels only "crop" is possible, since all crops of a
     batch pass the tower in one size. ``layer`` K (site "layer"): layers 0..K-1 see all tokens, K and after see the kept
-    ones. ``positions``: survivors keep their rotary positions ("original") or are numbered again ("compact").
+    ones. Site "schedule": the several stages that a method's name alone stands for. ``positions``: survivors keep their rotary positions ("original") or are numbered again ("compact").
 
     Stages are equal when they do the same: the same method, options, trained module and budget at the same place.
     Raises ValueError for what cannot be, naming the argument.
     """
 
     reducer: Reducer
-    site: Site
+    site: Where
     layer: int | None = None
     keep: int | float | None = None
     place: Place = Place.DROP
@@ -128,6 +159,10 @@ class Stage:
 
     def _check_site(self) -> None:
         name = self.reducer.name
+        if self.site == "schedule":
+            if not self.reducer.scheduled:
+                raise ValueError(f"{name} is one stage, not several; it can stand at {', '.join(self.reducer.sites)}")
+            return
         if self.site not in get_args(Site):
             raise ValueError(f"site={shown(self.site)} of {name} is unknown; choose one of {', '.join(get_args(Site))}")
         if self.site not in self.reducer.sites:
@@ -155,7 +190,9 @@ class Stage:
 
     def _check_budget(self) -> None:
         name = self.reducer.name
-        if self.reducer.wants_keep:
+        if self.site == "schedule" and self.keep is None:
+            pass
+        elif self.reducer.wants_keep:
             check_keep(self.keep, name, self.reducer.least_keep)
         elif self.keep is not None:
             raise ValueError(f"keep={shown(self.keep)} of {name}: {name} takes no budget; leave it out")
@@ -164,8 +201,10 @@ class Stage:
         check_choice("per", self.per, get_args(Per))
         if self.per == "image" and self.site == "pixels":
             raise ValueError(f"per='image' of {name}: at the pixels a budget is for each crop; leave per out")
-        if self.per == "crop" and (self.site not in ("pixels", "features") or self.keep is None):
-            raise ValueError(f"per='crop' of {name} only has a meaning for a budget at site='features'; leave it out")
+        if self.per == "crop" and (self.site not in ("pixels", *CROP_SITES) or self.keep is None):
+            raise ValueError(
+                f"per='crop' of {name} only has a meaning for a budget at site='features' or 'projected'; leave it out"
+            )
 
     def _check_placement(self) -> None:
         name = self.reducer.name
@@ -176,7 +215,7 @@ class Stage:
             raise ValueError(f"place={shown(self.place)} of {name} is unknown; choose one of {allowed}") from None
         if self.positions not in get_args(Positions):
             raise ValueError(f"positions={shown(self.positions)} of {name} is unknown; choose 'original' or 'compact'")
-        if self.place is not Place.DROP and (self.site != "layer" or self.positions == "compact"):
+        if self.place is not Place.DROP and (self.site not in ("layer", "schedule") or self.positions == "compact"):
             raise ValueError(
                 f"place={self.place.value!r} of {name} keeps the length, which only a decoder layer with"
                 " positions='original' can; use place='drop'"
@@ -218,12 +257,12 @@ class Stage:
         where = ""
         if self.site == "layer":
             where = f"@{self.layer}"
-        elif self.site != self.reducer.sites[0]:
+        elif self.site != ("schedule" if self.reducer.scheduled else self.reducer.sites[0]):
             where = f"@{self.site}"
         options = dict(self.reducer.options())
         if self.place is not Place.DROP:
             options["place"] = self.place.value
-        if self.positions != "original":
+        if self.positions != self.reducer.default_positions:
             options["positions"] = self.positions
         if self.per == "crop" and self.site != "pixels":
             options["per"] = self.per

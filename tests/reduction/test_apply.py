@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from llava.reduction import Evidence, Place, Reducer, Stage, plan_from, reduced
-from llava.reduction.apply import choose, reduce_images
+from llava.reduction.apply import Views, choose, reduce_images
 from tests.tiny import prompt, tiny_model
 
 
@@ -14,10 +14,9 @@ def crops_kept(text: str, pictures: list[int], length: int = 36) -> list[int]:
     torch.manual_seed(0)
     crops = list(torch.randn(len(pictures), length, 8))
     side = int(length**0.5)
-    shorter, (record,) = reduce_images(
-        plan_from(text), "features", crops, (side, side), torch.arange(len(pictures)), pictures=pictures
-    )
-    assert record.after.tolist() == [len(crop) for crop in shorter]
+    views = Views(crops, torch.arange(len(pictures)), (side, side), owners=pictures)
+    shorter, (record,) = reduce_images(plan_from(text), "features", views)
+    assert record.after.tolist() == shorter.lengths
     return record.after.tolist()
 
 
@@ -47,10 +46,8 @@ def test_a_budget_above_a_pictures_tokens_is_refused_and_one_above_a_crops_is_no
         crops_kept("random@features:109", [0] * 3)
     with pytest.raises(ValueError, match="keep=37 .* exceeds the 36 image tokens"):
         crops_kept("random@features:37,per=crop", [0] * 3)
-    with pytest.raises(ValueError, match="pictures has 2 entries for 3 crops"):
-        reduce_images(
-            plan_from("blind"), "features", list(torch.randn(3, 4, 8)), None, torch.arange(3), pictures=[0, 1]
-        )
+    with pytest.raises(ValueError, match="owners has 2 entries for 3 crops"):
+        reduce_images(plan_from("blind"), "features", Views(list(torch.randn(3, 4, 8)), torch.arange(3), owners=[0, 1]))
 
 
 def test_shares_of_unequal_crops_follow_their_lengths():
@@ -90,7 +87,7 @@ def test_where_images_keep_different_numbers_each_gets_its_own_evidence():
     evidence = Evidence(torch.arange(5) * 100, question=(words, torch.ones(5, 3, dtype=torch.bool)))
     parts = choose(Stage(Above(), "prompt"), tokens, evidence, None)
     assert len(parts) > 1
-    for images, kept, merged in parts:
+    for images, kept, merged in ((part.rows, part.kept, part.merged.tokens) for part in parts):
         for row, image in enumerate(images.tolist()):
             own = tokens[image][tokens[image, :, 0] > 0]
             torch.testing.assert_close(merged[row], own + 100 * image + words[image].mean(0))

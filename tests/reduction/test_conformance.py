@@ -10,7 +10,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 from llava.reduction import get_method, list_methods, make_stage, plan_from, reduced
-from llava.reduction.apply import reduce_images
+from llava.reduction.apply import Views, reduce_images
 from tests.tiny import LAYERS, MIXED, generate, prompt, tiny_model
 
 KEEP = 7
@@ -39,7 +39,12 @@ WITH_OPTIONS = [
 ]
 IN_DECODER = [name for name in list_methods() if "layer" in get_method(name).sites] + WITH_OPTIONS
 BUDGETED = [name for name in IN_DECODER if method(name).wants_keep]
-BEFORE = [(name, site) for name in list_methods() for site in get_method(name).sites if site in ("features", "prompt")]
+BEFORE = [
+    (name, site)
+    for name in list_methods()
+    for site in get_method(name).sites
+    if site in ("features", "projected", "prompt")
+]
 
 
 def decoder_plan(name: str, keep: int | float = KEEP, layer: int = 2, **options) -> list:
@@ -255,13 +260,15 @@ def test_before_the_decoder_the_budget_is_kept(name, site, keep):
         pytest.skip("refuses to keep none")
     stage = make_stage(name, site=site, **({"keep": keep} if get_method(name).wants_keep else {}))
     tokens, words, real = torch.randn(3, 36, 8), torch.randn(3, 4, 8), torch.ones(3, 4, dtype=torch.bool)
-    reduced_tokens, (record,) = reduce_images([stage], site, list(tokens), (6, 6), torch.arange(3), (words, real))
+    views, (record,) = reduce_images([stage], site, Views(list(tokens), torch.arange(3), (6, 6), (words, real)))
+    reduced_tokens = views.tokens
     kept = record.after.tolist()
     assert [len(image) for image in reduced_tokens] == kept and max(kept) <= stage.reducer.left(36, stage.budget(36))
     if stage.reducer.wants_keep:
         assert kept == [keep] * 3
-    alone, _ = reduce_images([stage], site, [tokens[1]], (6, 6), torch.arange(1, 2), (words[1:2], real[1:2]))
-    torch.testing.assert_close(alone[0], reduced_tokens[1])
+    one = Views([tokens[1]], torch.arange(1, 2), (6, 6), (words[1:2], real[1:2]))
+    alone, _ = reduce_images([stage], site, one)
+    torch.testing.assert_close(alone.tokens[0], reduced_tokens[1])
     if stage.reducer.wants_keep and keep == 36:
         torch.testing.assert_close(torch.stack(reduced_tokens), tokens)
 
@@ -269,11 +276,11 @@ def test_before_the_decoder_the_budget_is_kept(name, site, keep):
 def test_images_of_different_length_are_reduced_each_by_itself():
     images = [torch.randn(36, 8), torch.randn(20, 8), torch.randn(36, 8)]
     plan = plan_from("random@prompt:0.5")
-    shorter, (record,) = reduce_images(plan, "prompt", images, (6, 6), torch.arange(3))
-    assert [len(image) for image in shorter] == [18, 10, 18] == record.after.tolist()
-    assert torch.equal(shorter[1], images[1][record.kept[1][record.kept[1] >= 0]])
+    shorter, (record,) = reduce_images(plan, "prompt", Views(images, torch.arange(3), (6, 6)))
+    assert shorter.lengths == [18, 10, 18] == record.after.tolist()
+    assert torch.equal(shorter.tokens[1], images[1][record.kept[1][record.kept[1] >= 0]])
     with pytest.raises(ValueError, match="these 20 tokens have none"):
-        reduce_images(plan_from("grid@prompt:4"), "prompt", images, (6, 6), torch.arange(3))
+        reduce_images(plan_from("grid@prompt:4"), "prompt", Views(images, torch.arange(3), (6, 6)))
 
 
 def test_several_stages_compose(model, batch):

@@ -13,7 +13,7 @@ from llava.model.language_model.himap_configuration_llama import LlamaConfig
 from llava.model.language_model.reducible_llama import ReducibleLlamaForCausalLM
 from llava.reduction import get_method, list_methods, plan_from, reduced
 from llava.reduction.aggregate import CrossAttention
-from llava.reduction.apply import reduce_images
+from llava.reduction.apply import Views, reduce_images
 from llava.reduction.cost import decoder_flops, images_of, linear_flops, selector_flops, tower_flops
 from llava.reduction.learned.mergers import make_merger
 from llava.reduction.methods.condensation import Condensation
@@ -117,7 +117,7 @@ def check_images(stage: Stage) -> None:
     records = []
 
     def run() -> None:
-        records[:] = reduce_images([stage], stage.site, images, (8, 8), torch.arange(2), question)[1]
+        records[:] = reduce_images([stage], stage.site, Views(images, torch.arange(2), (8, 8), question))[1]
 
     count = counted(run)
     price = selector_flops(records, range(2), 32)
@@ -130,7 +130,7 @@ def test_only_the_layers_of_the_tower_that_run_and_every_crop_are_counted(llava1
     assert tower.layers_run < tower.config.num_hidden_layers
     for pixels in (torch.randn(1, 3, side, side), torch.randn(3, 3, side, side)):
         count = counted(partial(tower, pixels))
-        assert close(tower_flops(tower.config, len(pixels), patches, tower.layers_run), count)
+        assert close(tower_flops(tower.config, len(pixels), [patches + 1] * tower.layers_run), count)
 
 
 def test_the_projector(llava15):

@@ -9,9 +9,10 @@ from llava.reduction.methods.himap import HiMAP
 
 
 class Given(Evidence):
-    def image_attention(self):
+    def received(self, rows):
         """Causal rows of four tokens: [1], [.7 .3], [.1 .1 .8], [.1 .1 .1 .7]; column sums 1.9, .5, .9, .7."""
-        return torch.tensor([[[1.0, 0, 0, 0], [0.7, 0.3, 0, 0], [0.1, 0.1, 0.8, 0], [0.1, 0.1, 0.1, 0.7]]])
+        assert rows == "image"
+        return torch.tensor([[1.0, 0, 0, 0], [0.7, 0.3, 0, 0], [0.1, 0.1, 0.8, 0], [0.1, 0.1, 0.1, 0.7]]).sum(0)[None]
 
 
 def test_column_sums_alone_or_divided_by_the_rows_that_see_them():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from llava.reduction import Need, Reducer, Stage, reduced
-from llava.reduction.apply import reduce_images
+from llava.reduction.apply import Views, reduce_images
 from llava.reduction.score import question_relevance
 from llava.reduction.select import topk
 from tests.tiny import MIXED, WIDTH, generate, prompt, tiny_model
@@ -87,10 +87,12 @@ def test_before_the_decoder_a_batch_is_each_alone_whatever_its_length(name):
     images = [torch.randn(length, WIDTH) for length in (36, 20, 36, 7)]
     words, real = torch.randn(4, 5, WIDTH), torch.tensor([[True] * 5, [True] * 2 + [False] * 3] * 2)
     stage = Stage(kind(), "prompt", keep=keep)
-    together, (record,) = reduce_images([stage], "prompt", images, None, torch.arange(4), (words, real))
+    reduced_views, (record,) = reduce_images([stage], "prompt", Views(images, torch.arange(4), None, (words, real)))
+    together = reduced_views.tokens
     for row, image in enumerate(images):
         own = (words[row : row + 1], real[row : row + 1])
-        (alone,), _ = reduce_images([stage], "prompt", [image], None, torch.arange(row, row + 1), own)
+        one, _ = reduce_images([stage], "prompt", Views([image], torch.arange(row, row + 1), None, own))
+        (alone,) = one.tokens
         torch.testing.assert_close(alone, together[row])
         assert len(alone) == int(record.after[row]) and (keep is None or len(alone) == keep)
 

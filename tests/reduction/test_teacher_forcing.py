@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from llava.model.vision.splice import questions
+from llava.model.vision.words import questions
 from llava.reduction import reduced
 from tests.reduction.test_conformance import BUDGETED, decoder_plan
 from tests.tiny import Prompt, prompt, tiny_model

@@ -24,10 +24,10 @@ from transformers.utils.output_capturing import capture_outputs
 from llava.constants import IGNORE_INDEX
 from llava.model.engine import CACHE, Inputs, PassRecord, Prompt, begin, cache_keyword, eager, with_config
 from llava.model.keywords import FORWARD, refuse_unknown
-from llava.reduction import Ledger, Record, Stage, check_plan, plan_from
+from llava.reduction import Ledger, Record, Stage, check_plan, plan_from, spelled_out
 from llava.reduction.context import active_plan, recall, remember
+from llava.reduction.evidence import Site
 from llava.reduction.plan import Spec
-from llava.reduction.stage import Site
 
 # The family's own class, which comes after a mixin, is a module
 _Family = nn.Module if TYPE_CHECKING else object
@@ -59,11 +59,11 @@ class ReducibleDecoder(_Family):
     rotary_emb: nn.Module
 
     def plan(self, reduction: Spec = None) -> list[Stage]:
-        """The stages of the next prefill: ``reduction``, else those of ``reduced(...)``, else ``stages()``."""
+        """The stages of the next prefill, spelled out: ``reduction``, else those of ``reduced(...)``, else ``stages()``."""
         active = self.plan_override if reduction is None else plan_from(reduction)
         plan = self.stages() if active is None else active
         check_plan(plan, len(self.layers), self.sites)
-        return plan
+        return spelled_out(plan, len(self.layers))
 
     def stages(self) -> list[Stage]:
         """The stages that the configuration asks for, read again each time."""
@@ -121,12 +121,17 @@ class ReducibleDecoder(_Family):
         use_cache: bool | None = None,
         visual: Tensor | None = None,
         sample_seed: Tensor | None = None,
+        token_size: Tensor | None = None,
+        grids: Tensor | None = None,
         labels: Tensor | None = None,
         reduction: Spec = None,
         cache: Cache | None = None,
         **kwargs: Any,
     ) -> ReducibleOutput:
         """As the family's own ``forward``; ``visual`` (B, P) long and ``sample_seed`` (B,) belong to the prompt.
+
+        So do ``token_size`` (B, P), how many tokens a merged one stands for, and ``grids`` (B, I, 2), height and width of each
+        image's tokens on the picture, zero where they have none.
 
         ``labels`` (B, S), not shifted, tell what is being taught: evidence ends where an answer begins, and rows that a
         label judges stay. ``reduction`` is the plan of this call. ``cache`` and ``past_key_values`` are two names of one
@@ -155,7 +160,7 @@ class ReducibleDecoder(_Family):
             position_ids=position_ids,
             **cache_keyword(cache),
         )
-        prompt = Prompt(visual, sample_seed, labels, self.image_map)
+        prompt = Prompt(visual, sample_seed, labels, token_size, grids, self.image_map)
         run = begin(self, config, partial(self.plan, reduction), hidden, attention_mask, position_ids, cache, prompt)
         inputs = Inputs(hidden, rope, mask, position_ids)
         for number, layer in enumerate(self.layers[: self.config.num_hidden_layers]):
@@ -219,6 +224,8 @@ class ReducibleCausalLM(_Family):
         logits_to_keep: int | Tensor = 0,
         visual: Tensor | None = None,
         sample_seed: Tensor | None = None,
+        token_size: Tensor | None = None,
+        grids: Tensor | None = None,
         reduction: Spec = None,
         cache: Cache | None = None,
         **kwargs: Any,
@@ -234,6 +241,8 @@ class ReducibleCausalLM(_Family):
             use_cache=use_cache,
             visual=visual,
             sample_seed=sample_seed,
+            token_size=token_size,
+            grids=grids,
             labels=labels,
             reduction=reduction,
             cache=the_cache(cache, past_key_values),

@@ -71,6 +71,8 @@ class LlavaLlamaForCausalLM(ReducibleLlamaForCausalLM, LlavaMetaForCausalLM):
         logits_to_keep: int | Tensor = 0,
         visual: Tensor | None = None,
         sample_seed: Tensor | None = None,
+        token_size: Tensor | None = None,
+        grids: Tensor | None = None,
         images: Images | None = None,
         image_sizes: Sequence[tuple[int, int]] | None = None,
         raw_vision_features: Sequence[Tensor] | None = None,
@@ -94,6 +96,8 @@ class LlavaLlamaForCausalLM(ReducibleLlamaForCausalLM, LlavaMetaForCausalLM):
             "labels": labels,
             "visual": visual,
             "sample_seed": sample_seed,
+            "token_size": token_size,
+            "grids": grids,
         }
         with_pictures = images is not None or raw_vision_features is not None
         # A step of decoding has no image token; looking for one would make it wait for the device.
@@ -141,6 +145,8 @@ class LlavaLlamaForCausalLM(ReducibleLlamaForCausalLM, LlavaMetaForCausalLM):
             "labels": None if labels is None else spliced.labels,
             "visual": spliced.visual,
             "sample_seed": spliced.sample_seed,
+            "token_size": spliced.token_size,
+            "grids": spliced.grids,
         }
 
     @torch.no_grad()
@@ -196,6 +202,8 @@ class LlavaLlamaForCausalLM(ReducibleLlamaForCausalLM, LlavaMetaForCausalLM):
             attention_mask=spliced.attention_mask.long(),
             visual=spliced.visual,
             sample_seed=spliced.sample_seed,
+            token_size=spliced.token_size,
+            grids=spliced.grids,
             reduction=plan,
             **kwargs,
         )

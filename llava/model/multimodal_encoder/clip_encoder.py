@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 from PIL import Image
@@ -16,6 +17,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from llava.files import excerpt
 from llava.model.checkpoint import check_depth, check_tensors, errors_naming, find_folder, read_json, weight_headers
+from llava.model.multimodal_encoder.clip_text import CLIPText
 
 logger = logging.getLogger(__name__)
 
@@ -37,11 +39,28 @@ _NOT_VISION = ("text_model.", "text_projection.", "visual_projection.", "logit_s
 class TowerOutput:
     """What the tower says about G images of N patches.
 
-    features: (G, N, D), with the class token in front (N + 1) for select_feature "cls_patch". cls: (G, D).
+    features: (G, N, D), with the class token in front (N + 1) for select_feature "cls_patch". hidden: the selected hidden
+    state whole, (G, 1 + N, D). entered: what went into the layers that were asked for, by their number, (G, 1 + N, D).
+    rows: positions that each layer computed.
     """
 
     features: Tensor
-    cls: Tensor
+    hidden: Tensor
+    entered: dict[int, Tensor]
+    rows: list[int]
+
+    @property
+    def cls(self) -> Tensor:
+        """The class token: (G, D)."""
+        return self.hidden[:, 0]
+
+
+class LayerRunner(Protocol):
+    """What runs a layer of the tower in place of the layer's own forward."""
+
+    def __call__(self, number: int, layer: nn.Module, hidden: Tensor) -> Tensor:
+        """hidden (G, 1 + n, D) -> (G, 1 + n', D)."""
+        ...
 
 
 class CLIPVisionTower(nn.Module):
@@ -69,6 +88,7 @@ class CLIPVisionTower(nn.Module):
         self.image_processor: CLIPImageProcessorPil | None = None
         self.vision_tower: CLIPVisionModel | None = None
         self._config: TowerConfig | None = None
+        self._text: CLIPText | None = None
         # Beside the checkpoint that the config was read from.
         folder = Path(str(getattr(args, "_name_or_path", "") or "."))
         self._inside = (folder,) if folder.is_dir() else ()
@@ -95,7 +115,7 @@ class CLIPVisionTower(nn.Module):
         relative to; by default that of the checkpoint. hub: as in `find_folder`. Raises FileNotFoundError naming what was
         looked for, ValueError naming weights that are missing or do not fit, or a `mm_vision_select_layer` it has not got.
         """
-        inside = inside or self._inside
+        inside = self._inside = inside or self._inside
         if self.vision_tower is None:
             folder, config = open_tower(self.vision_tower_name, inside, **hub)
             check_select_layer(self.select_layer, config)
@@ -107,8 +127,17 @@ class CLIPVisionTower(nn.Module):
             self.image_processor = load_image_processor(self.vision_tower_name, inside, self.config, **hub)
 
     @torch.no_grad()
-    def encode(self, images: Tensor, resized: bool = False) -> TowerOutput:
+    def encode(
+        self,
+        images: Tensor,
+        resized: bool = False,
+        watched: Collection[int] = (),
+        runner: LayerRunner | None = None,
+    ) -> TowerOutput:
         """images (G, 3, H, W) of any dtype -> features and class token in that dtype.
+
+        watched: numbers of layers whose input is wanted, the first that is not run among them. runner: what runs a layer in
+        place of its own forward.
 
         The layers are counted here instead of read from `hidden_states`: transformers records those by hooks that another
         model around the tower sets a second time. resized: they are of another size than the tower's on purpose; its
@@ -125,10 +154,16 @@ class CLIPVisionTower(nn.Module):
             interpolate_pos_encoding=images.shape[-2:] != (side, side),
         )
         hidden = tower.pre_layrnorm(hidden)
-        for layer in tower.encoder.layers[: self.layers_run]:
-            hidden = layer(hidden, None)
+        entered, rows = {}, []
+        for number, layer in enumerate(tower.encoder.layers[: self.layers_run]):
+            if number in watched:
+                entered[number] = hidden
+            rows.append(hidden.shape[1])
+            hidden = layer(hidden, None) if runner is None else runner(number, layer, hidden)
+        if self.layers_run in watched:
+            entered[self.layers_run] = hidden
         hidden = hidden.to(images.dtype)
-        return TowerOutput(features=self.feature_select(hidden), cls=hidden[:, 0])
+        return TowerOutput(self.feature_select(hidden), hidden, entered, rows)
 
     @property
     def layers_run(self) -> int:
@@ -143,6 +178,28 @@ class CLIPVisionTower(nn.Module):
                 f"hidden states -{states} to {states - 1}, LLaVA takes -2"
             )
         return self.select_layer % states
+
+    def layer_number(self, layer: int) -> int:
+        """The number of a layer that is counted from the end as papers do, -1 the last.
+
+        Raises ValueError for one that the tower does not have, or whose input is never computed because it lies above the
+        selected hidden state.
+        """
+        depth = self.config.num_hidden_layers
+        number = layer % depth if -depth <= layer < depth else -1
+        if not 0 <= number <= self.layers_run:
+            raise ValueError(
+                f"layer {layer} of the vision tower cannot be read: it has {depth} layers, of which the first {self.layers_run}"
+                f" are run (mm_vision_select_layer={self.select_layer}); give 0 to {min(self.layers_run, depth - 1)}"
+            )
+        return number
+
+    @property
+    def text(self) -> CLIPText:
+        """CLIP's text side, read from the tower's folder when it is first asked for. Raises as ``CLIPText.load``."""
+        if self._text is None:
+            self._text = CLIPText.load(self.vision_tower_name, self._inside, self.device)
+        return self._text
 
     def feature_select(self, outputs: Tensor | BaseModelOutput) -> Tensor:
         """The selected features of the tower's hidden states (G, 1 + N, D), or of its whole output, as LLaVA hands it.

@@ -27,12 +27,13 @@ def prompt_costs(
         first = row * beams
         seeing = projecting = 0.0
         if crops and tower is not None:
-            seeing = tower_flops(tower.config, len(crops), vision.patches, tower.layers_run)
-            projecting = linear_flops(decoder.mm_projector, sum(vision.projected[crop] for crop in crops))
+            seeing = tower_flops(tower.config, len(crops), vision.tower_rows)
+            projecting = linear_flops(decoder.mm_projector, sum(vision.projector_rows[crop] for crop in crops))
         choosing = (
             selector_flops(decoder.last_trace, [first], config.hidden_size)
             + selector_flops(vision.prompt, pictures, config.hidden_size)
-            + selector_flops(vision.features, crops, getattr(config, "mm_hidden_size", 0))
+            + selector_flops(vision.projected, crops, config.hidden_size)
+            + selector_flops(vision.tower + vision.features, crops, getattr(config, "mm_hidden_size", 0))
         )
         costs.append(
             Cost(

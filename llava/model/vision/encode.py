@@ -2,45 +2,55 @@
 
 Shapes: G images or crops, N features of each, V the tower's width, D the language model's, n tokens of a picture.
 
-    pixels -[pixels stage]-> tower -> features (G, N, V) -[features stage]-> projector -> crops laid out -> tokens (n, D) -[prompt stage]->
+    pixels -[pixels]-> tower [tower] -> features (G, N, V) -[features]-> projector -[projected]-> crops laid out -[prompt]-> tokens (n, D)
+
+In brackets the sites at which a stage may stand.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
 from llava.model.multimodal_encoder.clip_encoder import CLIPVisionTower
 from llava.reduction import Record, Stage
-from llava.reduction.apply import reduce_images, reduce_pixels
+from llava.reduction.apply import Views, reduce_images, reduce_pixels, tower_record
 from llava.reduction.evidence import mixed_seed
+from llava.reduction.stage import CROP_SITES
 
 from .anyres import CropLayout
+from .merging import MergingTower
 from .pictures import Picture
+from .seen import SeenCrops, reads_tower, watched_layers
+from .splice import VisualTokens
 
 
 @dataclass
 class VisionRecord:
     """What became of the images of the last batch.
 
-    crops: for every row, of every picture in it. features, prompt: records of the stages, whose rows are crops and
-    pictures. projected: tokens of every crop that passed the projector. patches: of a crop, as the tower saw it.
+    crops: for every row, of every picture in it. tower, features, projected, prompt: records of the stages, whose rows are
+    crops and, at the prompt, pictures. projector_rows: tokens of every crop that passed the projector. patches: of a crop,
+    as the tower saw it. tower_rows: positions of a crop that each layer of the tower computed.
     """
 
     crops: list[list[int]] = field(default_factory=list)
+    tower: list[Record] = field(default_factory=list)
     features: list[Record] = field(default_factory=list)
+    projected: list[Record] = field(default_factory=list)
     prompt: list[Record] = field(default_factory=list)
-    projected: list[int] = field(default_factory=list)
+    projector_rows: list[int] = field(default_factory=list)
     patches: int = 0
+    tower_rows: list[int] = field(default_factory=list)
 
     @property
     def trace(self) -> list[Record]:
         """The stages before the decoder, in order."""
-        return self.features + self.prompt
+        return self.tower + self.features + self.projected + self.prompt
 
 
 @dataclass
@@ -64,14 +74,12 @@ class VisionPath:
         return seen.to(self.like.device)
 
     def raw(self, plan: list[Stage], pictures: Sequence[Picture]) -> list[Tensor]:
-        """(crops, N, V) of every picture; those still given as pixels pass the tower in one call."""
-        fresh = [picture.data for picture in pictures if not picture.encoded]
+        """(crops, N, V) of every picture; those still given as pixels pass the tower in one call, whole."""
+        fresh = self._pixels(plan, pictures)
         encoded: Iterator[Tensor] = iter(())
-        if fresh:
-            pixels = torch.cat([crop.to(self.tower.device) for crop in fresh])
-            shrunk = reduce_pixels(plan, pixels, self.tower.config.patch_size)
-            features = self.features(shrunk, resized=shrunk is not pixels)
-            encoded = iter(features.split([len(crop) for crop in fresh]))
+        if fresh is not None:
+            features = self.features(fresh, resized=self._resized(fresh))
+            encoded = iter(features.split([picture.crops for picture in pictures if not picture.encoded]))
         return [picture.data if picture.encoded else next(encoded) for picture in pictures]
 
     def tokens(
@@ -80,23 +88,34 @@ class VisionPath:
         pictures: Sequence[Picture],
         seeds: Sequence[int],
         question: tuple[Tensor, Tensor] | None,
+        words: list[str] | None,
         record: VisionRecord,
-    ) -> list[Tensor]:
-        """The tokens (n, D) that stand for each picture in the prompt; ``seeds`` has a number for each."""
+    ) -> list[VisualTokens]:
+        """The tokens that stand for each picture in the prompt.
+
+        ``seeds`` has a number for each picture, ``question`` the embeddings of what is asked about each, ``words`` its text.
+        """
         if not pictures:
             return []
+        device = self.like.device
         if self.encode is not None and not any(picture.encoded for picture in pictures):
-            crops = self._encoded(self.encode, plan, pictures, record)
+            crops, sizes = self._encoded(self.encode, plan, pictures, record), None
         else:
-            crops = self._projected(plan, pictures, seeds, question, record)
+            crops, sizes = self._projected(plan, pictures, seeds, question, words, record)
         merged = [
             torch.cat(views) if picture.plain else self.layout.merge(views, picture.size)
             for picture, views in zip(pictures, crops)
         ]
+        if sizes is not None and [len(size) for size in sizes] != [len(tokens) for tokens in merged]:
+            raise ValueError(
+                f"mm_patch_merge_type={self.layout.kind!r} puts tokens of its own between those of the crops, which have no size;"
+                " use the method's option without sizes, or merge 'flat'"
+            )
         side = math.isqrt(record.patches)
-        numbers = torch.tensor(seeds, device=self.like.device)
-        tokens, record.prompt = reduce_images(plan, "prompt", merged, (side, side), numbers, question)
-        return tokens
+        views = Views(merged, torch.tensor(seeds, device=device), (side, side), question, sizes=sizes)
+        views, record.prompt = reduce_images(plan, "prompt", views)
+        grids = [(side, side) if length == side * side else (0, 0) for length in views.lengths]
+        return list(map(VisualTokens, views.tokens, views.sizes or [None] * len(grids), grids))
 
     def _projected(
         self,
@@ -104,28 +123,115 @@ class VisionPath:
         pictures: Sequence[Picture],
         seeds: Sequence[int],
         question: tuple[Tensor, Tensor] | None,
+        words: list[str] | None,
         record: VisionRecord,
-    ) -> list[list[Tensor]]:
-        """The projected features (n, D) of every crop of every picture, after the stages at the features."""
-        raw = [features.to(self.like.device, self.like.dtype) for features in self.raw(plan, pictures)]
+    ) -> tuple[list[list[Tensor]], list[Tensor] | None]:
+        """The projected tokens (n, D) of every crop of every picture, after all stages before the layout.
+
+        Where merged tokens have sizes also those of every picture (n,).
+        """
+        owner = [number for number, picture in enumerate(pictures) for _ in range(picture.crops)]
+        crop_seeds = [mixed_seed(seed, crop) for seed, picture in zip(seeds, pictures) for crop in range(picture.crops)]
+        views = Views(
+            tokens=[],
+            seeds=torch.tensor(crop_seeds, device=self.like.device),
+            question=question and (question[0][owner], question[1][owner]),
+            owners=owner,
+        )
+        asked = None if words is None else [words[number] for number in owner]
+        views = self._seen(plan, pictures, views, asked, record)
+        views, record.features = reduce_images(plan, "features", views)
+        record.projector_rows = views.lengths
+        projected = list(self.projector(torch.cat(views.tokens)).split(views.lengths))
+        views, record.projected = reduce_images(plan, "projected", replace(views, tokens=projected))
+        crops = [[token for token, of in zip(views.tokens, owner) if of == number] for number in range(len(pictures))]
+        if views.sizes is None:
+            return crops, None
+        sized = [[size for size, of in zip(views.sizes, owner) if of == number] for number in range(len(pictures))]
+        return crops, [torch.cat(sizes) for sizes in sized]
+
+    def _seen(
+        self,
+        plan: list[Stage],
+        pictures: Sequence[Picture],
+        views: Views,
+        words: list[str] | None,
+        record: VisionRecord,
+    ) -> Views:
+        """The crops as the tower saw them, with what it can tell about them where a stage asks."""
+        merging = [stage for stage in plan if stage.site == "tower"]
+        layers_run = self.tower.layers_run
+        if not merging and not reads_tower(plan):
+            raw = self.raw(plan, pictures)
+            views = replace(views, tokens=self._crops(raw))
+            record.patches = len(views.tokens[0])
+            record.tower_rows = [record.patches + 1] * layers_run
+            self._check_patches(plan, record.patches)
+            return self._on_grid(views, record.patches)
+        pixels = self._pixels(plan, pictures)
+        if pixels is None or any(picture.encoded for picture in pictures):
+            raise ValueError(
+                f"{(merging or plan)[0]} reads more of the tower than its features, but raw_vision_features are given; give"
+                " the images themselves"
+            )
+        return self._watched(plan, merging, pixels.to(self.like.dtype), views, words, record)
+
+    def _watched(
+        self,
+        plan: list[Stage],
+        merging: list[Stage],
+        pixels: Tensor,
+        views: Views,
+        words: list[str] | None,
+        record: VisionRecord,
+    ) -> Views:
+        """The crops (G, 3, H, W) through a tower whose layers are watched, or in which a stage merges."""
+        patch, device = self.tower.config.patch_size, self.like.device
+        record.patches = pixels.shape[-2] // patch * (pixels.shape[-1] // patch)
+        runner = None
+        if merging:
+            if reads_tower(plan) or len(merging) > 1:
+                raise ValueError(
+                    f"{merging[0]} merges tokens in the tower, after which its attention and keys are about other tokens; do"
+                    " not combine it with a second stage there, or with one that reads the tower"
+                )
+            runner = MergingTower(merging[0], len(pixels), record.patches, self.tower.layers_run, self.tower.device)
+        watched = watched_layers(plan, self.tower)
+        seen = self.tower.encode(pixels, self._resized(pixels), watched, runner)
+        record.tower_rows = seen.rows
+        features = seen.hidden[:, 1:].to(device)
+        views = self._on_grid(replace(views, tokens=list(features)), record.patches)
+        if runner is None:
+            return replace(views, tower=SeenCrops(self.tower, seen.entered, seen.hidden, words))
+        order = runner.origins.argsort(dim=1) if runner.reducer.in_raster_order else None
+        origins = runner.origins if order is None else runner.origins.gather(1, order)
+        tokens = features if order is None else features.gather(1, order[..., None].expand_as(features))
+        record.tower = [tower_record(merging[0], origins.to(device), record.patches)]
+        return replace(views, tokens=list(tokens), origins=list(origins.to(device)))
+
+    def _pixels(self, plan: list[Stage], pictures: Sequence[Picture]) -> Tensor | None:
+        """The crops (G, 3, H, W) of the pictures given as pixels, after the stages at the pixels; None without any."""
+        fresh = [picture.data.to(self.tower.device) for picture in pictures if not picture.encoded]
+        return reduce_pixels(plan, torch.cat(fresh), self.tower.config.patch_size) if fresh else None
+
+    def _resized(self, pixels: Tensor) -> bool:
+        side = self.tower.config.image_size
+        return pixels.shape[-2:] != (side, side)
+
+    def _crops(self, raw: list[Tensor]) -> list[Tensor]:
+        """The features (N, V) of every crop of every picture, as the language model's numbers."""
+        raw = [features.to(self.like.device, self.like.dtype) for features in raw]
         shapes = {tuple(features.shape[1:]) for features in raw}
         if len(shapes) > 1:
             raise ValueError(
                 f"raw_vision_features disagree in shape: {sorted(shapes)}; give every image's as encode_raw does"
             )
-        record.patches = len(raw[0][0])
-        self._check_patches(plan, record.patches)
-        crop_seeds = [mixed_seed(seed, crop) for seed, picture in zip(seeds, pictures) for crop in range(picture.crops)]
-        owner = [number for number, picture in enumerate(pictures) for _ in range(picture.crops)]
-        question = question and (question[0][owner], question[1][owner])
-        side = math.isqrt(record.patches)
-        numbers = torch.tensor(crop_seeds, device=self.like.device)
-        crops, record.features = reduce_images(
-            plan, "features", list(torch.cat(raw)), (side, side), numbers, question, owner
-        )
-        record.projected = [len(crop) for crop in crops]
-        projected = iter(self.projector(torch.cat(crops)).split(record.projected))
-        return [[next(projected) for _ in range(picture.crops)] for picture in pictures]
+        return list(torch.cat(raw))
+
+    @staticmethod
+    def _on_grid(views: Views, patches: int) -> Views:
+        side = math.isqrt(patches)
+        return replace(views, grid=(side, side))
 
     def _encoded(
         self,
@@ -135,14 +241,15 @@ class VisionPath:
         record: VisionRecord,
     ) -> list[list[Tensor]]:
         """The projected features of every crop as the replaced ``encode_images`` makes them."""
-        early = [stage for stage in plan if stage.site in ("pixels", "features")]
+        early = [stage for stage in plan if stage.site in ("pixels", *CROP_SITES)]
         if early:
             raise ValueError(
                 f"{early[0]} stands before the projector, but this model's encode_images was replaced and does tower and "
                 "projector itself; put the stage at site='prompt' or in a layer, or take the replacement away"
             )
         views = encode(torch.cat([picture.data.to(self.tower.device) for picture in pictures]))
-        record.patches, record.projected = self.tower.num_patches, [len(view) for view in views]
+        record.patches, record.projector_rows = self.tower.num_patches, [len(view) for view in views]
+        record.tower_rows = [record.patches + 1] * self.tower.layers_run
         encoded = iter(views)
         return [[next(encoded) for _ in range(picture.crops)] for picture in pictures]
 

@@ -16,7 +16,7 @@ from llava.model.checkpoint import check_tensors, headers_of, load_tensors
 from llava.model.multimodal_encoder.builder import build_vision_tower
 from llava.model.multimodal_encoder.clip_encoder import CLIPVisionTower
 from llava.model.multimodal_projector.builder import build_vision_projector
-from llava.reduction.stage import Site
+from llava.reduction.evidence import Site
 
 # What the mixin is mixed into
 if TYPE_CHECKING:

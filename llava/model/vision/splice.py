@@ -23,6 +23,8 @@ class Spliced:
     inputs_embeds (B, S, D). attention_mask (B, S) bool, False for padding. position_ids (B, S), 0 for padding. labels
     (B, S), IGNORE_INDEX for images and padding; all of it if no labels were given. visual (B, S): 0 for text and
     padding, i for what belongs to the row's i-th image. sample_seed (B,): a number that depends on the row's pixels only.
+    token_size (B, S): how many tokens each position stands for. grids (B, I, 2): height and width of
+    each image's tokens on the picture, zero where they have none.
     """
 
     inputs_embeds: Tensor
@@ -31,37 +33,55 @@ class Spliced:
     labels: Tensor
     visual: Tensor
     sample_seed: Tensor
+    token_size: Tensor
+    grids: Tensor
+
+
+@dataclass(frozen=True)
+class VisualTokens:
+    """The tokens (n, D) that stand for one picture, how many each stands for (n,) if not one, their grid if they have one."""
+
+    tokens: Tensor
+    sizes: Tensor | None = None
+    grid: tuple[int, int] = (0, 0)
 
 
 @dataclass
 class Row:
-    """One spliced prompt: embeds (S, D), labels (S,), visual (S,)."""
+    """One spliced prompt: embeds (S, D), labels (S,), visual (S,), sizes (S,) and the grids of its images."""
 
     embeds: Tensor
     labels: Tensor
     visual: Tensor
+    sizes: Tensor
+    grids: list[tuple[int, int]]
 
     def cut(self, limit: int) -> Row:
         """Its first ``limit`` positions."""
-        return Row(self.embeds[:limit], self.labels[:limit], self.visual[:limit])
+        return Row(self.embeds[:limit], self.labels[:limit], self.visual[:limit], self.sizes[:limit], self.grids)
 
 
-def splice_row(embed: nn.Embedding, ids: Tensor, target: Tensor, images: list[Tensor]) -> Row:
-    """One prompt (S,) with its labels, and the tokens (n, D) of its images in order."""
+def splice_row(embed: nn.Embedding, ids: Tensor, target: Tensor, images: list[VisualTokens]) -> Row:
+    """One prompt (S,) with its labels, and the tokens of its images in order."""
     is_image = ids == IMAGE_TOKEN_INDEX
     text = embed(ids.masked_fill(is_image, 0))
     cuts = is_image.nonzero().flatten().tolist()
-    embeds, visual, labels = [], [], []
+    embeds, visual, labels, sizes = [], [], [], []
     start = 0
     for number, (cut, image) in enumerate(zip(cuts, images, strict=True), start=1):
-        embeds += [text[start:cut], image.to(text)]
-        labels += [target[start:cut], target.new_full((len(image),), IGNORE_INDEX)]
-        visual += [ids.new_zeros(cut - start), ids.new_full((len(image),), number)]
+        count = len(image.tokens)
+        embeds += [text[start:cut], image.tokens.to(text)]
+        labels += [target[start:cut], target.new_full((count,), IGNORE_INDEX)]
+        visual += [ids.new_zeros(cut - start), ids.new_full((count,), number)]
+        own = torch.ones(count, device=ids.device) if image.sizes is None else image.sizes.float()
+        sizes += [torch.ones(cut - start, device=ids.device), own]
         start = cut + 1
     embeds.append(text[start:])
     labels.append(target[start:])
     visual.append(ids.new_zeros(len(ids) - start))
-    return Row(torch.cat(embeds), torch.cat(labels), torch.cat(visual))
+    sizes.append(torch.ones(len(ids) - start, device=ids.device))
+    parts = (torch.cat(tensors) for tensors in (embeds, labels, visual, sizes))
+    return Row(*parts, grids=[image.grid for image in images])
 
 
 def cut_rows(rows: list[Row], limit: int | None) -> list[Row]:
@@ -87,6 +107,8 @@ def pad_rows(rows: list[Row], side: str, sample_seed: Tensor) -> Spliced:
         labels=sample_seed.new_full((len(rows), longest), IGNORE_INDEX),
         visual=sample_seed.new_zeros(len(rows), longest),
         sample_seed=sample_seed,
+        token_size=torch.ones(len(rows), longest, device=first.device),
+        grids=sample_seed.new_zeros(len(rows), max(len(row.grids) for row in rows), 2),
     )
     for i, (row, length) in enumerate(zip(rows, lengths, strict=True)):
         columns = slice(longest - length, longest) if side == "left" else slice(0, length)
@@ -95,22 +117,7 @@ def pad_rows(rows: list[Row], side: str, sample_seed: Tensor) -> Spliced:
         batch.position_ids[i, columns] = torch.arange(length, device=first.device)
         batch.labels[i, columns] = row.labels
         batch.visual[i, columns] = row.visual
+        batch.token_size[i, columns] = row.sizes
+        for number, grid in enumerate(row.grids):
+            batch.grids[i, number] = torch.tensor(grid)
     return batch
-
-
-def questions(embed: nn.Embedding, ids: list[Tensor], targets: list[Tensor]) -> tuple[Tensor, Tensor] | None:
-    """For every image of every row the embeddings (G, T, D) of the words asked about it, and which are real (G, T).
-
-    These are the words after the image and, in training, before the first answer that follows it: an answer is never part
-    of a question. None where no row has an image.
-    """
-    words = []
-    for row, target in zip(ids, targets, strict=True):
-        text = row != IMAGE_TOKEN_INDEX
-        for image in (row == IMAGE_TOKEN_INDEX).nonzero().flatten().tolist():
-            unanswered = (target[image:] == IGNORE_INDEX).long().cumprod(0).bool()
-            words.append(embed(row[image:][unanswered & text[image:]]).detach())
-    if not words:
-        return None
-    real = [torch.ones(len(asked), dtype=torch.bool, device=asked.device) for asked in words]
-    return nn.utils.rnn.pad_sequence(words, batch_first=True), nn.utils.rnn.pad_sequence(real, batch_first=True)

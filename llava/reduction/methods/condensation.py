@@ -22,6 +22,7 @@ class Condensation(Centres):
     ``llava.train.train_merger`` has written, all W are the identity: a parameter-free convex mixture of real tokens. k >= N changes nothing. Options of all strategies, adaptive numbers and question-awareness:
     ``llava.reduction.centres.Centres``. tokens (G, N, D) -> kept (G, k), condensed (G, k, D).
 
+    Accounting: after layer K.
     Cost: N^2 D for the similarities and 2 k N D for the mixture, multiply-adds; with trained projections 2 (k + N) D^2 more.
     Differs from the authors' code: their projections are random and act on unnormalised tokens, which destroys what they
     aggregate; centres keep raster order and their original positions through any number of stages; fps begins at the most

@@ -26,6 +26,7 @@ class CustomSelection(Centres):
     written, the mixture is learned instead and the temperature is not used. Adaptive numbers, question-awareness and several stages: ``llava.reduction.centres.Centres``.
     tokens (G, N, D) -> kept (G, k), mixed (G, k, D).
 
+    Accounting: after layer K.
     Cost: N^2 D for the similarities and 2 k N D for the mixture, multiply-adds.
     Differs from the authors' code: "tome" takes the degree within the cluster (with the global one a centre can never
     move, and it would equal "connectivity"); fps begins at the most central token instead of a random one; every sample

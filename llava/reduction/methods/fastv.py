@@ -29,6 +29,7 @@ class FastV(Reducer):
     avg_all_heads. ``diversity`` in [0, 1) weighs likeness to what is kept already against the score (maximal marginal
     relevance). tokens (G, N, D) -> kept (G, k); the notes hold the method, the head and the heads' importance.
 
+    Accounting: after layer K.
     Cost: one query row against the layer's keys, 2 d^2 + 2 S d operations; with diversity 2 N^2 d more.
     Differs from the authors' code: every sample of a batch decides for itself; the image span comes from the ledger
     (their scripts say 36 where the image begins at 35); pruned once at prefill and cached; ties go to the lower index.

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
+import torch
 from torch import Tensor
 
 from ..checks import check_choice, check_flag
@@ -25,6 +26,7 @@ class HiMAP(Reducer):
     early image tokens are seen by more rows; ``row_normalised=true`` divides the image's column sums by their numbers of
     rows. tokens (G, N, D) -> kept (G, k).
 
+    Accounting: after layers A and B.
     Cost: R query rows against the layer's keys, R (2 d^2 + 2 S d) operations for R rows; with the image's N rows some
     12 % of a layer.
     Differs from the authors' code: every sample decides for itself; padding stays masked; pruned once at prefill and
@@ -41,14 +43,14 @@ class HiMAP(Reducer):
         check_flag("row_normalised", row_normalised)
         if row_normalised and rows == "text":
             raise ValueError("row_normalised=True only changes rows='image': every text row sees the whole image")
-        self.rows, self.row_normalised = rows, row_normalised
+        self.rows: Rows = rows
+        self.row_normalised = row_normalised
 
     def select(self, tokens: Tensor, evidence: DecoderEvidence, k: int) -> Tensor:
-        if self.rows == "text":
-            return topk(evidence.text_attention()[0].sum(1), k)
-        received = evidence.image_attention()  # (G, N, N)
-        seen_by = (received > 0).sum(1).clamp(min=1) if self.row_normalised else 1
-        return topk(received.sum(1) / seen_by, k)
+        received = evidence.received(self.rows)  # (G, N)
+        if self.row_normalised:
+            received = received / torch.arange(tokens.shape[1], 0, -1, device=tokens.device)
+        return topk(received, k)
 
     def flops(self, rows: int, tokens: int, kept: int, width: int, text: int | None = None) -> float:
         queries = tokens if self.rows == "image" else rows - tokens if text is None else text

@@ -22,6 +22,7 @@ class TrainedMerger(Reducer):
     ``weights``: a folder written by ``llava.train.train_merger``, with a V1, V2 or V3 of ``llava.reduction.mergers``; without
     it the untrained V3, which is ``custom_selection@features``. tokens (G, N, D) -> kept (G, k), merged (G, k, D). Raises ValueError where
     the widths of module and model differ.
+    Accounting: after layer K.
     Cost: see the three versions; V3 of d_internal d is about 2 N D d + 2 k N d + k (8 d^2 + d D) multiply-adds.
     Differs from the authors' code: see ``llava.reduction.mergers``.
     """

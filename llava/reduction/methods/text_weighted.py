@@ -23,6 +23,7 @@ class TextWeighted(Reducer):
     (``text="after"``), or all of the prompt's (``text="all"``: words before the image attend to none of it and only take
     weight away). tokens (G, N, D) -> kept (G, k).
 
+    Accounting: after layer K.
     Cost: R query rows against the layer's keys, R (2 d^2 + 2 S d) operations for R words.
     Differs from the authors' code: theirs never prunes, it only restricts a statistic, and reads layer K itself; here the
     tokens are gone from layer K on, by the attention of layer K-1, for every sample by itself.

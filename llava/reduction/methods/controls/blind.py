@@ -13,6 +13,7 @@ class Blind(Reducer):
     """Keep no token: what the language model knows without the picture.
 
     Paper: none, a control   Site: any   Needs: nothing   Training: none
+    Accounting: none.
     Cost: none.   Differs from the authors' code: no authors.
     """
 

@@ -18,6 +18,7 @@ class Downsample(Reducer):
     Pixels (G, 3, H, W) -> (G, 3, s p, s p) with patches of p pixels, bicubic with antialiasing; the tower's position
     embeddings are interpolated to s x s, as its own model does for other sizes. 64 is 8 x 8; 128 becomes 121 = 11 x 11.
     Of a picture of several crops k is for each crop.
+    Accounting: entering the language model.
     Cost: saves in the tower too, which runs on s x s patches.
     Differs from the authors' code: theirs is for models whose tower takes any size; CLIP's was trained on one.
     """

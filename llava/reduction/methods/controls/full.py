@@ -13,6 +13,7 @@ class Full(Reducer):
     """Keep every token: the reference, and as a stage in the decoder the overhead of the reduction code.
 
     Paper: none, a control   Site: any   Needs: nothing   Training: none
+    Accounting: none.
     Cost: none.   Differs from the authors' code: no authors.
     """
 

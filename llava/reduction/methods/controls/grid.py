@@ -13,6 +13,7 @@ class Grid(Reducer):
     """Keep the centre of each of k equal cells of the picture (cells of `select.bands`).
 
     Paper: none, a control   Site: features, prompt   Needs: the grid   Training: none
+    Accounting: entering the language model.
     Cost: none.   Differs from the authors' code: no authors.
     """
 

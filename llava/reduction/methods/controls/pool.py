@@ -15,6 +15,7 @@ class Pool(Grid):
     Paper: https://arxiv.org/abs/2405.17430 (M3, there trained)   Site: features, prompt   Needs: the grid   Training: none
 
     k = s * s gives average pooling with kernel and stride 24 / s; other k the cells of ``llava.reduction.select.bands``.
+    Accounting: entering the language model.
     Cost: N D additions.
     Differs from the authors' code: pools the tower's features before the projector by default (theirs after it: site
     "prompt"), any k, and the model was not trained on pooled tokens.

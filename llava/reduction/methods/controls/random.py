@@ -14,6 +14,7 @@ class Random(Reducer):
     """Keep k tokens drawn uniformly without replacement, another draw for every picture and seed.
 
     Paper: none, a control   Site: any   Needs: a number for each picture   Training: none
+    Accounting: those that stay at the stage.
     Cost: none.   Differs from the authors' code: no authors. The draw depends on the picture and the seed alone, so it is
     the same alone, in a batch and in a second run.
     """

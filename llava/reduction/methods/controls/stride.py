@@ -13,6 +13,7 @@ class Stride(Reducer):
     """Keep k tokens at equal distances along the raster order: round(linspace(0, N - 1, k)).
 
     Paper: none, a control   Site: any   Needs: nothing   Training: none
+    Accounting: those that stay at the stage.
     Cost: none.   Differs from the authors' code: no authors. On a square picture a 1-D stride can fall into columns;
     ``grid`` does not.
     """
