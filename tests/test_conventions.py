@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from llava.reduction import get_method, list_methods
+from llava.reduction import get_method, method_names
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "llava").rglob("*.py"))
@@ -44,7 +44,7 @@ def code_lines(path: Path) -> int:
 
 
 def test_there_is_something_to_check():
-    assert len(SOURCES) > 30 and len(METHOD_FILES) >= 2 and len(list_methods()) >= 7
+    assert len(SOURCES) > 30 and len(METHOD_FILES) >= 2 and len(method_names()) >= 7
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -60,12 +60,12 @@ def test_layers_import_downwards_only(path):
 @pytest.mark.parametrize("path", METHOD_FILES, ids=lambda path: path.name)
 def test_a_method_file_is_short_and_knows_only_torch_and_the_engine(path):
     methods = sum(isinstance(node, ast.ClassDef) for node in ast.parse(path.read_text()).body)
-    assert code_lines(path) <= 60 * methods
+    assert code_lines(path) <= 75 * methods
     assert {name.split(".")[0] for name in imports(path)} <= {"__future__", "typing", "torch", "math", "llava"}
     assert all(name.startswith("llava.reduction") for name in imports(path) if name.startswith("llava"))
 
 
-@pytest.mark.parametrize("name", list_methods())
+@pytest.mark.parametrize("name", method_names())
 def test_a_method_says_where_it_comes_from(name):
     document = inspect.getdoc(get_method(name))
     first = document.splitlines()[0]
@@ -102,6 +102,6 @@ def test_public_things_are_documented(path):
 
 
 def test_the_whole_tree_is_of_a_few_known_things():
-    allowed = {"llava", "scripts", "playground", "configs", "tests", "README.md", "README_zh.md", "setup.py"}
+    allowed = {"llava", "scripts", "playground", "configs", "docs", "tests", "README.md", "README_zh.md", "setup.py"}
     visible = {path.name for path in ROOT.iterdir() if not path.name.startswith(".")}
     assert visible - allowed - {"LICENSE", "constraints.txt", "llava_condense.egg-info", "build", "dist"} == set()

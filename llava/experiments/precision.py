@@ -29,7 +29,7 @@ from llava.eval.report.table import MISSING, Cell, Column, markdown
 from llava.eval.results.folder import read_predictions
 from llava.eval.results.samples import FILE, from_mask
 from llava.files import read_json, write_json
-from llava.reduction import did_you_mean, list_methods, plan_from, plan_name
+from llava.reduction import did_you_mean, method_names, plan_from, plan_name
 from llava.utils import installed
 
 logger = logging.getLogger(__name__)
@@ -143,7 +143,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
     if options.samples < 1:
         raise ValueError(f"--samples {options.samples} must be at least 1; what is kept of those pictures is compared")
     precisions = _precisions(options.precisions)
-    specs = options.reduction or [f"{name}:{BUDGET}" for name in list_methods() if name not in NOT_CHOOSING]
+    specs = options.reduction or [f"{name}:{BUDGET}" for name in method_names() if name not in NOT_CHOOSING]
     results = options.results or Path("playground/results/precision")
     settings, plans = evaluation.eval_settings(options), PlanSpec(tuple(specs), controls=False)
     for precision in precisions:

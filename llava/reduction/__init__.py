@@ -9,7 +9,7 @@ from .cost import Cost
 from .evidence import Evidence, Need, attention_rows
 from .ledger import Ledger
 from .plan import check_plan, plan_from, plan_name, spelled_out
-from .registry import get_method, list_methods, make_stage, method_table, register
+from .registry import get_method, list_methods, make_stage, method_names, method_page, register
 from .stage import Place, Reducer, Stage
 
 __all__ = [
@@ -28,7 +28,8 @@ __all__ = [
     "get_method",
     "list_methods",
     "make_stage",
-    "method_table",
+    "method_names",
+    "method_page",
     "plan_from",
     "plan_name",
     "reduced",

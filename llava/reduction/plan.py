@@ -39,11 +39,19 @@ def plan_from(spec: Spec, keep: int | float | None = None) -> list[Stage]:
     part, and FileNotFoundError for a file that is not there.
     """
     if isinstance(spec, Path) or isinstance(spec, str) and spec.endswith((".yaml", ".yml")):
-        content = read_plan_file(Path(spec))
+        content = read_plan_file(Path(spec))["reduction"]
         if isinstance(content, str) and content.endswith((".yaml", ".yml")):
             raise ValueError(f"{spec}: reduction={shown(content)}: a plan file cannot name another; write the stages")
         return plan_from(content)
     return _ordered(_stages(spec, keep))
+
+
+def budgets_from(file: Path) -> dict[str, list[Stage]]:
+    """The plans that a plan file gives by a paper's labels, as 192, 128 and 64; none where it gives none."""
+    budgets = read_plan_file(file).get("budgets", {})
+    if not isinstance(budgets, dict):
+        raise ValueError(f"{file}: budgets={shown(budgets)} must be plans by their labels, like {{'64': fastv@2:64}}")
+    return {label: plan_from(plan) for label, plan in budgets.items()}
 
 
 def _stages(spec: Spec, keep: int | float | None = None) -> list[Stage]:

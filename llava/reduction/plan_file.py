@@ -1,4 +1,6 @@
-"""Plans in YAML files: one key, ``reduction``, with a list of stages or a short spelling.
+"""Plans in YAML files: the key ``reduction``, with a list of stages or a short spelling.
+
+A file may also hold ``budgets``, a paper's plans by their labels: ``{"64": visionzip:64}``.
 
 The files are read strictly. A key that stands twice, an alias, a tag, or deep nesting is refused, and so is everything
 that YAML 1.1 reads as something else than it looks like: ``0100`` is a hundred, ``no`` is a word.
@@ -54,8 +56,11 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_whole)
 _Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_float)
 
 
-def read_plan_file(file: Path) -> Any:
-    """What a plan file holds under ``reduction``. Raises FileNotFoundError, and ValueError naming file and fault."""
+def read_plan_file(file: Path) -> dict[str, Any]:
+    """What a plan file holds, ``reduction`` and perhaps ``budgets``.
+
+    Raises FileNotFoundError, and ValueError naming file and fault.
+    """
     if not os.path.isfile(file):
         raise FileNotFoundError(f"no plan file {shown(str(file))}")
     if (size := file.stat().st_size) > LONGEST:
@@ -70,9 +75,11 @@ def read_plan_file(file: Path) -> Any:
         raise ValueError(f"{file} is not YAML: {error}") from None
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
-    if not isinstance(content, dict) or set(content) != {"reduction"}:
-        raise ValueError(f"{file} must hold one key, 'reduction', with a list of stages")
-    return content["reduction"]
+    if not isinstance(content, dict) or "reduction" not in content or set(content) - {"reduction", "budgets"}:
+        raise ValueError(
+            f"{file} must hold the key 'reduction', with a list of stages, and may hold 'budgets', plans by their labels"
+        )
+    return content
 
 
 def _check_events(text: str) -> None:

@@ -24,7 +24,8 @@ __all__ = [
     "get_method",
     "list_methods",
     "make_stage",
-    "method_table",
+    "method_names",
+    "method_page",
     "register",
 ]
 
@@ -34,6 +35,14 @@ Method = TypeVar("Method", bound=type[Reducer])
 
 ENTRY_POINTS = "llava.methods"
 STAGE_KEYS = ("method", "site", "layer", "keep", "place", "positions", "per")
+
+# The rooms of ``methods``, as headings
+GROUPS = {
+    "vision": "before the language model",
+    "decoder": "in the language model",
+    "anywhere": "anywhere",
+    "controls": "controls",
+}
 
 _METHODS: dict[str, type[Reducer]] = {}
 _DOC_FIELDS = ("Paper:", "Site:", "Needs:", "Training:", "Accounting:", "Cost:", "Differs from the authors' code:")
@@ -57,21 +66,35 @@ def register(name: str) -> Callable[[Method], Method]:
     return enter
 
 
-def list_methods() -> list[str]:
+def method_names() -> list[str]:
     """All method names, sorted."""
     _load_entry_points()
     return sorted(_METHODS)
 
 
+def list_methods() -> dict[str, list[str]]:
+    """All method names by where they choose: before the language model, inside it, anywhere, and the controls."""
+    groups: dict[str, list[str]] = {group: [] for group in GROUPS.values()}
+    for name in method_names():
+        groups.setdefault(group_of(_METHODS[name]), []).append(name)
+    return {group: names for group, names in groups.items() if names}
+
+
+def group_of(method: type[Reducer]) -> str:
+    """Where a method chooses: one of the headings of ``list_methods``."""
+    home = method.__module__.removeprefix(f"{__package__}.methods.").partition(".")[0]
+    return GROUPS.get(home, "other packages")
+
+
 def get_method(name: str) -> type[Reducer]:
     """The class of a method; ValueError with the nearest names when there is none."""
     if not isinstance(name, str):
-        raise ValueError(f"method={shown(name)} must be a name; choose one of {', '.join(list_methods())}")
+        raise ValueError(f"method={shown(name)} must be a name; choose one of {', '.join(method_names())}")
     if name not in _METHODS:
         _load_entry_points()
     if name not in _METHODS:
         raise ValueError(
-            f"method {shown(name)} is unknown{did_you_mean(name, _METHODS)}; choose one of {', '.join(list_methods())}"
+            f"method {shown(name)} is unknown{did_you_mean(name, _METHODS)}; choose one of {', '.join(method_names())}"
         )
     return _METHODS[name]
 
@@ -86,18 +109,33 @@ def _load_entry_points() -> None:
             logger.warning("the methods of %s (%s) are left out: %s", point.name, point.value, error)
 
 
-def method_table() -> str:
-    """The methods as a Markdown table, read from their docstrings: what they do, where, what they need, who says so."""
-    rows = ["| method | what it keeps | site | needs | training | source |", "|---|---|---|---|---|---|"]
-    for name in list_methods():
-        document = inspect.getdoc(_METHODS[name]) or ""
-        fields = re.search(r"Paper: (.+?)\s{2,}Site: (.+?)\s{2,}Needs: (.+?)\s{2,}Training: (.+)", document)
-        if fields is None:
-            raise ValueError(f"the docstring of {name} needs Paper, Site, Needs and Training on one line")
-        paper, site, needs, training = fields.groups()
-        source = re.sub(r"https://arxiv.org/abs/(\S+)", r"[\1](https://arxiv.org/abs/\1)", paper)
-        rows.append(f"| `{name}` | {document.splitlines()[0].rstrip('.')} | {site} | {needs} | {training} | {source} |")
-    return "\n".join(rows)
+def method_page() -> str:
+    """The page of all methods in Markdown, read from their docstrings: what they keep, where, what they need, who says so."""
+    parts = [
+        "# Methods",
+        "Written by `python -m llava.reduction` from the methods themselves. A plan is `name@layer:budget,option=value`; stages"
+        " are joined by `+`. What a budget counts differs between papers, so it stands beside each.",
+    ]
+    for group, names in list_methods().items():
+        rows = [
+            "| method | what it keeps | site | needs | training | its budget counts | source |",
+            "|---|---|---|---|---|---|---|",
+            *map(_table_row, names),
+        ]
+        parts += [f"## {group[0].upper()}{group[1:]}", "\n".join(rows)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _table_row(name: str) -> str:
+    document = inspect.getdoc(_METHODS[name]) or ""
+    fields = re.search(r"Paper: (.+?)\s{2,}Site: (.+?)\s{2,}Needs: (.+?)\s{2,}Training: (.+)", document)
+    if fields is None:
+        raise ValueError(f"the docstring of {name} needs Paper, Site, Needs and Training on one line")
+    paper, site, needs, training = fields.groups()
+    accounting = " ".join(re.findall(r"Accounting: (.+?)\.(?:\s|$)", document, re.DOTALL)[0].split())
+    source = re.sub(r"https://arxiv.org/abs/(\S+)", r"[\1](https://arxiv.org/abs/\1)", paper)
+    keeps = document.splitlines()[0].rstrip(".")
+    return f"| `{name}` | {keeps} | {site} | {needs} | {training} | {accounting} | {source} |"
 
 
 def make_stage(

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from llava.reduction import get_method, list_methods, reduced
+from llava.reduction import get_method, method_names, reduced
 from tests.conftest import PARITY15, World
 
 METHODS = [
@@ -165,7 +165,7 @@ def test_the_random_control_follows_the_picture(model, cases):
     assert (kept[0] == kept[1]) == same_picture
 
 
-@pytest.mark.parametrize("name", [name for name in list_methods() if get_method(name).wants_keep])
+@pytest.mark.parametrize("name", [name for name in method_names() if get_method(name).wants_keep])
 def test_anyres_pictures_keep_the_budget_of_one_image(llava16, name):
     """A picture of several crops is one image of many tokens: the budget is the picture's, not a crop's."""
     sites = get_method(name).sites

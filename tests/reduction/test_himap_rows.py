@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from llava.reduction import Evidence
-from llava.reduction.methods.himap import HiMAP
+from llava.reduction.methods.decoder.himap import HiMAP
 
 
 class Given(Evidence):

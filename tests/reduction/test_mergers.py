@@ -19,7 +19,7 @@ from llava.reduction.learned.mergers import (
     rank_preference,
 )
 from llava.reduction.learned.trained import load_trained, save_trained
-from llava.reduction.methods.merger import TrainedMerger
+from llava.reduction.methods.anywhere.merger import TrainedMerger
 
 D, T, N = 24, 40, 64
 WIDTHS = {

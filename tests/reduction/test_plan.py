@@ -9,7 +9,7 @@ import pytest
 from llava.reduction import Place, make_stage, plan_from, plan_name
 from llava.reduction.aggregate import CrossAttention
 from llava.reduction.learned.trained import save_trained
-from llava.reduction.methods.condensation import Condensation
+from llava.reduction.methods.anywhere.condensation import Condensation
 from llava.reduction.plan import tokens_left
 from llava.reduction.stage import Stage
 
@@ -197,7 +197,7 @@ def test_messages_do_not_grow_with_the_plan():
 
 YAML_FAULTS = {
     "a: [": "not YAML",
-    "plan: []": "one key",
+    "plan: []": "must hold the key 'reduction'",
     "reduction: 5": "cannot read 5 as a plan",
     "reduction: self.yaml": "a plan file cannot name another",
     "reduction: [self.yaml]": "is unknown",

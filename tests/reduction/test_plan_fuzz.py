@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llava.reduction import list_methods, plan_from, plan_name
+from llava.reduction import method_names, plan_from, plan_name
 
 settings.register_profile(
     "plans", derandomize=True, max_examples=250, deadline=2000, suppress_health_check=[HealthCheck.too_slow]
@@ -42,7 +42,7 @@ scalars = st.one_of(
 values = st.recursive(
     scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=2)
 )
-methods = st.sampled_from(list_methods())
+methods = st.sampled_from(method_names())
 mappings = st.dictionaries(st.sampled_from(NAMES) | st.integers() | st.text(max_size=4), values, max_size=4)
 stages = st.builds(lambda method, rest: {**rest, "method": method}, methods | values, mappings)
 pieces = st.one_of(

@@ -7,7 +7,7 @@ from importlib.metadata import EntryPoint
 
 import pytest
 
-from llava.reduction import Reducer, get_method, list_methods, make_stage, register, registry
+from llava.reduction import Reducer, get_method, make_stage, method_names, register, registry
 
 
 def test_registering_refuses_duplicates_names_and_bare_docstrings():
@@ -43,14 +43,14 @@ def test_methods_of_another_package_are_found(entry_points, tmp_path, monkeypatc
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     entry_points(EntryPoint("elsewhere", "elsewhere", "llava.methods"))
-    assert "of_another_package" in list_methods()
+    assert "of_another_package" in method_names()
     assert str(make_stage("of_another_package", keep=3)) == "of_another_package:3"
 
 
 def test_a_package_that_cannot_be_imported_is_named_and_left_out(entry_points, caplog):
     entry_points(EntryPoint("broken", "no_such_module", "llava.methods"))
     with caplog.at_level(logging.WARNING):
-        assert "fastv" in list_methods()
+        assert "fastv" in method_names()
     assert "the methods of broken (no_such_module) are left out: No module named 'no_such_module'" in caplog.text
 
 

@@ -11,9 +11,9 @@ from llava.reduction import Evidence, make_stage, plan_from
 from llava.reduction.aggregate import CrossAttention
 from llava.reduction.learned.mergers import MERGERS, LearnableTokenMergerV3, make_merger
 from llava.reduction.learned.trained import call_trained, load_trained, save_trained, trained_plan
-from llava.reduction.methods.condensation import Condensation
-from llava.reduction.methods.custom_selection import CustomSelection
-from llava.reduction.methods.merger import TrainedMerger
+from llava.reduction.methods.anywhere.condensation import Condensation
+from llava.reduction.methods.anywhere.custom_selection import CustomSelection
+from llava.reduction.methods.anywhere.merger import TrainedMerger
 
 WIDTH = 16
 TOKENS = torch.randn(2, 40, WIDTH, generator=torch.Generator().manual_seed(0))

@@ -19,7 +19,7 @@ from llava.cli.settings import check_least
 from llava.model.language_model.himap_configuration_llama import LlamaConfig
 from llava.reduction.centres import STRATEGIES
 from llava.reduction.evidence import Evidence
-from llava.reduction.methods.condensation import Condensation
+from llava.reduction.methods.anywhere.condensation import Condensation
 
 from .clock import median_seconds, progress
 from .memory import peak_of

@@ -5,8 +5,8 @@ Shapes: g crops that are asked about, P patches, H heads, d width of a head, V t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -40,30 +40,29 @@ class SeenCrops:
     entered: dict[int, Tensor]
     hidden: Tensor
     questions: list[str] | None = None
+    _held: dict[tuple[str, int], Tensor] = field(default_factory=dict, init=False, repr=False)
 
     def cls_attention(self, crops: Tensor, layer: int) -> Tensor:
         """Attention of the class token to itself and to the patches: (g, H, 1 + P)."""
-        attention, states = self._layer(crops, layer)
-        query = _heads(attention, "q", states[:, :1])
-        return self._softmax(attention, query, _heads(attention, "k", states))[:, :, 0]
+        key = "attention", self.tower.layer_number(layer)
+        if key not in self._held:
+            query, keys = self._heads("q", layer, slice(1)), self._heads("k", layer)
+            self._held[key] = self._softmax(query, keys)[:, :, 0]
+        return self._held[key][crops]
 
     def mean_attention(self, crops: Tensor, layer: int) -> Tensor:
         """Attention that each patch receives from all patches, mean over them: (g, H, P)."""
-        attention, states = self._layer(crops, layer)
-        queries, keys = _heads(attention, "q", states[:, 1:]), _heads(attention, "k", states)
-        parts = [self._softmax(attention, part, keys)[..., 1:].sum(2) for part in queries.split(CHUNK, dim=2)]
+        queries, keys = self._heads("q", layer, slice(1, None))[crops], self._heads("k", layer)[crops]
+        parts = [self._softmax(part, keys)[..., 1:].sum(2) for part in queries.split(CHUNK, dim=2)]
         return torch.stack(parts).sum(0) / queries.shape[2]
 
     def keys(self, crops: Tensor, layer: int) -> Tensor:
         """Keys of the patches: (g, H, P, d)."""
-        attention, states = self._layer(crops, layer)
-        return _heads(attention, "k", states[:, 1:]).float()
+        return self._heads("k", layer)[crops, :, 1:].float()
 
     def cls_projections(self, crops: Tensor, layer: int) -> tuple[Tensor, Tensor]:
         """The class token's query, not scaled, and its key: (g, H, d) each."""
-        attention, states = self._layer(crops, layer)
-        query, key = (_heads(attention, which, states[:, :1])[:, :, 0].float() for which in "qk")
-        return query, key
+        return self._heads("q", layer, slice(1))[crops, :, 0].float(), self._heads("k", layer)[crops, :, 0].float()
 
     def cls_row(self, crops: Tensor) -> Tensor:
         """The class token's row of the selected hidden state: (g, V)."""
@@ -87,22 +86,22 @@ class SeenCrops:
             raise ValueError("no question was handed in; a method that reads it must name Need.CLIP among its needs")
         return self.tower.text.encode([self.questions[crop] for crop in crops.tolist()])
 
-    def _layer(self, crops: Tensor, layer: int) -> tuple[Any, Tensor]:
-        """The attention of a layer and its normed input (g, 1 + P, V) for some crops."""
+    def _heads(self, which: Literal["q", "k"], layer: int, rows: slice = slice(None)) -> Tensor:
+        """Queries or keys of some rows of all crops in a layer, split into heads: (G, H, n, d)."""
         number = self.tower.layer_number(layer)
         if number not in self.entered:
             raise ValueError(
                 f"nobody asked for layer {layer} of the tower in time; a method names it in its tower_layers"
             )
-        model: Any = self.tower.vision_tower
-        block = model.encoder.layers[number]
-        return block.self_attn, block.layer_norm1(self.entered[number][crops])
+        key = f"{which}{rows}", number
+        if key not in self._held:
+            model: Any = self.tower.vision_tower
+            block = model.encoder.layers[number]
+            states = block.layer_norm1(self.entered[number][:, rows])
+            projected = getattr(block.self_attn, f"{which}_proj")(states)
+            self._held[key] = projected.unflatten(-1, (block.self_attn.num_heads, -1)).transpose(1, 2)
+        return self._held[key]
 
     @staticmethod
-    def _softmax(attention: Any, queries: Tensor, keys: Tensor) -> Tensor:
-        return (queries @ keys.transpose(-1, -2) * attention.scale).float().softmax(-1)
-
-
-def _heads(attention: Any, which: str, states: Tensor) -> Tensor:
-    """Queries or keys of (g, n, V), split into heads: (g, H, n, d)."""
-    return getattr(attention, f"{which}_proj")(states).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
+    def _softmax(queries: Tensor, keys: Tensor) -> Tensor:
+        return (queries @ keys.transpose(-1, -2) * queries.shape[-1] ** -0.5).float().softmax(-1)

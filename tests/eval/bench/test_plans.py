@@ -11,7 +11,7 @@ from llava.cli.settings import ModelSpec
 from llava.eval.bench.command import main
 from llava.eval.bench.timing import SELECTING, keep_all, selection_clock, selection_ms, time_plan, timed_pass
 from llava.eval.bench.workload import RandomModel, Workload, open_workload
-from llava.reduction import Reducer, get_method, list_methods, plan_from
+from llava.reduction import Reducer, get_method, method_names, plan_from
 from llava.reduction.cost import decoder_flops
 from tests.conftest import PARITY15
 
@@ -71,7 +71,7 @@ def test_timing_a_reducer_changes_nothing(work):
     assert len(seconds) == 2 and not {*SELECTING} & set(vars(plan[0].reducer))
 
 
-@pytest.mark.parametrize("name", list_methods())
+@pytest.mark.parametrize("name", method_names())
 def test_a_timed_reducer_keeps_every_method_and_trait(name):
     """A wrapper that repeats the methods it knows forgets those that are added later, as shrink, left and options were."""
     stage = plan_from({"method": name, "keep": 1.0}) if get_method(name).wants_keep else plan_from({"method": name})

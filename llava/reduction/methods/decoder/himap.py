@@ -5,11 +5,11 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from ..checks import check_choice, check_flag
-from ..evidence import DecoderEvidence, Need
-from ..registry import register
-from ..select import topk
-from ..stage import Reducer
+from ...checks import check_choice, check_flag
+from ...evidence import DecoderEvidence, Need
+from ...registry import register
+from ...select import topk
+from ...stage import Reducer
 
 Rows = Literal["text", "image"]
 

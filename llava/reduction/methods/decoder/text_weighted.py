@@ -4,12 +4,12 @@ from typing import get_args
 
 from torch import Tensor
 
-from ..checks import check_choice
-from ..evidence import DecoderEvidence, Need, TextScope
-from ..registry import register
-from ..score import text_weighted
-from ..select import topk
-from ..stage import Reducer
+from ...checks import check_choice
+from ...evidence import DecoderEvidence, Need, TextScope
+from ...registry import register
+from ...score import text_weighted
+from ...select import topk
+from ...stage import Reducer
 
 
 @register("text_weighted")

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..aggregate import CrossAttention, gather, head_attention, normalise
-from ..centres import Centres
-from ..checks import check_whole
-from ..evidence import Evidence
-from ..learned.trained import call_trained
-from ..registry import register
+from ...aggregate import CrossAttention, gather, head_attention, normalise
+from ...centres import Centres
+from ...checks import check_whole
+from ...evidence import Evidence
+from ...learned.trained import call_trained
+from ...registry import register
 
 
 @register("condensation")

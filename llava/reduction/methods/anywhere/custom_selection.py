@@ -2,12 +2,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..aggregate import CrossAttention, cosine_attention, gather
-from ..centres import Centres
-from ..checks import is_number, shown
-from ..evidence import Evidence
-from ..learned.trained import call_trained
-from ..registry import register
+from ...aggregate import CrossAttention, cosine_attention, gather
+from ...centres import Centres
+from ...checks import is_number, shown
+from ...evidence import Evidence
+from ...learned.trained import call_trained
+from ...registry import register
 
 LEAST = 1e-6  # a temperature below would divide similarities into infinities
 

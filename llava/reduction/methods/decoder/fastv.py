@@ -5,12 +5,12 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from ..checks import check_choice, is_number, shown
-from ..evidence import DecoderEvidence, Need
-from ..registry import register
-from ..score import focus, head_importance, max_head, mean_heads, similarity, weighted_heads
-from ..select import relevant, topk
-from ..stage import Reducer
+from ...checks import check_choice, is_number, shown
+from ...evidence import DecoderEvidence, Need
+from ...registry import register
+from ...score import focus, head_importance, max_head, mean_heads, similarity, weighted_heads
+from ...select import relevant, topk
+from ...stage import Reducer
 
 Heads = Literal["avg_all_heads", "max_head", "weighted_combination", "adaptive"]
 

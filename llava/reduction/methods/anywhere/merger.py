@@ -2,12 +2,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..checks import shown
-from ..evidence import Evidence, Need
-from ..learned.mergers import LearnableTokenMerger, LearnableTokenMergerV3, Merger
-from ..learned.trained import call_trained, load_trained
-from ..registry import register
-from ..stage import Reducer
+from ...checks import shown
+from ...evidence import Evidence, Need
+from ...learned.mergers import LearnableTokenMerger, LearnableTokenMergerV3, Merger
+from ...learned.trained import call_trained, load_trained
+from ...registry import register
+from ...stage import Reducer
 from .custom_selection import CustomSelection
 
 UNTRAINED = CustomSelection()

@@ -1,0 +1,1 @@
+"""Methods that can stand anywhere, since they look at the tokens alone."""

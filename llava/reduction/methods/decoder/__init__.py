@@ -1,0 +1,1 @@
+"""Methods inside the language model: they choose between its layers."""

@@ -1,0 +1,1 @@
+"""Methods before the language model: they choose among what the vision tower has made."""

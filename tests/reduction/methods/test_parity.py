@@ -1,0 +1,23 @@
+"""Every method against golden vectors of its released code: one test a method and case, from whatever files lie there.
+
+How a case is replayed through our method stands in ``replays/<method>.py``, as ``replay(case)``, which compares by itself:
+indices exactly, numbers within the tolerance that the vectors were recorded with.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+
+import pytest
+
+from tests.reduction.methods.golden import PEERS, cases
+
+pytestmark = pytest.mark.skipif(not PEERS.is_dir(), reason="no golden vectors of other methods lie here")
+
+
+@pytest.mark.parametrize("case", cases(), ids=str)
+def test_equals_the_released_code(case):
+    if find_spec(f"tests.reduction.methods.replays.{case.method}") is None:
+        pytest.skip("not written yet")
+    import_module(f"tests.reduction.methods.replays.{case.method}").replay(case)
