@@ -1,4 +1,4 @@
-"""Bootstrap intervals over pictures, paired tests, and Holm correction.
+"""Bootstrap intervals over pictures, paired tests of difference and of equivalence, and Holm correction.
 
 Two runs that answered the same questions are compared question by question and picture by picture: what is hard for both
 cancels, so a paired interval is far narrower than the two separate intervals suggest.
@@ -29,6 +29,8 @@ from scipy.stats import binomtest, norm, t
 RESAMPLES = 2000
 DRAWS_PER_STEP = 2**22  # 32 MB of random numbers, whatever the size of the benchmark
 LEVEL = 0.95
+EQUIVALENCE_LEVEL = 0.9  # of the interval that two one-sided tests at 0.05 amount to
+POWER = 0.8
 INDISTINCT = "not distinguishable"
 ROUNDING = 1e-9  # a bound this near to 0 is 0
 
@@ -86,19 +88,82 @@ def difference_interval(
 
     Each side is one run or several seeds of one. All must have the same pictures in the same order.
     """
-    difference = float(np.mean([total(run) for run in first]) - np.mean([total(run) for run in second]))
-    totals, quantile, limit = (
-        _mean_resampled(first) - _mean_resampled(second),
-        _quantile(first[0], level),
-        first[0].limit,
-    )
+    difference, totals = _difference(first, second)
+    quantile, limit = _quantile(first[0], level), first[0].limit
     if limit is None:
         return containing(difference, percentiles(totals, float(norm.sf(quantile))))
-    pictures = len(first[0].value)
-    share = pictures / (pictures + 2)
-    spread = quantile * math.sqrt(share**2 * float(totals.var()) + (limit / (pictures + 2)) ** 2)
-    centre = share * difference
+    share, error = _with_two_more(totals, len(first[0].value), limit)
+    centre, spread = share * difference, quantile * error
     return containing(difference, [max(-limit, centre - spread), min(limit, centre + spread)])
+
+
+def detectable_difference(
+    first: Sequence[Contributions], second: Sequence[Contributions], level: float = LEVEL, power: float = POWER
+) -> float:
+    """The smallest true difference that ``difference_interval`` tells from 0 with a chance of ``power``.
+
+    It follows from how many pictures there are and from how much the two runs differ on each of them, as measured: the
+    distance from 0 at which the interval begins to exclude it, and on top the quantile of the power times the standard
+    error (Cohen 1988, "Statistical Power Analysis for the Behavioral Sciences", with Student's t for the normal). A
+    difference that was found and is smaller says that the true one was probably overestimated. Arguments are those of
+    ``difference_interval``.
+    """
+    _, totals = _difference(first, second)
+    limit, error = first[0].limit, float(totals.std())
+    share, widened = (1.0, error) if limit is None else _with_two_more(totals, len(first[0].value), limit)
+    threshold = _quantile(first[0], level) * widened / share
+    return threshold + float(t.ppf(power, _freedom(first[0]))) * error
+
+
+def equivalence_margin(first: Sequence[Contributions], second: Sequence[Contributions], questions: int) -> float:
+    """The smallest margin within which two runs are shown to be equivalent; arguments as of ``difference_interval``.
+
+    Paired TOST, two one-sided tests at 0.05 each (Schuirmann 1987, Journal of Pharmacokinetics and Biopharmaceutics 15): the
+    runs are equivalent within a margin where the 90 % interval of their difference lies inside it. That interval is too
+    narrow where only a few answers differ, so the variance is at least what independent answers have at the margin, as in a
+    score test: of 200 ``questions`` that two runs answer alike, 2 may differ in truth, and the margin is 1.3 %, not 0. With
+    p the difference as a share of the largest score, this second bound is Wilson's for p out of ``questions``.
+    """
+    difference, _ = _difference(first, second)
+    margin = max(map(abs, difference_interval(first, second, EQUIVALENCE_LEVEL)))
+    limit, quantile = first[0].limit, _quantile(first[0], EQUIVALENCE_LEVEL)
+    if limit is None:
+        return margin
+    return max(margin, limit * _wilson(min(1.0, abs(difference) / limit), questions, quantile)[1])
+
+
+def mean_ratio(benchmarks: Sequence[tuple[Sequence[Contributions], Sequence[Contributions]]]) -> float:
+    """The mean over benchmarks of (score of a run / score of the unreduced run), the "Rel." of the papers.
+
+    Each benchmark is a pair of the two, either of which is one run or several seeds of it. Raises ValueError where an
+    unreduced run scores 0.
+    """
+    return float(np.mean([_score_ratio(reduced, full)[0] for reduced, full in benchmarks]))
+
+
+def ratio_interval(
+    benchmarks: Sequence[tuple[Sequence[Contributions], Sequence[Contributions]]], level: float = LEVEL
+) -> list[float]:
+    """Interval of ``mean_ratio``: [low, high]. The two runs of a benchmark must have the same pictures in the same order.
+
+    Pictures are resampled within each benchmark, the same ones for both runs, so that what is hard for both cancels. With r
+    = s / f the resampled variance is that of (s - r f) / f, the ratio to first order (Cochran 1977, "Sampling Techniques",
+    6.4), and has the two pictures more of a paired difference. Benchmarks are independent: their variances add, and Student's
+    t has the degrees of freedom of Welch and Satterthwaite.
+    """
+    variances, freedoms = [], []
+    for reduced, full in benchmarks:
+        ratio, unreduced = _score_ratio(reduced, full)
+        totals = _mean_resampled(reduced) - ratio * _mean_resampled(full)
+        two_more = (full[0].limit or 0.0) / (len(full[0].value) + 2)
+        variances.append((float(totals.var()) + two_more**2) / unreduced**2)
+        freedoms.append(_freedom(full[0]))
+    ratio, variance = mean_ratio(benchmarks), sum(variances)
+    if not variance:
+        return [ratio, ratio]
+    freedom = variance**2 / sum(each**2 / count for each, count in zip(variances, freedoms, strict=True))
+    spread = float(t.ppf((1 + level) / 2, freedom)) * math.sqrt(variance) / len(variances)
+    return [max(0.0, ratio - spread), ratio + spread]
 
 
 def resampled(pictures: Contributions, seed: int = 0) -> NDArray[np.float64]:
@@ -177,12 +242,39 @@ def _wilson(share: float, trials: float, quantile: float) -> tuple[float, float]
     return centre - spread, centre + spread
 
 
+def _difference(first: Sequence[Contributions], second: Sequence[Contributions]) -> tuple[float, NDArray[np.float64]]:
+    """The difference of two mean scores over the same pictures, and those of the resamples: (RESAMPLES,)."""
+    difference = np.mean([total(run) for run in first]) - np.mean([total(run) for run in second])
+    return float(difference), _mean_resampled(first) - _mean_resampled(second)
+
+
+def _with_two_more(totals: NDArray[np.float64], pictures: int, limit: float) -> tuple[float, float]:
+    """What counting two more pictures, that differ by ``limit`` either way, makes of a difference and of its error.
+
+    The share of the difference that is left, and the standard error of that.
+    """
+    share = pictures / (pictures + 2)
+    return share, math.sqrt(share**2 * float(totals.var()) + (limit / (pictures + 2)) ** 2)
+
+
+def _score_ratio(reduced: Sequence[Contributions], full: Sequence[Contributions]) -> tuple[float, float]:
+    """The ratio of two mean scores, and the second of them."""
+    unreduced = float(np.mean([total(run) for run in full]))
+    if unreduced == 0:
+        raise ValueError("the unreduced run scores 0, so that nothing can be a share of its score; give another model")
+    return float(np.mean([total(run) for run in reduced])) / unreduced, unreduced
+
+
 def _quantile(pictures: Contributions, level: float) -> float:
-    """Student's t for the pictures' degrees of freedom: one less than the pictures of each stratum, at least 1."""
+    """Student's t for the pictures' degrees of freedom."""
+    return float(t.ppf((1 + level) / 2, _freedom(pictures)))
+
+
+def _freedom(pictures: Contributions) -> int:
+    """Degrees of freedom: one less than the pictures of each stratum, those of one picture together; at least 1."""
     strata = _strata(pictures)
     single = sum(len(members) == 1 for members in strata)
-    freedom = len(pictures.value) - (len(strata) - single) - min(1, single)
-    return float(t.ppf((1 + level) / 2, max(1, freedom)))
+    return max(1, len(pictures.value) - (len(strata) - single) - min(1, single))
 
 
 def _mean_resampled(runs: Sequence[Contributions]) -> NDArray[np.float64]:
