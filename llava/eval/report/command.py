@@ -4,7 +4,10 @@
 
 prints the table and writes ``report.md``, ``report.csv``, ``report.json``, ``report.html`` and a curve for every task and
 model into the first folder or ``--output``. A row never shows a score without its cost, and methods are compared at their
-mean visual tokens per layer: "fastv@2:64" and "pool:64" are not the same budget.
+mean visual tokens per layer: "fastv@2:64" and "pool:64" are not the same budget. With --split-by a row also has its accuracy
+on the questions that a control answers wrongly and on the others:
+
+    python -m llava.eval.report playground/results/mme --split-by downsample
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from collections.abc import Sequence
 
 from llava.utils import exit_code
 
+from .compare import MARGIN
 from .files import write
 from .printing import show
 from .runs import collect
@@ -35,6 +39,20 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument(
         "--html", action=argparse.BooleanOptionalAction, default=True, help="write report.html (default: yes)"
     )
+    flags.add_argument(
+        "--margin",
+        type=float,
+        default=MARGIN,
+        metavar="POINTS",
+        help=f"call a plan equivalent to the full model where that is shown within so many points (default: {MARGIN:g})",
+    )
+    flags.add_argument(
+        "--split-by",
+        "--split_by",
+        metavar="RUN",
+        help="also show the accuracy on the questions that a control answers wrongly (hard) and on the others (easy): the "
+        "folder of its run, or a method such as downsample, whose run nearest in cost each plan is split by",
+    )
     return flags
 
 
@@ -43,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     flags = parser().parse_args(arguments)
 
     def work() -> None:
-        rows, unfinished = collect(flags.folders)
+        rows, unfinished = collect(flags.folders, flags.margin, flags.split_by)
         show(rows, unfinished)
         for file in write(rows, flags.output or flags.folders[0], unfinished, flags.html):
             logger.info("wrote %s", file)

@@ -15,9 +15,19 @@ from pathlib import Path
 import numpy as np
 
 from ..tasks.base import Line, by_picture, get_task, list_tasks
-from ..tasks.statistics import Contributions, difference_interval, mcnemar, total, verdict
+from ..tasks.statistics import (
+    Contributions,
+    detectable_difference,
+    difference_interval,
+    equivalence_margin,
+    mcnemar,
+    total,
+    verdict,
+)
 
 REPAIR = "remove the folder and run it again"
+MARGIN = 1.0  # points within which runs are called equivalent, unless another margin is asked for
+NOT_SHOWN = "not shown"
 FIELDS = {"key": str, "picture": str, "category": str, "prompt": str, "label": str, "correct": bool}
 # What two runs must agree on besides the questions, and the words for a difference
 SETTINGS = {
@@ -37,6 +47,11 @@ class Difference:
 
     ``score`` is None where the task's score is no sum over pictures, so that it cannot be resampled; the verdict then goes by
     accuracy. ``p_holm`` is p corrected for all comparisons of the table. With several seeds p is the largest of theirs.
+
+    The rest is in points: 1 % of the largest score (``Task.point``), or of accuracy where the verdict goes by that.
+    ``equivalence`` says "equivalent within 1 point" or "not shown" for the ``margin`` asked for, ``shown_within`` the smallest
+    margin for which it would say the former, and ``detectable`` the smallest true difference that a comparison of these runs
+    finds with power 0.8.
     """
 
     other: str
@@ -46,6 +61,10 @@ class Difference:
     accuracy_interval: list[float]
     verdict: str
     p: float
+    margin: float
+    equivalence: str
+    shown_within: float
+    detectable: float
     p_holm: float | None = None
 
 
@@ -54,15 +73,18 @@ class Answers:
     """The answers of a run, or of the several seeds of one plan, as a comparison needs them.
 
     ``asked`` stands for all questions, their words and true answers; ``correct`` (seeds, questions) in order of the key;
-    ``accuracy`` and ``score`` are each picture's contributions, one for each seed, ``score`` empty where the task's score is
-    no sum of them; ``categories`` the accuracy of each category in per cent.
+    ``pictures`` (questions,) names the picture of each. ``accuracy`` and ``score`` are each picture's contributions, one for
+    each seed, ``score`` empty where the task's score is no sum of them, and ``point`` is one point of that score;
+    ``categories`` the accuracy of each category in per cent.
     """
 
     asked: str
     settings: tuple[object, ...]
     correct: np.ndarray
+    pictures: np.ndarray
     accuracy: list[Contributions]
     score: list[Contributions]
+    point: float
     categories: dict[str, float]
 
     @classmethod
@@ -82,12 +104,16 @@ class Answers:
         asked = "\n".join(f"{line['key']}\t{line['picture']}\t{line['prompt']}\t{line['label']}" for line in lines)
         pictures = by_picture(lines).values()
         right = [sum(line["correct"] for line in group) for group in pictures]
+        contributions = _score_contributions(file, task, lines, score)
+        limit = contributions[0].limit if contributions else None
         return cls(
             asked=hashlib.sha256(asked.encode("utf-8", "surrogatepass")).hexdigest(),
             settings=tuple(_setting(config, name) for name in SETTINGS),
             correct=np.array([[line["correct"] for line in lines]], dtype=bool),
+            pictures=np.array([line["picture"] for line in lines]),
             accuracy=[Contributions(right, [len(group) for group in pictures], limit=1.0)],
-            score=_score_contributions(file, task, lines, score),
+            score=contributions,
+            point=get_task(task).point(limit) if limit else 1.0,
             categories=_categories(lines),
         )
 
@@ -99,14 +125,24 @@ class Answers:
             first.asked,
             first.settings,
             np.concatenate([run.correct for run in runs]),
+            first.pictures,
             [pictures for run in runs for pictures in run.accuracy],
             [pictures for run in runs for pictures in run.score] if all(run.score for run in runs) else [],
+            first.point,
             {name: float(np.mean([run.categories[name] for run in runs])) for name in first.categories},
         )
 
     @property
     def questions(self) -> int:
         return self.correct.shape[1]
+
+    def accuracy_on(self, chosen: np.ndarray) -> list[Contributions]:
+        """Each picture's accuracy on some questions alone, a mask (questions,) in order of the key; one for each seed."""
+        _, picture, sizes = np.unique(self.pictures[chosen], return_inverse=True, return_counts=True)
+        return [
+            Contributions(np.bincount(picture, right[chosen]).tolist(), sizes.tolist(), limit=1.0)
+            for right in self.correct
+        ]
 
 
 def obstacle(first: Answers, second: Answers) -> str | None:
@@ -118,10 +154,18 @@ def obstacle(first: Answers, second: Answers) -> str | None:
     return next((words for words, first_value, second_value in pairs if first_value != second_value), None)
 
 
-def difference(first: Answers, second: Answers, other: str) -> Difference:
-    """By how much ``first`` is better than ``second``, whose plan is ``other``."""
+def difference(first: Answers, second: Answers, other: str, margin: float = MARGIN) -> Difference:
+    """By how much ``first`` is better than ``second``, whose plan is ``other``; equivalent within ``margin`` points or not.
+
+    Raises ValueError for a margin that is not above 0.
+    """
+    if not margin > 0:
+        raise ValueError(f"margin={margin:g} must be above 0: no sample shows that two runs are exactly alike")
     accuracy, accuracy_interval = _paired(first.accuracy, second.accuracy)
-    score, score_interval = _paired(first.score, second.score) if first.score and second.score else (None, None)
+    scored = bool(first.score and second.score)
+    score, score_interval = _paired(first.score, second.score) if scored else (None, None)
+    runs, point = ((first.score, second.score), first.point) if scored else ((first.accuracy, second.accuracy), 0.01)
+    shown_within = equivalence_margin(*runs, first.questions) / point
     return Difference(
         other=other,
         score=score,
@@ -130,7 +174,16 @@ def difference(first: Answers, second: Answers, other: str) -> Difference:
         accuracy_interval=accuracy_interval,
         verdict=verdict(score_interval or accuracy_interval),
         p=max(mcnemar(*pair) for pair in product(first.correct, second.correct)),
+        margin=margin,
+        equivalence=equivalent_within(margin) if shown_within < margin else NOT_SHOWN,
+        shown_within=shown_within,
+        detectable=detectable_difference(*runs) / point,
     )
+
+
+def equivalent_within(margin: float) -> str:
+    """The words of a verdict: ``equivalent within 1 point``."""
+    return f"equivalent within {margin:g} point{'' if margin == 1 else 's'}"
 
 
 def _paired(first: Sequence[Contributions], second: Sequence[Contributions]) -> tuple[float, list[float]]:

@@ -7,6 +7,7 @@ import html
 import io
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,18 @@ from llava.files import write_json, write_text
 from ..results.folder import check_writable
 from .curve import draw_curve
 from .page import write_page
+from .relative import relatives
 from .rows import Row, boards
-from .table import columns, escape_markdown, markdown, notes
+from .table import columns, escape_markdown, markdown, notes, relative_columns
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet would compute
 
 
 def write(rows: Sequence[Row], output: str | Path, unfinished: Sequence[Path] = (), page: bool = True) -> list[Path]:
-    """Write ``report.md``, ``report.csv``, ``report.json``, the ``page`` and the curves; returns the files."""
+    """Write ``report.md``, ``report.csv``, ``report.json``, the ``page`` and the curves; returns the files.
+
+    Over several tasks the means of ratios to the full model are in ``report.md``, the page, and ``relative.json``.
+    """
     output = Path(output)
     check_writable(output)
     tables = boards(rows)
@@ -34,11 +39,16 @@ def write(rows: Sequence[Row], output: str | Path, unfinished: Sequence[Path] = 
         curves.append(file)
     pictures = [f"![score against visual tokens]({file.name})" for file in curves]
     remarks = map(escape_markdown, notes(rows, unfinished))
-    write_text(output / "report.md", "\n\n".join([markdown(columns(rows)), *remarks, *pictures]) + "\n")
+    means = relatives(rows)
+    listed = [markdown(columns(rows)), *([markdown(relative_columns(means))] if means else [])]
+    write_text(output / "report.md", "\n\n".join([*listed, *remarks, *pictures]) + "\n")
     write_text(output / "report.csv", as_csv(rows))
     write_json(output / "report.json", [row.as_dict() for row in rows])
+    if means:
+        write_json(output / "relative.json", [asdict(mean) for mean in means])
     pages = [write_page(rows, unfinished, output / "report.html")] if page else []
-    return [*curves, *(output / f"report.{kind}" for kind in ("md", "csv", "json")), *pages]
+    names = ["report.md", "report.csv", "report.json", *(["relative.json"] if means else [])]
+    return [*curves, *(output / name for name in names), *pages]
 
 
 def as_csv(rows: Sequence[Row]) -> str:
@@ -57,8 +67,8 @@ def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in nested.items():
         if isinstance(value, dict):
             record.update(_flat(value, f"{prefix}{name}_"))
-        elif name in ("vs_full", "vs_random"):
-            continue  # not compared
+        elif name in ("vs_full", "vs_random", "split", "split_hard", "split_easy"):
+            continue  # not compared, or not split
         elif name.endswith(("_interval", "_range")):
             low, high = value or (None, None)
             stem = prefix + name.rpartition("_")[0]

@@ -13,12 +13,13 @@ from rich.table import Table
 from llava.cli.console import terminal
 from llava.cli.tables import needed_width, print_table
 
+from .relative import relatives
 from .rows import REFERENCES, Row
-from .table import FILES_ONLY, Column, columns, notes, templates
+from .table import FILES_ONLY, Column, columns, notes, relative_columns, templates
 
 
 def show(rows: Sequence[Row], unfinished: Sequence[Path] = (), console: Console | None = None) -> None:
-    """Print the table, without the columns that only the files have room for.
+    """Print the table, without the columns that only the files have room for, and over several tasks the means of ratios.
 
     On a narrow terminal the least important columns give way; a log gets lines as long as the table.
     """
@@ -33,6 +34,8 @@ def show(rows: Sequence[Row], unfinished: Sequence[Path] = (), console: Console 
         shown = [column for column in shown if column.rank < rank]
         table = _table(rows, shown)
     print_table(table, console)
+    if means := relatives(rows):
+        print_table(_filled("Mean over benchmarks of the ratio to the full model", relative_columns(means)), console)
     for note in notes(rows, unfinished):
         console.print(note, style="dim", markup=False, highlight=False)
     if left_out:
@@ -46,8 +49,14 @@ def show(rows: Sequence[Row], unfinished: Sequence[Path] = (), console: Console 
 
 def _table(rows: Sequence[Row], shown: Sequence[Column]) -> Table:
     runs = " and ".join(dict.fromkeys(f"{row.model} on {row.task}" for row in rows))
+    styles = ["dim" if row.method in REFERENCES else "" for row in rows]
+    return _filled(f"{runs}, template {templates(rows)}", shown, styles)
+
+
+def _filled(title: str, shown: Sequence[Column], styles: Sequence[str] = ()) -> Table:
+    """A table of these columns, each line in its style."""
     table = Table(
-        title=escape(f"{runs}, template {templates(rows)}"),
+        title=escape(title),
         title_style="bold",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
@@ -60,9 +69,9 @@ def _table(rows: Sequence[Row], shown: Sequence[Column]) -> Table:
             no_wrap=not column.words,
             overflow="fold",
         )
-    for index, row in enumerate(rows):
+    for index in range(len(shown[0].cells)):
         texts = [_text(column, index) for column in shown]
-        table.add_row(*map(escape, texts), style="dim" if row.method in REFERENCES else "")
+        table.add_row(*map(escape, texts), style=styles[index] if styles else "")
     return table
 
 
@@ -75,4 +84,9 @@ def _text(column: Column, index: int) -> str:
 def _stacked(column: Column) -> str:
     """The heading on several short lines; the interval only where the terminal shows it."""
     head = column.head if column.detailed else column.head.removesuffix(" [95 %]")
-    return head.replace(" [", "\n[").replace(" / ", "\n/ ").replace("visual ", "visual\n").replace("y %", "y\n%")
+    return (
+        head.replace(" [", "\n[")
+        .replace(" / ", "\n/ ")
+        .replace("visual ", "visual\n")
+        .replace("accuracy %", "accuracy\n%")
+    )

@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 
 from ..tasks.statistics import containing, holm, score_interval
-from .compare import Answers, Difference, difference, obstacle
+from .compare import MARGIN, Answers, Difference, difference, obstacle
+from .split import Split, split_answers
 
 REFERENCES = {"full": "--", "blind": ":"}  # the methods that are no competitors, and how their lines are dashed
 COMPARISONS = ("full", "random")
 SAME_COST = 0.02  # how far the mean visual tokens of a random control may lie from a method's
+NEAR_COST = 0.2  # likewise of a control that splits the questions: down-sampling keeps squares of whole numbers only
 SEED = re.compile(r"[,_:-]seed=[^,_+]*")
 AVERAGED: Mapping[str, Any] = {"averaged": True}  # marks the fields of which several seeds show the mean
 
@@ -28,7 +30,7 @@ class Row:
     ``template``: the prompt template, None where the folder does not say. Of several ``seeds`` every figure is the mean and
     ``score_sd`` the standard deviation of their scores. A cost that a run does not have is None. ``visual_tokens_range``: the mean
     visual tokens of the cheapest and the dearest question where they differ. ``subtasks`` are scores out of
-    ``subtask_max``. ``uncompared`` says for "full" and "random" why a comparison with it was left out. ``answers`` is what
+    ``subtask_max``. ``split`` is the accuracy on both sides of a control, where one was named. ``uncompared`` says for "full" and "random" why a comparison with it was left out. ``answers`` is what
     comparisons are made of; None where a folder holds no predictions.
     """
 
@@ -60,6 +62,7 @@ class Row:
     score_sd: float | None = None
     vs_full: Difference | None = None
     vs_random: Difference | None = None
+    split: Split | None = None
     uncompared: dict[str, str] = field(default_factory=dict)
     answers: Answers | None = field(default=None, repr=False, compare=False)
 
@@ -93,15 +96,34 @@ def boards(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
     return groups
 
 
-def compared(rows: Sequence[Row]) -> list[Row]:
-    """The rows of one board, each compared with full and with random at its own cost; p corrected for all comparisons."""
+def compared(rows: Sequence[Row], margin: float = MARGIN) -> list[Row]:
+    """The rows of one board, each compared with full and with random at its own cost; p corrected for all comparisons.
+
+    margin: points within which two runs are called equivalent.
+    """
     full = [row for row in rows if row.method == "full"]
-    results = [_against(_against(row, full, "full"), _same_cost(row, rows), "random") for row in rows]
+    results = [_against(_against(row, full, "full", margin), _same_cost(row, rows), "random", margin) for row in rows]
     made = [(index, f"vs_{name}") for index, row in enumerate(results) for name in COMPARISONS if _versus(row, name)]
     corrected = holm([getattr(results[index], name).p for index, name in made])
     for (index, name), p in zip(made, corrected, strict=True):
         results[index] = replace(results[index], **{name: replace(getattr(results[index], name), p_holm=p)})
     return results
+
+
+def split_rows(rows: Sequence[Row], control: str, named: Row | None = None) -> list[Row]:
+    """The rows of one board, each split into hard and easy questions by a control that was asked the same.
+
+    named: the run of the control, for all rows. Without it ``control`` is a plan, or a method of several runs
+    (``downsample``): each row is split by that whose mean visual tokens are nearest to its own, within 20 %, and full, which
+    nothing costs as much as, where all others have the same control. A row without a control keeps ``split`` None. Raises
+    ValueError for a control of several seeds.
+    """
+    candidates = [named] if named else [row for row in rows if control in (row.plan, row.method)]
+    controls = [named or _nearest(row, candidates) for row in rows]
+    used = {other.plan: other for other in controls if other is not None}
+    if len(used) == 1:
+        controls = [next(iter(used.values()))] * len(rows)
+    return [_split(row, other) for row, other in zip(rows, controls, strict=True)]
 
 
 def seeds_together(rows: Sequence[Row]) -> list[Row]:
@@ -118,7 +140,7 @@ def _versus(row: Row, name: str) -> Difference | None:
     return row.vs_full if name == "full" else row.vs_random
 
 
-def _against(row: Row, others: Sequence[Row], name: str) -> Row:
+def _against(row: Row, others: Sequence[Row], name: str, margin: float) -> Row:
     """The row compared with the nearest of the others that was asked the same, or with the reason why it is not."""
     others = [other for other in others if other.folders != row.folders]
     if row.method == "full" or not others:
@@ -129,7 +151,7 @@ def _against(row: Row, others: Sequence[Row], name: str) -> Row:
             return replace(row, uncompared={**row.uncompared, name: "no predictions.jsonl"})
         hindrance = obstacle(row.answers, other.answers)
         if hindrance is None:
-            return replace(row, **{f"vs_{name}": difference(row.answers, other.answers, other.plan)})
+            return replace(row, **{f"vs_{name}": difference(row.answers, other.answers, other.plan, margin)})
         reason = reason or hindrance
     return replace(row, uncompared={**row.uncompared, name: reason})
 
@@ -145,6 +167,22 @@ def _same_cost(row: Row, rows: Sequence[Row]) -> list[Row]:
     }
     near = [other for other in rows if excess.get(id(other), math.inf) <= SAME_COST]
     return sorted(near, key=lambda other: (other.sites != row.sites, excess[id(other)]))
+
+
+def _nearest(row: Row, candidates: Sequence[Row]) -> Row | None:
+    """The candidate whose cost is nearest to a row's, if it is near."""
+    costs = [
+        (abs(other.visual_tokens - (row.visual_tokens or 0)), other) for other in candidates if other.visual_tokens
+    ]
+    apart, nearest = min(costs, key=lambda cost: cost[0], default=(math.inf, None))
+    return nearest if apart <= NEAR_COST * (row.visual_tokens or 0) else None
+
+
+def _split(row: Row, control: Row | None) -> Row:
+    """The row with its split; as it is where one of the two has no answers, or other questions."""
+    if control is None or row.answers is None or control.answers is None or row.answers.asked != control.answers.asked:
+        return row
+    return replace(row, split=split_answers(row.answers, control.answers, control.plan))
 
 
 def _mean(rows: Sequence[Row]) -> Row:

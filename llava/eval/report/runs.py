@@ -12,16 +12,20 @@ from llava.files import excerpt, read_json
 from ..results.folder import FORMAT, read_config, read_predictions
 from ..tasks.base import Line
 from ..tasks.statistics import Contributions, containing, score_interval
-from .compare import Answers
-from .rows import Row, boards, compared, seeds_together
+from .compare import MARGIN, Answers
+from .rows import Row, boards, compared, seeds_together, split_rows
 
 REPAIR = "remove it and give the run's command again"
 
 
-def collect(paths: Iterable[str | Path]) -> tuple[list[Row], list[Path]]:
+def collect(
+    paths: Iterable[str | Path], margin: float = MARGIN, split_by: str | None = None
+) -> tuple[list[Row], list[Path]]:
     """All finished runs in and under the folders, dearest first, and the folders of runs that are not finished.
 
-    Raises FileNotFoundError when there is no run at all and ValueError naming a file that is not what it should be.
+    margin: points within which two runs are called equivalent. split_by: the folder of a finished run, or a method, that
+    parts the questions into hard and easy ones (``split_rows``). Raises FileNotFoundError when there is no run at all and
+    ValueError naming a file that is not what it should be.
     """
     paths = list(paths)
     rows, unfinished = [], []
@@ -36,7 +40,15 @@ def collect(paths: Iterable[str | Path]) -> tuple[list[Row], list[Path]]:
         raise FileNotFoundError(
             f"no finished run in {', '.join(map(str, paths))}{stopped}; make one with llava.eval.run"
         )
-    rows = [row for board in boards(seeds_together(rows)).values() for row in compared(board)]
+    rows = [row for board in boards(seeds_together(rows)).values() for row in compared(board, margin)]
+    if split_by is not None:
+        control = read_run(Path(split_by)) if (Path(split_by) / "config.yaml").is_file() else None
+        rows = [row for board in boards(rows).values() for row in split_rows(board, split_by, control)]
+        if not any(row.split for row in rows):
+            raise ValueError(
+                f"--split-by {split_by} splits no run; give the folder of a finished run that was asked the same "
+                "questions, or a method, such as downsample, that has a run of nearly the cost of the others"
+            )
     rows.sort(key=lambda row: (row.task, row.model, -(row.visual_tokens or 0), -row.score))
     return rows, unfinished
 

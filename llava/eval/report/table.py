@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..tasks.statistics import INDISTINCT
-from .compare import Difference
+from .compare import NOT_SHOWN, Difference, equivalent_within
+from .relative import Relative, relatives
 from .rows import Row
+from .split import Part
 
 LEVEL = 0.05
 MISSING = "-"
@@ -58,7 +60,30 @@ class Column:
 
 def columns(rows: Sequence[Row]) -> list[Column]:
     """All columns that hold anything; task, model, template, folder and failures only where they differ or occur."""
-    return [*_names(rows), *_scores(rows), *_costs(rows), *_comparisons(rows)]
+    return [*_names(rows), *_scores(rows), *_costs(rows), *_comparisons(rows), *_splits(rows)]
+
+
+def relative_columns(relatives: Sequence[Relative]) -> list[Column]:
+    """The columns of the means of ratios: model where there are several, plan, mean with interval, each benchmark."""
+    models = Column("model", [Cell(each.model, order=each.model) for each in relatives], words=True)
+    plans = Column("plan", [Cell(each.plan, order=each.plan) for each in relatives], words=True)
+    means = [
+        Cell(_percent(each.ratio), interval(each.ratio_interval or (), 1, scale=100), order=each.ratio)
+        if each.ratio_interval
+        else Cell(MISSING)
+        for each in relatives
+    ]
+    tasks = dict.fromkeys(task for each in relatives for task in each.ratios)
+    ratios = [
+        Column(f"{task} %", [Cell(_percent(each.ratios.get(task)), order=each.ratios.get(task)) for each in relatives])
+        for task in tasks
+    ]
+    names = [models, plans] if len({each.model for each in relatives}) > 1 else [plans]
+    return [*names, Column("mean of ratios % [95 %]", means, detailed=True), *ratios]
+
+
+def _percent(ratio: float | None) -> str:
+    return MISSING if ratio is None else f"{100 * ratio:.1f}"
 
 
 def markdown(shown: Sequence[Column]) -> str:
@@ -153,7 +178,40 @@ def _comparisons(rows: Sequence[Row]) -> list[Column]:
         Column(head, [_comparison(difference, _digits(row)) for difference, row in zip(differences, rows, strict=True)])
         for head, differences in sides
         if any(differences)
+    ] + _equivalence(rows)
+
+
+def _equivalence(rows: Sequence[Row]) -> list[Column]:
+    """Whether each plan is shown to be as good as the full model, and the margin for which it would be."""
+    differences = [row.vs_full for row in rows]
+    cells = [
+        Cell("", order=None)
+        if each is None
+        else Cell(each.equivalence, aside=f"shown within {each.shown_within:.1f}", order=each.shown_within)
+        for each in differences
     ]
+    return [Column("equivalent to full", cells, rank=FILES_ONLY)] if any(differences) else []
+
+
+def _splits(rows: Sequence[Row]) -> list[Column]:
+    """Accuracy on the hard and on the easy questions of a control, which is a column where there are several."""
+    if not any(row.split for row in rows):
+        return []
+    controls = [row.split.control if row.split else "" for row in rows]
+    shown = [Column("split by", [Cell(name, order=name) for name in controls], words=True)]
+    sides: list[tuple[str, list[Part | None]]] = [
+        ("hard", [row.split.hard if row.split else None for row in rows]),
+        ("easy", [row.split.easy if row.split else None for row in rows]),
+    ]
+    parts = [Column(f"{head} % [95 %]", list(map(_part, each)), detailed=True) for head, each in sides]
+    return [*(shown if len(set(controls)) > 1 else []), *parts]
+
+
+def _part(part: Part | None) -> Cell:
+    if part is None:
+        return Cell(MISSING)
+    bounds = interval(part.accuracy_interval, 1, scale=100)
+    return Cell(f"{100 * part.accuracy:.1f}", bounds, aside=f"{part.questions} questions", order=part.accuracy)
 
 
 def _comparison(difference: Difference | None, digits: int) -> Cell:
@@ -200,7 +258,15 @@ def notes(rows: Sequence[Row], unfinished: Sequence[Path] = ()) -> list[str]:
     if any(row.seeds > 1 for row in rows):
         remarks.append("Plans with several seeds: mean ± standard deviation over the seeds; costs are means.")
     template = f"Prompt template: {templates(rows)}."
-    return [template, *dict.fromkeys(remarks), COST_NOTE, *_uncompared(rows), *_compared(rows)]
+    return [
+        template,
+        *dict.fromkeys(remarks),
+        COST_NOTE,
+        *_uncompared(rows),
+        *_compared(rows),
+        *_split_notes(rows),
+        *_ratio_notes(rows),
+    ]
 
 
 def _uncompared(rows: Sequence[Row]) -> list[str]:
@@ -217,7 +283,7 @@ def _uncompared(rows: Sequence[Row]) -> list[str]:
 
 
 def _compared(rows: Sequence[Row]) -> list[str]:
-    """What the comparisons are, and what is left of them after the correction for their number."""
+    """What the comparisons are, what is left of them after the correction for their number, and what they could find."""
     made = [difference for row in rows for difference in (row.vs_full, row.vs_random) if difference is not None]
     if not made:
         return []
@@ -232,4 +298,51 @@ def _compared(rows: Sequence[Row]) -> list[str]:
             f"perhaps: by the interval alone, not by the corrected p; of {len(made)} intervals about "
             f"{LEVEL * len(made):.1f} exclude 0 by chance."
         )
+    smallest, largest = (bound(difference.detectable for difference in made) for bound in (min, max))
+    size = f"{smallest:.1f}" if f"{smallest:.1f}" == f"{largest:.1f}" else f"{smallest:.1f} to {largest:.1f}"
+    return [
+        *sentences,
+        f"Minimum detectable difference of these pairs at this sample size (two-sided, alpha 0.05, power 0.8): {size} "
+        "points; a point is 1 % of the largest score (of CIDEr, 1; where the score cannot be resampled, 1 % of accuracy).",
+        *_equivalent(rows),
+    ]
+
+
+def _equivalent(rows: Sequence[Row]) -> list[str]:
+    """Which plans are shown to be as good as the full model; nothing else may be called lossless."""
+    made = {row.plan: row.vs_full for row in rows if row.vs_full is not None}
+    if not made:
+        return []
+    margin = equivalent_within(next(iter(made.values())).margin)
+    shown = [plan for plan, difference in made.items() if difference.equivalence == margin]
+    return [
+        f"{margin[0].upper()}{margin[1:]} of full: {', '.join(shown) or f'{NOT_SHOWN} for any plan'}. It is shown where two "
+        "one-sided paired tests at 0.05, not corrected for their number, reject a loss and a gain of so much; what is not "
+        "shown may still be so. In the files, in parentheses: the smallest margin for which it is shown."
+    ]
+
+
+def _ratio_notes(rows: Sequence[Row]) -> list[str]:
+    """What the means of ratios are, where the rows have any."""
+    if not relatives(rows):
+        return []
+    return [
+        "mean of ratios: over benchmarks, of the score to that of the full model; its interval resamples pictures within each "
+        "benchmark, the same ones for both. Plans that lack a benchmark have none."
+    ]
+
+
+def _split_notes(rows: Sequence[Row]) -> list[str]:
+    """What hard and easy questions are, and which plans were not split."""
+    if not any(row.split for row in rows):
+        return []
+    controls = dict.fromkeys(row.split.control for row in rows if row.split)
+    left_out = [row.plan for row in rows if row.split is None]
+    sentences = [
+        f"hard, easy: accuracy on the questions that {' or '.join(controls)} answers wrongly, and on the others (VTC-Bench, "
+        "arXiv 2510.07143); that control itself has 0 and 100 there. Guessing gets some of the hard ones right: "
+        "compare with random and with blind."
+    ]
+    if left_out:
+        sentences.append(f"Not split, for lack of a control of their cost and questions: {', '.join(left_out)}.")
     return sentences

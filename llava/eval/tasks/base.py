@@ -138,6 +138,11 @@ class Task(ABC):
         right = [100.0 * sum(line["correct"] for line in group) for group in pictures]
         return Contributions(right, [float(len(group)) for group in pictures], limit=100.0)
 
+    @classmethod
+    def point(cls, limit: float) -> float:
+        """What "one point" of the score is where runs are said to be equivalent: 1 % of the largest score, ``limit``."""
+        return limit / 100
+
     def wording(self, example: Example) -> str:
         """The question with the benchmark's instruction; a benchmark that words it otherwise says so here."""
         return example.text

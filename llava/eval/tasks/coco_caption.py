@@ -97,6 +97,11 @@ class CocoCaption(Task):
         value = [sum(line["cider"] for line in group) for group in groups]
         return Contributions(value, [float(len(group)) for group in groups], limit=float(MAX_SCORE))
 
+    @classmethod
+    def point(cls, limit: float) -> float:
+        """One of the score as papers print it; the largest score is far from any that a model gets."""
+        return 1.0
+
 
 def read_truth(file: Path) -> dict[str, list[str]]:
     """Name of the picture's file to its captions, of an annotation file of COCO."""

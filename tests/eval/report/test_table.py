@@ -34,7 +34,7 @@ def test_columns_and_cells(made):
     found = texts(rows)
     assert list(found) == [
         "plan", "score / 600 [95 %]", "accuracy % [95 %]", "visual tokens", "GFLOPs", "KV MB", "ms", "tower ms",
-        "vs full", "vs random",
+        "vs full", "vs random", "equivalent to full",
     ]  # fmt: skip
     assert found["plan"] == ["full", "fastv@2-64", "random@2-64 (2 seeds)", "fastv@2-16"]
     assert found["visual tokens"] == ["576.0", "320.0", "320.0", "296.0"]

@@ -19,8 +19,9 @@ from markupsafe import Markup
 from llava.files import read_json, write_text
 
 from ..curve import COLOURS
+from ..relative import relatives
 from ..rows import Row, boards
-from ..table import columns, notes, templates
+from ..table import columns, notes, relative_columns, templates
 from .chart import AXES, Chart, make_chart, methods_of
 from .gallery import gallery
 from .heat import SHARES, heat_maps
@@ -47,6 +48,7 @@ def write_page(rows: Sequence[Row], unfinished: Sequence[Path], file: str | Path
     text = environment.get_template("report.html").render(
         title=" and ".join(f"{model} on {task.upper()}" for task, model in boards(rows)),
         boards=[_board(number, *names, board) for number, (names, board) in enumerate(boards(rows).items())],
+        means=relative_columns(means) if (means := relatives(rows)) else [],
         notes=notes(rows, unfinished),
         machines=_machines(rows),
         colours=COLOURS,
