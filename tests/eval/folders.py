@@ -11,6 +11,7 @@ from PIL import Image
 from llava.eval.ask.plans import method_label
 from llava.eval.results.folder import Run, summarise_cost
 from llava.eval.results.samples import FILE, FORMAT, store, to_mask
+from llava.eval.tasks.base import Task
 from llava.eval.tasks.mme import Mme
 from llava.files import write_json
 from llava.reduction import plan_from, plan_name
@@ -32,11 +33,12 @@ def make_run(
     keys: Sequence[str] = tuple(questions()),
     failed: Collection[str] = (),
     timed: bool = False,
+    kind: type[Task] = Mme,
     **model: object,
 ) -> Path:
     """A finished run in ``root``: every question right but the ``wrong``; ``timed`` lines know their prefill.
 
-    From layer 2 on ``tokens`` of 576 are left. ``model`` goes to that part of the configuration.
+    From layer 2 on ``tokens`` of 576 are left. ``kind`` is the benchmark that scores the answers. ``model`` goes to that part of the configuration.
     """
     stages = plan_from("" if plan == "full" else plan)
     config = {
@@ -64,7 +66,7 @@ def make_run(
             answered = {"kept": kept, "cost": cost, "seconds": 0.04, "tower_seconds": 0.009}
             timing = {"prefill_seconds": 0.03} if timed else {}
             run.append({**line, "error": "cannot be read"} if key in failed else {**line, **answered, **timing})
-        task = object.__new__(Mme)  # its questions are not needed to score answers
+        task = object.__new__(kind)  # its questions are not needed to score answers
         metrics = {"plan": run.folder.name, "method": method_label(stages), **task.metrics(run.lines)}
         run.finish(metrics, summarise_cost(run.lines))
     return run.folder
