@@ -114,9 +114,9 @@ def split_rows(rows: Sequence[Row], control: str, named: Row | None = None) -> l
     """The rows of one board, each split into hard and easy questions by a control that was asked the same.
 
     named: the run of the control, for all rows. Without it ``control`` is a plan, or a method of several runs
-    (``downsample``): each row is split by that whose mean visual tokens are nearest to its own, within 20 %, and full, which
-    nothing costs as much as, where all others have the same control. A row without a control keeps ``split`` None. Raises
-    ValueError for a control of several seeds.
+    (``downsample``): each row is split by that whose mean visual tokens are nearest to its own, within 20 %; where all rows
+    that have one have the same, it splits the others too. A row without a control keeps ``split`` None. Raises ValueError for
+    a control of several seeds.
     """
     candidates = [named] if named else [row for row in rows if control in (row.plan, row.method)]
     controls = [named or _nearest(row, candidates) for row in rows]
