@@ -1,4 +1,4 @@
-"""The one reader of text, JSON, JSON lines and records, and the one writer of whole files.
+"""The one reader of text, JSON, JSON lines, records and strict YAML, and the one writer of whole files.
 
 A line ends at ``\\n`` or ``\\r\\n`` and nowhere else: JSON allows U+2028, U+2029 and U+0085 inside a text, at which
 ``str.splitlines`` cuts. A byte order mark in front is skipped. Every error is a ValueError that names file and line, or an
@@ -11,12 +11,16 @@ import json
 import os
 import re
 import reprlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Any
 
+import yaml
+
 EXCERPT = 200  # characters of a value that an error message shows
+LONGEST_YAML = 32 * 1024  # bytes
+DEEPEST_YAML = 8  # mappings and lists within one another
 
 # The fields that a record must have: names, or names with the types of their values, where a type that takes None means
 # that the field may be null or absent.
@@ -165,6 +169,74 @@ def require_fields(place: str, record: Any, fields: Fields) -> None:
         if not isinstance(record.get(field), kind):
             allowed = " or ".join(KINDS[each] for each in getattr(kind, "__args__", (kind,)))
             raise ValueError(f"{place}: {field}={excerpt(record[field])} must be {allowed}")
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML's JSON-like part: null, booleans, numbers, text, lists and mappings without repeated keys."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        mapping: dict[Hashable, Any] = {}
+        for key_node, value_node in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise ValueError(f"line {key_node.start_mark.line + 1}: the key {excerpt(key)} is no word")
+            if key in mapping:
+                raise ValueError(f"line {key_node.start_mark.line + 1}: the key {excerpt(key)} is given twice")
+            mapping[key] = self.construct_object(value_node, deep=True)
+        return mapping
+
+    def construct_whole(self, node: Any) -> int:
+        return int(self.construct_scalar(node))
+
+    def construct_float(self, node: Any) -> float:
+        return float(self.construct_scalar(node))
+
+
+for _tag, _pattern, _first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?[0-9]{1,18}", list("-+0123456789")),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?", list("-+.0123456789")),
+):
+    _StrictLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
+_StrictLoader.add_constructor("tag:yaml.org,2002:int", _StrictLoader.construct_whole)
+_StrictLoader.add_constructor("tag:yaml.org,2002:float", _StrictLoader.construct_float)
+
+
+def read_yaml(file: str | Path) -> Any:
+    """The value of a YAML file of at most 32 KiB that is written by hand, read strictly.
+
+    A key that stands twice, an alias, a tag, or deep nesting is refused, and nothing is read as something else than it looks
+    like, as YAML 1.1 does: ``0100`` is a hundred, ``no`` is a word. Raises FileNotFoundError, and ValueError naming file and
+    fault.
+    """
+    file = Path(file)
+    if file.is_file() and (size := file.stat().st_size) > LONGEST_YAML:
+        raise ValueError(f"{file} has {size} bytes; such a file has at most {LONGEST_YAML}")
+    text = read_text(file)
+    try:
+        _check_events(text)
+        return yaml.load(text, _StrictLoader)  # noqa: S506  a safe loader
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file} is not YAML: {error}") from None
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
+
+
+def _check_events(text: str) -> None:
+    """Refuse what makes a small file large or a reader recursive, before anything is built."""
+    depth = 0
+    for event in yaml.parse(text, _StrictLoader):
+        line = event.start_mark.line + 1
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError(f"line {line}: aliases are not allowed")
+        if getattr(event, "tag", None) is not None:
+            raise ValueError(f"line {line}: the tag {excerpt(event.tag)} is not allowed")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST_YAML:
+            raise ValueError(f"line {line}: lists and mappings lie deeper than {DEEPEST_YAML}")
 
 
 # ------------------------------------------------------------------------------------------------------------- writing

@@ -210,8 +210,8 @@ YAML_FAULTS = {
     "reduction: [{method: himap, keep: 3, rows: image, row_normalised: no}]": "row_normalised='no'",
     "reduction: [{1: 2}]": "the key 1 is no word",
     "reduction: [{method: fastv, keep: " + "9" * 30 + "}]": "keep='999",
-    "x" * 40_000: "a plan file has at most",
-    b"reduction: \xff\xfe": "is not UTF-8",
+    "x" * 40_000: "has at most 32768",
+    b"reduction: \xff\xfe": "is not text in UTF-8",
 }
 
 
