@@ -19,7 +19,7 @@ from .evidence import Site
 from .plan_file import read_plan_file
 from .registry import get_method, make_stage
 from .spelling import cut, read_value
-from .stage import CROP_SITES, Place, Stage
+from .stage import BATCHED_SITES, CROP_SITES, Place, Stage
 
 Spec = str | Path | dict | Stage | Iterable[str | dict | Stage] | None
 
@@ -239,7 +239,7 @@ def tokens_left(plan: list[Stage], tokens: int, layers: int, crops: int = 1) -> 
 
 def _left(stage: Stage, tokens: int, crops: int) -> int:
     """Tokens of a picture behind a stage."""
-    if stage.site not in ("pixels", *CROP_SITES):
+    if stage.site not in (*BATCHED_SITES, *CROP_SITES):
         return stage.reducer.left(tokens, stage.budget(tokens))
     each = [tokens // crops + (crop < tokens % crops) for crop in range(crops)]
     return sum(stage.reducer.left(length, share) for length, share in zip(each, stage.shares(each)))

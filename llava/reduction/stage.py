@@ -25,7 +25,8 @@ Where = Literal[Site, "schedule"]  # several stages under one name, which ``plan
 Positions = Literal["original", "compact"]
 Per = Literal["image", "crop"]
 
-CROP_SITES: tuple[Site, ...] = ("tower", "features", "projected")  # where a picture is still its crops
+BATCHED_SITES: tuple[Site, ...] = ("pixels", "tower")  # where all crops of a batch are of one size
+CROP_SITES: tuple[Site, ...] = ("features", "projected")  # where a picture is still its crops, of any sizes
 
 
 class Place(StrEnum):
@@ -107,8 +108,11 @@ class Reducer(nn.Module):
         """How many tokens each of the tower's ``layers`` layers merges away, so that ``keep`` of ``tokens`` are left."""
         raise NotImplementedError
 
-    def merge(self, tokens: Tensor, keys: Tensor, sizes: Tensor, count: int) -> Merged:
-        """What a layer of the tower goes on with: ``count`` tokens fewer than (G, n, V), given keys (G, n, d), sizes (G, n)."""
+    def merge(self, tokens: Tensor, keys: Tensor, sizes: Tensor, count: int, protected: int) -> Merged:
+        """What a layer of the tower goes on with: ``count`` rows fewer than (G, n, V), given keys (G, n, d), sizes (G, n).
+
+        The first ``protected`` rows, the class token, stay in front.
+        """
         raise NotImplementedError
 
     def flops(self, rows: int, tokens: int, kept: int, width: int, text: int | None = None) -> float:
@@ -135,8 +139,8 @@ class Stage:
 
     ``keep`` is a count, a share of the tokens that arrive (a float in [0, 1]) or None where the reducer decides. It holds
     for each image by itself. ``per``: what a budget before the language model is for. "image" (default) shares it evenly
-    among the crops of a picture, "crop" gives it to each; at the pixels only "crop" is possible, since all crops of a
-    batch pass the tower in one size. ``layer`` K (site "layer"): layers 0..K-1 see all tokens, K and after see the kept
+    among the crops of a picture, "crop" gives it to each; at the pixels and in the tower only "crop" is possible, since all
+    crops of a batch pass the tower in one size. ``layer`` K (site "layer"): layers 0..K-1 see all tokens, K and after see the kept
     ones. Site "schedule": the several stages that a method's name alone stands for. ``positions``: survivors keep their rotary positions ("original") or are numbered again ("compact").
 
     Stages are equal when they do the same: the same method, options, trained module and budget at the same place.
@@ -197,11 +201,11 @@ class Stage:
         elif self.keep is not None:
             raise ValueError(f"keep={shown(self.keep)} of {name}: {name} takes no budget; leave it out")
         if self.per is None:
-            object.__setattr__(self, "per", "crop" if self.site == "pixels" else "image")
+            object.__setattr__(self, "per", "crop" if self.site in BATCHED_SITES else "image")
         check_choice("per", self.per, get_args(Per))
-        if self.per == "image" and self.site == "pixels":
-            raise ValueError(f"per='image' of {name}: at the pixels a budget is for each crop; leave per out")
-        if self.per == "crop" and (self.site not in ("pixels", *CROP_SITES) or self.keep is None):
+        if self.per == "image" and self.site in BATCHED_SITES:
+            raise ValueError(f"per='image' of {name}: at site={self.site!r} a budget is for each crop; leave per out")
+        if self.per == "crop" and (self.site not in (*BATCHED_SITES, *CROP_SITES) or self.keep is None):
             raise ValueError(
                 f"per='crop' of {name} only has a meaning for a budget at site='features' or 'projected'; leave it out"
             )
@@ -264,7 +268,7 @@ class Stage:
             options["place"] = self.place.value
         if self.positions != self.reducer.default_positions:
             options["positions"] = self.positions
-        if self.per == "crop" and self.site != "pixels":
+        if self.per == "crop" and self.site not in BATCHED_SITES:
             options["per"] = self.per
         parts = [] if self.keep is None else [spell_value(self.keep)]
         parts += [f"{key}={spell_value(value)}" for key, value in options.items()]

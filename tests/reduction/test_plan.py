@@ -120,7 +120,7 @@ def test_spellings_agree(tmp_path):
         ({"method": "fastv", "keep": float("inf")}, "keep=inf"),
         ("pool:8,per=image+fastv@2:9", "exceeds the 8 tokens that pool:8 leaves"),
         ("random@2:8,per=crop", "per='crop' of random only has a meaning"),
-        ("downsample:9,per=image", "at the pixels a budget is for each crop"),
+        ("downsample:9,per=image", "at site='pixels' a budget is for each crop"),
         ("pool:8,per=row", "per='row' is unknown"),
         ([{"layer": 2}], "key 'method'"),
         ([{"method": "full", "layer": True}], "layer=True"),

@@ -32,9 +32,10 @@ class CropLayout:
         """The crops (n, D) of one picture laid out as one (n', D); the first is the whole picture, made small.
 
         "flat" one after another; "spatial" the whole picture, then all crops as one grid, line by line; "spatial_unpad"
-        that grid without the lines that are padding, each line ended by ``newline``.
+        that grid without the lines that are padding, each line ended by ``newline``. Crops that a stage has reduced have no
+        lines any more: they follow one another as in "flat", padding and all, which is what the published methods do.
         """
-        if self.kind == "flat":
+        if self.kind == "flat" or any(len(crop) != self.side**2 for crop in crops):
             return torch.cat(crops)
         if self.kind not in ("spatial", "spatial_unpad"):
             raise ValueError(f"mm_patch_merge_type={self.kind!r} is unknown; give 'flat', 'spatial' or 'spatial_unpad'")
@@ -60,11 +61,6 @@ class CropLayout:
             raise ValueError(
                 f"an image of size {tuple(size)} has {across} x {down} crops in addition to its whole view, "
                 f"but {len(crops)} are given; image_sizes and images must belong together"
-            )
-        if any(len(crop) != self.side**2 for crop in crops):
-            raise ValueError(
-                f"crops of {len(crops[0])} features are no {self.side} x {self.side} grid: a reduction of features cannot be "
-                "combined with mm_patch_merge_type 'spatial'; reduce at the prompt or in a layer, or merge 'flat'"
             )
         grid = torch.stack(crops).unflatten(1, (self.side, self.side)).unflatten(0, (down, across))
         grid = grid.transpose(1, 2).flatten(2, 3).flatten(0, 1)  # (down * side, across * side, D)

@@ -20,7 +20,7 @@ from llava.model.multimodal_encoder.clip_encoder import CLIPVisionTower
 from llava.reduction import Record, Stage
 from llava.reduction.apply import Views, reduce_images, reduce_pixels, tower_record
 from llava.reduction.evidence import mixed_seed
-from llava.reduction.stage import CROP_SITES
+from llava.reduction.stage import BATCHED_SITES, CROP_SITES
 
 from .anyres import CropLayout
 from .merging import MergingTower
@@ -241,7 +241,7 @@ class VisionPath:
         record: VisionRecord,
     ) -> list[list[Tensor]]:
         """The projected features of every crop as the replaced ``encode_images`` makes them."""
-        early = [stage for stage in plan if stage.site in ("pixels", *CROP_SITES)]
+        early = [stage for stage in plan if stage.site in (*BATCHED_SITES, *CROP_SITES)]
         if early:
             raise ValueError(
                 f"{early[0]} stands before the projector, but this model's encode_images was replaced and does tower and "

@@ -39,11 +39,20 @@ def asked(ids: list[Tensor], targets: list[Tensor], tokenizer: Any, conv_mode: s
             "the plan reads the question as text, but this model knows no tokenizer; load it with load_pretrained_model, or"
             " set model.text_tokenizer = tokenizer"
         )
-    template = None if conv_mode is None else get_conversation(conv_mode)
-    marks = () if template is None else (template.roles[1], template.sep, template.sep2)
-    return [
-        _bare(tokenizer.decode(question, skip_special_tokens=True), marks) for question in _question_ids(ids, targets)
-    ]
+    opening = _opening(tokenizer, conv_mode)
+    texts = [tokenizer.decode(question, skip_special_tokens=True).strip() for question in _question_ids(ids, targets)]
+    return [text.removesuffix(opening).strip() for text in texts]
+
+
+def _opening(tokenizer: Any, conv_mode: str | None) -> str:
+    """What a template puts behind a question to open the answer, as it looks when it is read back from tokens."""
+    if conv_mode is None:
+        return ""
+    conversation = get_conversation(conv_mode)
+    conversation.append_message(conversation.roles[0], "?")
+    conversation.append_message(conversation.roles[1], None)
+    behind = conversation.get_prompt().rpartition("?")[2]
+    return tokenizer.decode(tokenizer(behind).input_ids, skip_special_tokens=True).strip()
 
 
 def _question_ids(ids: list[Tensor], targets: list[Tensor]) -> list[Tensor]:
@@ -54,14 +63,3 @@ def _question_ids(ids: list[Tensor], targets: list[Tensor]) -> list[Tensor]:
             unanswered = (target[image:] == IGNORE_INDEX).long().cumprod(0).bool()
             found.append(row[image:][unanswered & text[image:]])
     return found
-
-
-def _bare(text: str, marks: tuple[str | None, ...]) -> str:
-    """A text up to the last of the template's marks at its end, which open the answer."""
-    text = text.strip()
-    for mark in marks:
-        mark = (mark or "").strip()
-        head, found, tail = text.rpartition(mark) if mark else (text, "", "")
-        if found and len(tail.strip()) <= 1:  # what follows is a colon at most
-            text = head.strip()
-    return text

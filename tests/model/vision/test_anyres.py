@@ -46,5 +46,10 @@ def test_merge_errors():
         merge("spatial", 4)
     with pytest.raises(ValueError, match="'maxpool'"):
         merge("maxpool", 3)
-    with pytest.raises(ValueError, match="reduction of features"):
-        CropLayout("spatial", 2, 2, [[4, 2]]).merge([torch.zeros(3, 1)] * 3, (4, 2))
+
+
+def test_crops_that_were_reduced_follow_one_another():
+    crops = [torch.full((count, 1), float(count)) for count in (1, 3, 2)]
+    for kind in ("flat", "spatial", "spatial_unpad"):
+        merged = CropLayout(kind, 2, 2, [[4, 2]]).merge(crops, (4, 2))
+        assert merged[:, 0].tolist() == [1, 3, 3, 3, 2, 2]

@@ -26,7 +26,7 @@ class Case:
 
     method: str
     name: str
-    said: dict[str, Any]
+    said: Any
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -54,7 +54,7 @@ def cases() -> list[Case]:
     found = []
     for file in sorted(PEERS.glob("*.json")):
         said = json.loads(file.read_text())
-        found += [Case(file.stem, name, case) for name, case in said["cases"].items() if isinstance(case, dict)]
+        found += [Case(file.stem, name, case) for name, case in said["cases"].items()]
     return found
 
 
