@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llava.reduction import method_page
+from llava.reduction.__main__ import PAGES
 from tests.entries import entry
 
 ROOT = Path(__file__).parents[1]
@@ -25,9 +25,11 @@ def test_the_notebook_example_runs(readme, monkeypatch, capsys):
     assert "[576, 576, 64, 64" in per_layer
 
 
-def test_the_page_of_methods_is_the_registrys():
-    page = (ROOT / "docs" / "methods.md").read_text()
-    assert page == method_page(), "run python -m llava.reduction > docs/methods.md"
+@pytest.mark.parametrize("name", PAGES)
+def test_the_generated_pages_are_what_the_methods_say(name, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    page = (ROOT / "docs" / f"{name}.md").read_text()
+    assert page == PAGES[name](), f"run python -m llava.reduction {name} > docs/{name}.md"
 
 
 @pytest.mark.parametrize("readme", READMES, ids=lambda path: path.name)

@@ -34,6 +34,7 @@ from llava.cli.console import launch
 from llava.eval.ask.record import tower_view
 from llava.eval.tasks.base import Example
 from llava.mm_utils import load_image
+from llava.reduction import spelled_out
 from llava.reduction.score import mean_heads, text_weighted
 
 from .command import add_plan_flag, analysis_settings, common_parser
@@ -196,7 +197,8 @@ def draw_subtasks(looks: Sequence[Look], layer: int) -> Figure:
 def run(settings: AnalysisSettings, layer: int | None = None, chosen: Sequence[str] = READINGS) -> None:
     """Measure every question's maps and write files."""
     session = Session(settings)
-    early = [str(stage) for stage in session.plan if stage.site != "layer"]
+    stages = spelled_out(session.plan, session.layers)
+    early = [str(stage) for stage in stages if stage.site != "layer"]
     if early:
         raise ValueError(
             f"--reduction {early[0]} acts before the decoder, where tokens stop being patches; use a layer"

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from llava.eval.ask.subject import Generation, LlavaSubject, Reply, SubjectWrapper
 from llava.model.engine import Rope, both
 from llava.model.language_model.reducible_llama import ReducibleLlamaModel
-from llava.reduction import Ledger, Stage, attention_rows
+from llava.reduction import Ledger, Stage, attention_rows, spelled_out
 from llava.reduction.evidence import layer_keys
 
 GROUPS = ("bos", "system", "visual", "text")
@@ -171,7 +171,7 @@ class Observer(MeasuringSubject):
     ) -> list[Reply]:
         """Replies, each ``Measured`` with an entry for every layer."""
         ledgers: Sequence[Ledger] = ()
-        if any(stage.site == "layer" for stage in plan):
+        if any(stage.site == "layer" for stage in spelled_out(plan, len(self.decoder.layers))):
             self.subject.answer(texts, features, plan, replace(generation, max_new_tokens=1))
             ledgers = self.decoder.last_ledgers
         layers: list[list[Any]] = [[] for _ in texts]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from llava.eval.ask.subject import Generation, LlavaSubject, Reply
 from llava.model.engine import CACHE
-from llava.reduction import Stage
+from llava.reduction import Stage, spelled_out
 
 from .observe import MeasuringSubject
 
@@ -50,7 +50,8 @@ class SharedPrefix(MeasuringSubject):
         self, texts: Sequence[str], features: Sequence[Any], plan: list[Stage], generation: Generation
     ) -> list[Reply]:
         """Replies of the subject inside."""
-        early = [str(stage) for stage in plan if stage.layer is not None and stage.layer < self.layers]
+        stages = spelled_out(plan, len(self.decoder.layers))
+        early = [str(stage) for stage in stages if stage.layer is not None and stage.layer < self.layers]
         if early:
             raise ValueError(f"{early[0]} begins before layer {self.layers}, up to which the layers are shared")
         self.replayed = False

@@ -9,6 +9,7 @@ from types import NoneType, UnionType
 from typing import Any, get_args, get_origin
 
 from llava.model.language_model.himap_configuration_llama import REDUCTION_KNOBS, LlamaConfig
+from llava.reduction.registry import load_plugin
 
 from .loading import Loaded, load_model
 from .settings import ModelSpec, PlanSpec
@@ -42,11 +43,27 @@ def add_reduction_flags(parser: ArgumentParser) -> None:
     group = parser.add_argument_group(
         "reduction", "a plan such as fastv@2:64 or a YAML file, or the knobs of one method"
     )
+    group.add_argument(
+        "--plugin", action=LoadPlugin, metavar="MODULE", help="a module or a .py file that registers methods of its own"
+    )
     hints = inspect.get_annotations(LlamaConfig, eval_str=True)
     for name in REDUCTION_KNOBS:
         kind = _kind(hints[name])
         how: dict[str, Any] = {"action": BooleanOptionalAction} if kind is bool else {"type": kind}
         group.add_argument(*spellings(name), default=None, help=f"default {getattr(LlamaConfig, name)}", **how)
+
+
+class LoadPlugin(argparse.Action):
+    """Imports a plug-in as soon as it is read, so that the plans behind it may name its methods."""
+
+    def __call__(
+        self, parser: ArgumentParser, namespace: Namespace, values: Any, option_string: str | None = None
+    ) -> None:
+        try:
+            load_plugin(values)
+        except ValueError as error:
+            parser.error(str(error))
+        setattr(namespace, self.dest, [*(getattr(namespace, self.dest) or []), values])
 
 
 def model_spec(options: Namespace, usual_conv_mode: str | None = None) -> ModelSpec:

@@ -18,7 +18,7 @@ from llava.eval.ask.subject import Subject
 from llava.eval.report.command import collect, show
 from llava.eval.results.folder import check_writable, summarise_cost
 from llava.eval.tasks.base import Line
-from llava.reduction import Stage, check_plan, make_stage, plan_name
+from llava.reduction import Stage, check_plan, make_stage, plan_name, spelled_out
 
 from .command import DEPTH
 from .settings import Budget, ExperimentSettings, LayerEnds
@@ -196,4 +196,8 @@ def cut(plan: list[Stage], layer: int, layers: int) -> list[Stage]:
     """A plan without any visual token from ``layer`` on; at the model's depth there is nothing left to cut."""
     if layer >= layers:
         return plan
-    return [*(stage for stage in plan if stage.layer is None or stage.layer < layer), make_stage("blind", layer=layer)]
+    stages = spelled_out(plan, layers)
+    return [
+        *(stage for stage in stages if stage.layer is None or stage.layer < layer),
+        make_stage("blind", layer=layer),
+    ]

@@ -22,8 +22,9 @@ class Record:
     """What one stage did in one prefill.
 
     ``ledger`` is the sequence as it came in, ``chosen`` (B, S) the visual slots that were kept. At the sites before the
-    language model a row is an image (at the features a crop) and the sequence is its tokens. ``remarks`` says what a reader
-    of the trace should know besides, such as a knob that the prompt contradicts.
+    language model a row is an image (before the layout a crop) and the sequence is its tokens. ``remarks`` says what a reader
+    of the trace should know besides, such as a knob that the prompt contradicts. ``source`` (B, S): the slot whose token each
+    kept slot goes on with, where a merge has changed their order.
     """
 
     stage: Stage
@@ -31,6 +32,7 @@ class Record:
     chosen: Tensor
     notes: list[tuple[Tensor, dict]] = field(default_factory=list)
     remarks: tuple[str, ...] = ()
+    source: Tensor | None = None
 
     @property
     def name(self) -> str:
@@ -65,7 +67,16 @@ class Record:
     @property
     def kept(self) -> Tensor:
         """Which of the row's visual tokens were kept, counted through all its images: (B, k), padded with -1."""
+        return self._counted(None)
+
+    @property
+    def onward(self) -> Tensor:
+        """``kept`` in the order in which the tokens go on."""
+        return self._counted(self.source)
+
+    def _counted(self, source: Tensor | None) -> Tensor:
         order = self._candidates().long().cumsum(1) - 1
+        order = order if source is None else order.gather(1, source)
         rows = [order[row][chosen] for row, chosen in enumerate(self.chosen)]
         return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
 
@@ -171,8 +182,8 @@ def reduce_sequence(stage: Stage, hidden: Tensor, ledger: Ledger, evidence: Laye
                 size = torch.ones_like(chosen, dtype=torch.float32) if size is None else size.clone()
                 size[rows, slots] = part.merged.sizes.float()
         notes.append((group.rows, about.notes))
-    record = Record(stage, ledger, chosen, notes)
     turned = None if torch.equal(source, slot) else source
+    record = Record(stage, ledger, chosen, notes, source=turned)
     if turned is not None or size is not ledger.size:
         ledger = ledger.standing_for(source, size)
     gone = ledger.visual.bool() & ledger.visible & ~chosen
@@ -242,7 +253,8 @@ def tower_record(stage: Stage, origins: Tensor, patches: int) -> Record:
     """What a stage in the tower did: of every crop (G) the patches (G, k) in whose place its tokens stand."""
     valid = torch.ones(len(origins), patches, dtype=torch.bool, device=origins.device)
     ledger = Ledger.start(valid.long(), valid, torch.arange(patches, device=origins.device))
-    return Record(stage, ledger, torch.zeros_like(valid).scatter(1, origins, True))
+    chosen, source = torch.zeros_like(valid).scatter(1, origins, True), ledger.origin.clone()
+    return Record(stage, ledger, chosen, source=source.scatter(1, origins.sort(dim=1).values, origins))
 
 
 def _reduce_images(stage: Stage, views: Views) -> tuple[Views, Record]:
@@ -253,7 +265,7 @@ def _reduce_images(stage: Stage, views: Views) -> tuple[Views, Record]:
     before = [columns[:length] for length in lengths] if views.origins is None else views.origins
     if views.origins is not None:
         ledger = replace(ledger, origin=nn.utils.rnn.pad_sequence(before, batch_first=True))
-    chosen, notes = torch.zeros_like(valid), []
+    chosen, notes, source = torch.zeros_like(valid), [], columns.repeat(len(lengths), 1)
     tokens, origins, sizes = list(views.tokens), list(before), list(views.sizes or [None] * len(lengths))
     for (_, budget), members in _alike(stage, views).items():
         rows = torch.tensor(members, device=device)
@@ -261,6 +273,7 @@ def _reduce_images(stage: Stage, views: Views) -> tuple[Views, Record]:
         stacked = torch.stack([views.tokens[row] for row in members])  # (G, N, D)
         for part in choose(stage, stacked, about, budget):
             chosen[rows[part.rows][:, None], part.kept] = True
+            source[rows[part.rows][:, None], part.kept] = part.merged.origin
             for number, row in enumerate(rows[part.rows].tolist()):
                 tokens[row] = part.merged.tokens[number].to(stacked.dtype)
                 origins[row] = before[row][part.merged.origin[number]]
@@ -275,7 +288,7 @@ def _reduce_images(stage: Stage, views: Views) -> tuple[Views, Record]:
         if merged
         else None,
     )
-    return after, Record(stage, ledger, chosen, notes)
+    return after, Record(stage, ledger, chosen, notes, source=source)
 
 
 def _evidence(stage: Stage, views: Views, rows: Tensor, members: list[int]) -> Evidence:

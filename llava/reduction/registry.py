@@ -1,7 +1,8 @@
 """The methods by name: register, get, list, and the table of the README.
 
 Another package's methods are found through the entry-point group ``llava.methods``: each entry names a module, which
-registers its methods when it is imported. That happens once, at the first question for a name.
+registers its methods when it is imported. That happens once, at the first question for a name. ``load_plugin`` takes a
+module or a file by name.
 """
 
 from __future__ import annotations
@@ -9,9 +10,13 @@ from __future__ import annotations
 import inspect
 import logging
 import re
+import sys
 from collections.abc import Callable
 from functools import cache
+from importlib import import_module
 from importlib.metadata import entry_points
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 from typing import TypeVar
 
 from .checks import did_you_mean, shown
@@ -23,6 +28,7 @@ __all__ = [
     "did_you_mean",
     "get_method",
     "list_methods",
+    "load_plugin",
     "make_stage",
     "method_names",
     "method_page",
@@ -109,11 +115,34 @@ def _load_entry_points() -> None:
             logger.warning("the methods of %s (%s) are left out: %s", point.name, point.value, error)
 
 
+def load_plugin(plugin: str) -> None:
+    """Import a module, or a Python file, that registers methods of its own; one that was imported before is not again.
+
+    Raises ValueError for one that cannot be imported, with the reason.
+    """
+    try:
+        if not plugin.endswith(".py"):
+            import_module(plugin)
+            return
+        name = "llava_plugin_" + re.sub(r"\W", "_", str(Path(plugin).resolve().with_suffix("")))
+        if name in sys.modules:
+            return
+        spec = spec_from_file_location(name, plugin)
+        if spec is None or spec.loader is None:
+            raise ImportError(f"{plugin} is no Python file")
+        module = sys.modules[name] = module_from_spec(spec)
+        spec.loader.exec_module(module)
+    except (ImportError, OSError, SyntaxError) as error:
+        raise ValueError(
+            f"plugin {shown(plugin)} cannot be imported: {error}; give a module or a file of Python"
+        ) from None
+
+
 def method_page() -> str:
     """The page of all methods in Markdown, read from their docstrings: what they keep, where, what they need, who says so."""
     parts = [
         "# Methods",
-        "Written by `python -m llava.reduction` from the methods themselves. A plan is `name@layer:budget,option=value`; stages"
+        "Written by `python -m llava.reduction methods` from the methods themselves. A plan is `name@layer:budget,option=value`; stages"
         " are joined by `+`. What a budget counts differs between papers, so it stands beside each.",
     ]
     for group, names in list_methods().items():
@@ -132,10 +161,14 @@ def _table_row(name: str) -> str:
     if fields is None:
         raise ValueError(f"the docstring of {name} needs Paper, Site, Needs and Training on one line")
     paper, site, needs, training = fields.groups()
-    accounting = " ".join(re.findall(r"Accounting: (.+?)\.(?:\s|$)", document, re.DOTALL)[0].split())
     source = re.sub(r"https://arxiv.org/abs/(\S+)", r"[\1](https://arxiv.org/abs/\1)", paper)
     keeps = document.splitlines()[0].rstrip(".")
-    return f"| `{name}` | {keeps} | {site} | {needs} | {training} | {accounting} | {source} |"
+    return f"| `{name}` | {keeps} | {site} | {needs} | {training} | {accounting_of(_METHODS[name])} | {source} |"
+
+
+def accounting_of(method: type[Reducer]) -> str:
+    """What a method's budget counts, from its docstring."""
+    return " ".join(re.findall(r"Accounting: (.+?)\.(?:\s|$)", method.__doc__ or "", re.DOTALL)[0].split())
 
 
 def make_stage(

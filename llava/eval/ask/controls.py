@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from llava.reduction import Stage, make_stage, plan_from, plan_name
+from llava.reduction import Stage, make_stage, plan_from, plan_name, spelled_out
 from llava.reduction.methods.controls.random import Random
 
 from .pricing import Plan, Pricing
@@ -49,10 +49,12 @@ def random_control(plan: Plan, layers: int, seed: int = SEEDS[0], kept: Sequence
     if [stage.name for stage in plan] == ["blind"]:
         return [make_stage("random", keep=(plan[0].layer or 0) / layers, seed=seed)]
     control = []
-    for stage in plan:
+    for stage in spelled_out(plan, layers):
         if stage.site == "pixels" or stage.name in UNCHOOSING:
             control.append(stage)
             continue
+        if stage.site == "tower":  # random tokens merge nothing: they are chosen from what the whole tower makes
+            stage = replace(stage, site="features")
         keep = stage.keep
         if is_adaptive(stage):
             if kept is None:

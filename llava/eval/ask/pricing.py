@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 
 from llava.model.language_model.himap_configuration_llama import LlamaConfig
-from llava.reduction import Stage
+from llava.reduction import Stage, spelled_out
 from llava.reduction.cost import decoder_flops
 from llava.reduction.plan import tokens_left
 
@@ -33,9 +33,10 @@ class Pricing:
         layers, width = self.config.num_hidden_layers, self.config.hidden_size
         entering = tokens_left(plan, self.tokens, layers)
         spent = decoder_flops(self.config, [self.text + count for count in entering])
-        for number, stage in enumerate(plan):
+        stages = spelled_out(plan, layers)
+        for number, stage in enumerate(stages):
             if stage.site == "layer":
-                before = tokens_left(plan[:number], self.tokens, layers)[stage.layer or 0]
+                before = tokens_left(stages[:number], self.tokens, layers)[stage.layer or 0]
                 spent += stage.reducer.flops(self.text + before, before, stage.budget(before) or before, width)
         return spent / decoder_flops(self.config, [self.text + self.tokens] * layers)
 

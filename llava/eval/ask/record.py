@@ -122,10 +122,11 @@ def kept_patches(trace: Sequence[Record], patches: int, row: int = 0, image: int
     """
     alive, patches_left = np.arange(patches), []
     for record in trace:
-        kept = record.kept[row if record.site == "layer" or image is None else image].cpu().numpy()
+        where = row if record.site == "layer" or image is None else image
+        kept, onward = (counted[where].cpu().numpy() for counted in (record.kept, record.onward))
         left = alive[kept[kept >= 0]]
         patches_left.append(left[left >= 0])
-        alive = left
+        alive = alive[onward[onward >= 0]]
         if record.place is Place.ZERO_FILL:  # the length stays, and the slots behind the kept ones hold no patch
             alive = np.full(len(record.chosen[row]), -1)
             alive[: len(left)] = left

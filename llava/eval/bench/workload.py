@@ -13,7 +13,7 @@ from llava.cli.settings import ModelSpec
 from llava.constants import SHORT_ANSWER
 from llava.model.language_model.himap_configuration_llama import LlamaConfig
 from llava.model.language_model.reducible_llama import ReducibleLlamaForCausalLM
-from llava.reduction import Stage, check_plan
+from llava.reduction import Stage, check_plan, spelled_out
 from llava.reduction.cost import decoder_flops, selector_flops
 
 from ..ask.opening import open_checkpoint
@@ -90,7 +90,8 @@ class Workload:
     def check(self, plan: list[Stage]) -> None:
         """Raises ValueError for a plan that the model cannot run, or that would change nothing in it."""
         check_plan(plan, self.model.config.num_hidden_layers)
-        outside = [str(stage) for stage in plan if stage.site != "layer"]
+        stages = spelled_out(plan, self.model.config.num_hidden_layers)
+        outside = [str(stage) for stage in stages if stage.site != "layer"]
         if self.encode is None and outside:
             raise ValueError(
                 f"{outside[0]} acts before the decoder, and a random model has no vision tower; give --model-path"

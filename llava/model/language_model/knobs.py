@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llava.reduction import Stage, make_stage, plan_from
+from llava.reduction import Stage, make_stage, plan_from, spelled_out
 from llava.reduction.checks import check_whole, is_number, is_whole, shown
 
 from .himap_configuration_llama import LlamaConfig, active_flags, check_values
@@ -226,6 +226,7 @@ def _with_cut_off(config: LlamaConfig, stages: list[Stage]) -> list[Stage]:
     last = config.cut_off_layer
     if last is None or last == 0 or last >= config.num_hidden_layers:
         return stages
+    stages = spelled_out(stages, config.num_hidden_layers)
     return [*(stage for stage in stages if stage.layer is None or stage.layer < last), make_stage("blind", layer=last)]
 
 

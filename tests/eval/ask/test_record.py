@@ -33,13 +33,21 @@ PLANS = ["full", "fastv@2:64", "random@prompt:0.5+fastv@2:32", "pool:16", "blind
 def kept(indices: list[int], site: str = "layer", place: Place = Place.DROP, slots: int = 10) -> SimpleNamespace:
     """A record, as far as it is looked at."""
     rows = [indices] if indices and isinstance(indices[0], int) else indices
-    return SimpleNamespace(kept=torch.tensor(rows), site=site, place=place, chosen=torch.zeros(len(rows), slots))
+    counted = torch.tensor(rows)
+    return SimpleNamespace(kept=counted, onward=counted, site=site, place=place, chosen=torch.zeros(len(rows), slots))
 
 
 def test_stages_are_led_back_to_patches():
     """Ten patches; the first stage keeps 1, 3, 5, 7, 9; the second, counting among those, 0 and 4: patches 1 and 9."""
     found = kept_patches([kept([1, 3, 5, 7, 9]), kept([0, 4, -1])], 10)
     assert [list(each) for each in found] == [[1, 3, 5, 7, 9], [1, 9]]
+
+
+def test_a_merge_that_changes_the_order_is_followed():
+    """Patches 1, 3, 5 go on as 5, 1, 3; a stage that then keeps the first two keeps 5 and 1."""
+    first = kept([1, 3, 5])
+    first.onward = torch.tensor([[5, 1, 3]])
+    assert [sorted(each) for each in kept_patches([first, kept([0, 1])], 10)] == [[1, 3, 5], [1, 5]]
 
 
 def test_zero_filling_moves_the_kept_to_the_front():
