@@ -35,7 +35,9 @@ def show(rows: Sequence[Row], unfinished: Sequence[Path] = (), console: Console 
         table = _table(rows, shown)
     print_table(table, console)
     if means := relatives(rows):
-        print_table(_filled("Mean over benchmarks of the ratio to the full model", relative_columns(means)), console)
+        print_table(
+            column_table("Mean over benchmarks of the ratio to the full model", relative_columns(means)), console
+        )
     for note in notes(rows, unfinished):
         console.print(note, style="dim", markup=False, highlight=False)
     if left_out:
@@ -50,11 +52,11 @@ def show(rows: Sequence[Row], unfinished: Sequence[Path] = (), console: Console 
 def _table(rows: Sequence[Row], shown: Sequence[Column]) -> Table:
     runs = " and ".join(dict.fromkeys(f"{row.model} on {row.task}" for row in rows))
     styles = ["dim" if row.method in REFERENCES else "" for row in rows]
-    return _filled(f"{runs}, template {templates(rows)}", shown, styles)
+    return column_table(f"{runs}, template {templates(rows)}", shown, styles)
 
 
-def _filled(title: str, shown: Sequence[Column], styles: Sequence[str] = ()) -> Table:
-    """A table of these columns, each line in its style."""
+def column_table(title: str, shown: Sequence[Column], styles: Sequence[str] = ()) -> Table:
+    """A table for the terminal: columns of equal length, and the style of each line."""
     table = Table(
         title=escape(title),
         title_style="bold",

@@ -10,7 +10,7 @@ import importlib
 import pkgutil
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
@@ -63,6 +63,8 @@ class Task(ABC):
     pictures: ClassVar[str] = "."  # the folder of the pictures in the folder
     answers: ClassVar[str] = "."  # where the true answers lie in the folder
     instructions: ClassVar[tuple[str, ...]] = (SHORT_ANSWER,)  # what prompts say besides the question
+    # What papers print of the benchmark: the name of the figure, and the categories that it is over (none: all questions)
+    printed: ClassVar[Mapping[str, tuple[str, ...]]] = {"accuracy": ()}
     max_new_tokens: int = 16
     instructed: bool = True  # whether prompts say what form of answer is wanted
 

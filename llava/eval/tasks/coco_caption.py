@@ -55,6 +55,7 @@ class CocoCaption(Task):
     questions = ("llava_coco_caption_val2014.jsonl",)
     pictures = "val2014"
     answers = "annotations/captions_val2014.json"
+    printed = {"cider": ()}
     max_new_tokens = 64
 
     def read(self) -> Iterator[Example]:

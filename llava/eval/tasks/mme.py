@@ -132,6 +132,7 @@ class Mme(Task):
     questions = ("llava_mme.jsonl", "MME_test.json")
     pictures = answers = "MME_Benchmark_release_version"
     instructions = INSTRUCTIONS
+    printed = {"perception": PERCEPTION, "cognition": COGNITION, "perception + cognition": SUBTASKS}
 
     def read(self) -> Iterator[Example]:
         asked: dict[str, list[str]] = {}

@@ -59,6 +59,7 @@ class Pope(Task):
     questions = ("llava_pope_test.jsonl",)
     pictures = "val2014"
     answers = "coco"
+    printed = {"f1": CATEGORIES}
 
     def read(self) -> Iterator[Example]:
         truths = lru_cache(maxsize=None)(lambda category: read_truth(self._file(category)))

@@ -48,6 +48,7 @@ class ScienceQA(Task):
     questions = ("llava_test_CQM-A.json", "himap-inference-MCQ.json")
     pictures = "images/test"
     instructions = (LETTER_ANSWER,)
+    printed = {"image accuracy": ("image",), "accuracy": ()}
 
     def read(self) -> Iterator[Example]:
         for where, record in self.distinct(self._records()):

@@ -1,0 +1,1 @@
+"""Published rows run again: what papers print, what is measured here, and the difference with its interval."""
