@@ -81,7 +81,7 @@ def _run(flags: argparse.Namespace) -> None:
         EvalSettings(
             model=model_spec(flags),
             task=flags.task,
-            data=flags.data or BENCHMARKS / FOLDERS.get(flags.task, flags.task),
+            data=flags.data or BENCHMARKS / str(FOLDERS.get(flags.task, flags.task)),
             limit=flags.limit,
             results=flags.results,
             batch_size=flags.batch_size,

@@ -138,13 +138,8 @@ def _obstacles(evaluation: Evaluation, publication: Publication, metric: str, pr
 def _figure(
     name: str, published: float | None, measured: float, interval: list[float], applies: bool, run: Run | None = None
 ) -> Figure:
-    compared = published is not None and applies
-    return Figure(
-        name=name,
-        published=published,
-        measured=measured,
-        interval=interval,
-        difference=measured - published if compared else None,
-        difference_interval=[bound - published for bound in interval] if compared else None,
-        visual_tokens=read_json(run.folder / "cost.json").get("visual_tokens") if run else None,
-    )
+    tokens = read_json(run.folder / "cost.json").get("visual_tokens") if run else None
+    if published is None or not applies:
+        return Figure(name, published, measured, interval, None, None, tokens)
+    difference_interval = [bound - published for bound in interval]
+    return Figure(name, published, measured, interval, measured - published, difference_interval, tokens)
