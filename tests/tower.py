@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 
 import torch
@@ -16,6 +16,7 @@ from llava.model.multimodal_encoder.clip_encoder import CLIPVisionTower
 from llava.model.vision.seen import SeenCrops
 
 WIDTH, HEADS, LAYERS, SIDE, PATCH = 32, 4, 4, 32, 4  # 64 patches
+FOLDER = TemporaryDirectory(prefix="clip-")  # goes when the tests end
 WORDS = ["what", "is", "in", "the", "picture", "a", "red", "square", "where", "?"]
 
 
@@ -62,7 +63,7 @@ def write_clip(folder: Path, text: bool = True) -> Path:
 @cache
 def clip_tower(layer: int = -2) -> CLIPVisionTower:
     """The small CLIP as LLaVA's tower, whose features are those of a layer."""
-    folder = write_clip(Path(mkdtemp(prefix="clip-")))
+    folder = write_clip(Path(FOLDER.name))
     return CLIPVisionTower(str(folder), SimpleNamespace(mm_vision_select_layer=layer, mm_vision_select_feature="patch"))
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .aggregate import Merged
-from .evidence import Evidence, LayerEvidence, Need, Site, TowerEvidence
+from .evidence import DecoderEvidence, Evidence, LayerEvidence, Need, Site, TowerEvidence
 from .ledger import Ledger
 from .stage import Place, Stage, Where
 
@@ -166,7 +166,7 @@ def reduce_sequence(stage: Stage, hidden: Tensor, ledger: Ledger, evidence: Laye
         written = hidden.clone()
     for group in evidence.groups():
         tokens = hidden[group.rows[:, None], group.columns]  # (G, N, D)
-        about = evidence.of(group)
+        about = DecoderEvidence.of(evidence, group)
         for part in choose(stage, tokens, about, stage.budget(tokens.shape[1])):
             rows, columns = group.rows[part.rows][:, None], group.columns[part.rows]
             slots = columns.gather(1, part.kept)  # (g, k)

@@ -2,7 +2,8 @@
 
 from .attention import attention_rows, layer_keys
 from .base import Evidence, TowerEvidence, mixed_seed
-from .decoder import DecoderEvidence, LayerEvidence, LayerSource, Source
+from .decoder import DecoderEvidence
+from .layer import LayerEvidence, LayerSource, Source
 from .needs import SITE_GIVES, Need, Site, TextScope
 
 __all__ = [

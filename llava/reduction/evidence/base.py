@@ -89,7 +89,10 @@ class Evidence:
     def sides(self) -> tuple[int, int]:
         """``grid``, for a reducer that needs it. Raises ValueError where the tokens have none."""
         if self.grid is None:
-            raise ValueError("the tokens have no grid; a reducer that reads it has Need.GRID among its needs")
+            raise ValueError(
+                "the tokens do not lie on a grid here: the picture has several crops, or an earlier stage has taken some away;"
+                " let the stage that reads the grid be the first, or choose a method that reads none"
+            )
         return self.grid
 
     # ------------------------------------------------------------------------------------------------------- the tower
