@@ -7,6 +7,7 @@ tokens only, with all images at once and without asking the device for a number.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -74,19 +75,87 @@ def grid(height: int, width: int, k: int) -> Tensor:
     )
 
 
-def fps(alike: Tensor, k: int, start: int | None = None) -> Tensor:
-    """Farthest point sampling under the distance 1 - alike, in the order of picking.
+def greedy(gain: Tensor, k: int, take: Callable[[Tensor, int], Tensor]) -> Tensor:
+    """The k tokens that are best one after another, in the order of picking: the loop of every greedy selector.
 
-    Begins with the token of highest degree, or with token ``start``; costs k N comparisons.
+    ``gain`` (G, N) is what each token adds first; ``take(best (G,), step)`` is told which were picked and gives the gains of
+    the next step. A token is picked once; ties go to the lower index. Nothing is asked of the device.
+    """
+    picked, taken = [], torch.zeros_like(gain, dtype=torch.bool)
+    for step in range(min(k, gain.shape[1])):
+        best = gain.masked_fill(taken, -torch.inf).argmax(1)
+        picked.append(best)
+        taken = taken.scatter(1, best[:, None], True)
+        gain = take(best, step)
+    return torch.stack(picked, dim=1) if picked else gain.new_empty(len(gain), 0, dtype=torch.long)
+
+
+def max_min(alike: Tensor, k: int, first: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Tokens as far from one another as can be: each step takes argmax weight_i min_{j picked} (1 - alike_ij).
+
+    ``first`` (G, N) decides the first, its argmax; ``weight`` (G, N) is one where it is not given. k N comparisons.
+    """
+    nearest = torch.full_like(alike[:, 0], -torch.inf)  # the likeness to the nearest of those picked
+
+    def take(best: Tensor, step: int) -> Tensor:
+        nonlocal nearest
+        nearest = torch.maximum(nearest, _row(alike, best))
+        return 1 - nearest if weight is None else weight * (1 - nearest)
+
+    return greedy(first.to(alike), k, take)
+
+
+def fps(alike: Tensor, k: int, start: int | None = None) -> Tensor:
+    """Farthest point sampling under the distance 1 - alike: ``max_min`` from the token of highest degree, or ``start``."""
+    first = alike.sum(-1)
+    if start is not None:
+        first = torch.zeros_like(first)
+        first[:, start] = 1
+    return max_min(alike, k, first)
+
+
+def isolation(alike: Tensor) -> Tensor:
+    """How far each token is from the one most like it (G, N): DivPrune begins with the highest."""
+    return 1 - alike.topk(min(2, alike.shape[1]), dim=-1).values[..., -1]
+
+
+def facility_location(
+    alike: Tensor, k: int, rows: Tensor | None = None, candidates: Tensor | None = None, power: float = 1.0
+) -> Tensor:
+    """Tokens that stand for all, in the order of picking: each step takes the one that adds most to the coverage.
+
+    Coverage is sum_i rows_i max(0, max_{j picked} alike_ij), and a token's gain is multiplied by candidates_j ** power;
+    ``rows`` and ``candidates`` (G, N) are one where they are not given. A pick changes the coverage of a few tokens only: on a
+    CPU the gains are updated by those alone, N^2 log k operations on the mean instead of k N^2; on a GPU all are summed, which
+    asks the device nothing.
     """
     images, tokens, _ = alike.shape
-    first = alike.sum(-1).argmax(1) if start is None else torch.full((images,), start, device=alike.device)
-    nearest = torch.full((images, tokens), -torch.inf, dtype=alike.dtype, device=alike.device)  # to those picked
-    picked = [first]
-    for _ in range(k - 1):
-        nearest = torch.maximum(nearest, _row(alike, picked[-1])).scatter(1, picked[-1][:, None], torch.inf)
-        picked.append(nearest.argmin(1))
-    return torch.stack(picked, dim=1)[:, :k]
+    exact = (
+        alike.double() if alike.device.type == "cpu" else alike
+    )  # what is added and taken away again leaves no trace
+    cover, weight = exact.new_zeros(images, tokens), exact.new_ones(images, tokens) if rows is None else rows.to(exact)
+    scale = 1 if candidates is None else candidates.to(exact) ** power
+    summed = _covered(exact, cover, weight)
+
+    def take(best: Tensor, step: int) -> Tensor:
+        nonlocal cover, summed
+        after = torch.maximum(cover, _row(exact.transpose(1, 2), best))
+        if exact.device.type == "cpu":
+            image, row = (after > cover).nonzero(as_tuple=True)
+            seen, share = exact[image, row], weight[image, row][:, None]
+            lost = (seen - cover[image, row][:, None]).clamp(min=0) - (seen - after[image, row][:, None]).clamp(min=0)
+            summed = summed.index_add(0, image, -lost * share)
+        else:
+            summed = _covered(exact, after, weight)
+        cover = after
+        return summed * scale
+
+    return greedy(summed * scale, k, take)
+
+
+def _covered(alike: Tensor, cover: Tensor, weight: Tensor) -> Tensor:
+    """How much each token would add to a coverage (G, N), tokens weighted: (G, N)."""
+    return (weight[..., None] * (alike - cover[..., None]).clamp(min=0)).sum(1)
 
 
 def connectivity(alike: Tensor, k: int) -> Tensor:
@@ -123,20 +192,20 @@ def dpp(alike: Tensor, k: int, quality: Tensor | None = None) -> Tensor:
     kernel = alike if quality is None else quality[:, :, None] * alike * quality[:, None]
     gain = kernel.diagonal(dim1=1, dim2=2).clone()  # (G, N)
     noise = RANK_NOISE * gain
-    rows = alike.new_zeros(images, k, tokens)
-    picked: list[Tensor] = []
-    for step in range(k):
-        best = gain.argmax(1)
-        picked.append(best)
-        at = best[:, None]
-        before = rows[:, :step]  # (G, step, N)
+    rows = alike.new_zeros(images, min(k, tokens), tokens)
+
+    def take(best: Tensor, step: int) -> Tensor:
+        nonlocal gain
+        at, before = best[:, None], rows[:, :step]  # (G, 1), (G, step, N)
         shared = (before.gather(2, at[:, None].expand(-1, step, 1)) * before).sum(1)  # (G, N)
         left = gain.gather(1, at)  # (G, 1), zero where the volume is exhausted
         row = (_row(kernel, best) - shared) / left.clamp(min=torch.finfo(left.dtype).tiny).sqrt()
         rows[:, step] = torch.where(left > 0, row, 0)
         gain = gain - rows[:, step].square()
-        gain = torch.where(gain > noise, gain, 0).scatter(1, torch.stack(picked, 1), -torch.inf)
-    return torch.stack(picked, dim=1) if picked else connectivity(alike, 0)
+        gain = torch.where(gain > noise, gain, 0)
+        return gain
+
+    return greedy(gain, k, take)
 
 
 def relevant(score: Tensor, alike: Tensor, k: int, diversity: float) -> Tensor:
@@ -147,12 +216,13 @@ def relevant(score: Tensor, alike: Tensor, k: int, diversity: float) -> Tensor:
     """
     wanted = (1 - diversity) * score / score.amax(1, keepdim=True).clamp(min=torch.finfo(score.dtype).tiny)
     closest = torch.zeros_like(wanted)
-    picked: list[Tensor] = []
-    for _ in range(k):
-        picked.append((wanted - diversity * closest).argmax(1))
-        wanted = wanted.scatter(1, picked[-1][:, None], -torch.inf)
-        closest = torch.maximum(closest, _row(alike, picked[-1]))
-    return torch.stack(picked, dim=1) if picked else topk(score, 0)
+
+    def take(best: Tensor, step: int) -> Tensor:
+        nonlocal closest
+        closest = torch.maximum(closest, _row(alike, best))
+        return wanted - diversity * closest
+
+    return greedy(wanted, k, take)
 
 
 def covering(alike: Tensor, picked: Tensor, cover: float, least: int) -> Tensor:

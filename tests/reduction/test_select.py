@@ -270,3 +270,68 @@ def test_question_relevance_ignores_words_that_are_not_there():
     whole = score.question_relevance(tokens, text[:, :2], real[:, :2])
     torch.testing.assert_close(score.question_relevance(tokens, text, real), whole)
     assert whole.min() == 0 and whole.max() == 1
+
+
+def naive_facility(alike, k, rows, candidates):
+    """One picture, in plain words: of those left, the one that raises the coverage most."""
+    cover, picked = [0.0] * len(alike), []
+    for _ in range(k):
+        gains = {
+            j: candidates[j] * sum(rows[i] * max(0.0, alike[i][j] - cover[i]) for i in range(len(alike)))
+            for j in range(len(alike))
+            if j not in picked
+        }
+        best = max(gains, key=lambda j: (gains[j], -j))
+        picked.append(best)
+        cover = [max(cover[i], alike[i][best]) for i in range(len(alike))]
+    return picked
+
+
+def naive_max_min(alike, k, first, weight):
+    picked = [max(range(len(alike)), key=lambda i: (first[i], -i))]
+    while len(picked) < k:
+        far = {i: weight[i] * min(1 - alike[i][j] for j in picked) for i in range(len(alike)) if i not in picked}
+        picked.append(max(far, key=lambda i: (far[i], -i)))
+    return picked
+
+
+@pytest.mark.parametrize("k", [1, 2, 9, 30])
+def test_facility_location_and_max_min_equal_the_plain_loops(k):
+    torch.manual_seed(k)
+    alike = score.similarity(torch.randn(3, 30, 6))
+    rows, candidates = torch.rand(3, 30), torch.rand(3, 30)
+    for w, c in ((rows, candidates), (None, candidates), (rows, None), (None, None)):
+        found = select.facility_location(alike, k, w, c)
+        for image in range(3):
+            plain = naive_facility(
+                alike[image].double().tolist(),
+                k,
+                [1.0] * 30 if w is None else w[image].double().tolist(),
+                [1.0] * 30 if c is None else c[image].double().tolist(),
+            )
+            assert found[image].tolist() == plain
+    first = select.isolation(alike)
+    for image in range(3):
+        found = select.max_min(alike, k, first, rows)[image].tolist()
+        assert found == naive_max_min(alike[image].tolist(), k, first[image].tolist(), rows[image].tolist())
+        assert select.max_min(alike, k, first)[image].tolist() == naive_max_min(
+            alike[image].tolist(), k, first[image].tolist(), [1.0] * 30
+        )
+
+
+def test_equal_tokens_are_taken_from_the_lowest_and_never_twice():
+    tokens = torch.eye(4)[[0, 0, 1, 1, 2, 2]][None]
+    alike = score.similarity(tokens)
+    assert select.facility_location(alike, 6).tolist() == [[0, 2, 4, 1, 3, 5]]
+    assert select.max_min(alike, 6, select.isolation(alike)).tolist() == [[0, 2, 4, 1, 3, 5]]
+    assert select.facility_location(alike, 9).shape == (1, 6)
+
+
+def test_isolation_is_the_distance_to_the_nearest_other():
+    alike = torch.tensor([[[1.0, 0.9, 0.1], [0.9, 1.0, 0.4], [0.1, 0.4, 1.0]]])
+    torch.testing.assert_close(select.isolation(alike), torch.tensor([[0.1, 0.1, 0.6]]))
+
+
+def test_coverage_can_be_sharpened_by_a_power():
+    alike, candidates = torch.eye(3)[None], torch.tensor([[0.5, 0.9, 0.8]])
+    assert select.facility_location(alike, 3, candidates=candidates, power=2.0).tolist() == [[1, 2, 0]]
