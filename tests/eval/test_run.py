@@ -181,6 +181,19 @@ def test_batches_answer_as_single_questions_do(data, llava15):
             assert (alone.text, alone.kept, alone.cost) == (reply.text, reply.kept, reply.cost)
 
 
+@pytest.mark.parametrize("spec", ["visionzip:64", "tome:288", "pyramiddrop"])
+def test_methods_that_need_the_tower_answer_in_batches(data, llava15, spec):
+    """Four questions about two pictures at once and one by one: the same words, tokens and cost."""
+    subject = LlavaSubject(llava15.tokenizer, llava15.model, llava15.image_processor, "vicuna_v1")
+    examples, plan = Mme(data, limit=4).examples, plan_from(spec)
+    encoded = subject.encode([load_image(example.image) for example in examples])
+    together = subject.answer([example.text for example in examples], encoded, plan, Generation(4))
+    for example, picture, reply in zip(examples, encoded, together, strict=True):
+        (alone,) = subject.answer([example.text], [picture], plan, Generation(4))
+        assert (alone.text, alone.kept, alone.cost) == (reply.text, reply.kept, reply.cost)
+        assert 0 < reply.kept[-1] < 576
+
+
 def test_a_question_without_a_picture_stands_in_a_batch(data, llava15):
     subject = LlavaSubject(llava15.tokenizer, llava15.model, llava15.image_processor, "vicuna_v1")
     features = subject.encode([load_image(Mme(data).examples[0].image)])

@@ -22,6 +22,7 @@ from llava.conversation import get_conversation
 from llava.mm_utils import process_images, question_with_images, tokenizer_image_token
 from llava.model.builder import context_length
 from llava.model.language_model.llava_llama import LlavaConfig, LlavaLlamaForCausalLM
+from llava.model.vision.seen import reads_tower
 from llava.pictures import picture_size
 from llava.reduction import Cost, Stage, reduced
 
@@ -115,9 +116,13 @@ class SubjectWrapper:
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture as ``LlavaSubject`` answers about it: raw features (N, V) or (crops, N, V), (width, height), seed."""
+    """One picture as ``LlavaSubject`` answers about it: raw features (N, V) or (crops, N, V), (width, height), seed.
+
+    ``pixels``, (3, H, W) or (crops, 3, H, W), are for plans that read more of the tower than its features, or change it.
+    """
 
     features: Tensor
+    pixels: Tensor
     size: tuple[int, int]
     seed: int
 
@@ -142,7 +147,10 @@ class LlavaSubject:
         with reduced(self.model, list(plan)):
             raw = self.model.encode_raw(pixels)
         seeds = self.model.image_seeds(pixels)
-        return [Picture(features, image.size, seed) for features, image, seed in zip(raw, images, seeds, strict=True)]
+        return [
+            Picture(features, view, image.size, seed)
+            for features, view, image, seed in zip(raw, pixels, images, seeds, strict=True)
+        ]
 
     @torch.inference_mode()
     def answer(
@@ -165,11 +173,6 @@ class LlavaSubject:
         ids = torch.tensor([[fill] * (width - len(prompt)) + prompt for prompt in prompts], device=device)
         mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
         pictures = [picture for picture in features if picture is not None]
-        vision = {
-            "raw_vision_features": [picture.features for picture in pictures],
-            "image_sizes": [picture.size for picture in pictures],
-            "image_seeds": [picture.seed for picture in pictures],
-        }
         clock = _FirstToken(device)
         with reduced(self.model, plan):
             new = self.model.generate(
@@ -179,7 +182,7 @@ class LlavaSubject:
                 use_cache=True,
                 logits_processor=LogitsProcessorList([clock]),
                 **generation.keywords(),
-                **(vision if pictures else {}),
+                **(vision_inputs(pictures, plan) if pictures else {}),
             )
             costs = self.model.last_cost()
         for prompt, cost in zip(prompts, costs, strict=True):
@@ -210,6 +213,20 @@ class LlavaSubject:
         except (OSError, ValueError):  # the loop says so when it is the picture's turn
             return 0
         return width * height + len(text)
+
+
+def vision_inputs(pictures: Sequence[Picture], plan: list[Stage]) -> dict[str, Any]:
+    """The keywords that hand encoded pictures to a model: their features, or the pixels where the plan needs the tower.
+
+    In the latter case the tower runs again with the questions, as it does in the code of those methods.
+    """
+    watched = reads_tower(plan) or any(stage.site == "tower" for stage in plan)
+    views = [picture.pixels if watched else picture.features for picture in pictures]
+    return {
+        "images" if watched else "raw_vision_features": views,
+        "image_sizes": [picture.size for picture in pictures],
+        "image_seeds": [picture.seed for picture in pictures],
+    }
 
 
 def prompt_ids(

@@ -19,7 +19,7 @@ FILES_ONLY = 9  # the rank of columns that no terminal shows
 COST_NOTE = (
     "visual tokens: mean over decoder layers, as measured; in parentheses the least and the most of a question. GFLOPs: the "
     "prompt's, with tower. ms: median milliseconds per question in the run, from projector to answer; the vision tower runs "
-    "once per picture and comes on top. Brackets: 95 % bootstrap interval over pictures, corrected for few pictures."
+    "once per picture and comes on top, except under methods that read or change it, where it is within ms. Brackets: 95 % bootstrap interval over pictures, corrected for few pictures."
 )
 
 
