@@ -53,14 +53,14 @@ def random_control(plan: Plan, layers: int, seed: int = SEEDS[0], kept: Sequence
         if stage.site == "pixels" or stage.name in UNCHOOSING:
             control.append(stage)
             continue
-        if stage.site == "tower":  # random tokens merge nothing: they are chosen from what the whole tower makes
-            stage = replace(stage, site="features")
         keep = stage.keep
         if is_adaptive(stage):
             if kept is None:
                 return None
             keep = round(kept[min(stage.layer or 0, layers - 1)])
-        control.append(replace(stage, reducer=Random(seed=seed), keep=keep))
+        # Random tokens merge nothing: in place of a merging tower they are chosen from what the whole tower makes.
+        site = "features" if stage.site == "tower" else stage.site
+        control.append(replace(stage, reducer=Random(seed=seed), keep=keep, site=site))
     return None if control == list(plan) else control
 
 

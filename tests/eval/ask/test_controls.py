@@ -65,6 +65,12 @@ def test_a_cut_off_stays_in_the_random_control(pricing):
     assert {"grid-234", "pool-234", "downsample-225"} <= {plan_name(other) for other in controls}
 
 
+def test_a_merging_tower_is_held_against_random_tokens_after_it(pricing):
+    """ToMe merges in the tower, where nothing can be dropped at random."""
+    (stage,) = random_control(plan_from("tome:288"), 8)
+    assert (stage.name, stage.site, stage.keep) == ("random", "features", 288)
+
+
 def test_a_withdrawal_is_held_against_as_many_tokens_from_the_beginning(pricing):
     names = [plan_name(other) for other in with_controls([plan_from("blind@2")], 8, pricing)]
     assert {"random-0.25", "random-0.25_seed=1", "grid-144"} <= set(names)
