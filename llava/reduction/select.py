@@ -15,6 +15,7 @@ from torch import Tensor
 from .score import first_equal
 
 ROUNDS = 3  # of ``medoids``
+COVER_NOISE = 1e-6  # of what a token would have covered alone: what is left below it is rounding
 RANK_NOISE = 1e-5  # of a token's own kernel entry: what is left below it after k projections is rounding
 
 
@@ -130,23 +131,24 @@ def facility_location(
     asks the device nothing.
     """
     images, tokens, _ = alike.shape
-    exact = (
-        alike.double() if alike.device.type == "cpu" else alike
-    )  # what is added and taken away again leaves no trace
-    cover, weight = exact.new_zeros(images, tokens), exact.new_ones(images, tokens) if rows is None else rows.to(exact)
-    scale = 1 if candidates is None else candidates.to(exact) ** power
-    summed = _covered(exact, cover, weight)
+    cover, weight = alike.new_zeros(images, tokens), alike.new_ones(images, tokens) if rows is None else rows.to(alike)
+    scale = 1 if candidates is None else candidates.double() ** power
+    summed, few = _covered(alike, cover, weight), alike.device.type == "cpu"
+    noise = COVER_NOISE * summed
 
     def take(best: Tensor, step: int) -> Tensor:
         nonlocal cover, summed
-        after = torch.maximum(cover, _row(exact.transpose(1, 2), best))
-        if exact.device.type == "cpu":
-            image, row = (after > cover).nonzero(as_tuple=True)
-            seen, share = exact[image, row], weight[image, row][:, None]
-            lost = (seen - cover[image, row][:, None]).clamp(min=0) - (seen - after[image, row][:, None]).clamp(min=0)
-            summed = summed.index_add(0, image, -lost * share)
+        after = torch.maximum(cover, _row(alike.transpose(1, 2), best))
+        if few:  # in double, where differences of single numbers are exact: what ties on paper ties here
+            changed = after > cover
+            row = changed.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, : int(changed.sum(1).max())]
+            seen = alike.gather(1, row[..., None].expand(-1, -1, tokens)).double()  # (G, r, N)
+            old, new = (level.gather(1, row)[..., None].double() for level in (cover, after))
+            lost = seen.clamp(min=old) - old - (seen.clamp(min=new) - new)
+            summed = summed - (weight.gather(1, row)[..., None] * lost).sum(1)
+            summed = torch.where(summed > noise, summed, 0)
         else:
-            summed = _covered(exact, after, weight)
+            summed = _covered(alike, after, weight)
         cover = after
         return summed * scale
 
@@ -155,7 +157,7 @@ def facility_location(
 
 def _covered(alike: Tensor, cover: Tensor, weight: Tensor) -> Tensor:
     """How much each token would add to a coverage (G, N), tokens weighted: (G, N)."""
-    return (weight[..., None] * (alike - cover[..., None]).clamp(min=0)).sum(1)
+    return (weight[..., None] * (alike.double() - cover[..., None]).clamp(min=0)).sum(1)
 
 
 def connectivity(alike: Tensor, k: int) -> Tensor:
