@@ -52,6 +52,12 @@ def focus(attention: Tensor) -> Tensor:
     return 1 - torch.special.entr(share).sum(-1) / math.log(max(attention.shape[-1], 2))
 
 
+def min_max(score: Tensor) -> Tensor:
+    """Scores (G, N) scaled to [0, 1] for each picture by itself; zeros where all are equal."""
+    low, high = score.aminmax(dim=1, keepdim=True)
+    return (score - low) / (high - low).clamp(min=torch.finfo(score.dtype).tiny)
+
+
 def similarity(tokens: Tensor, others: Tensor | None = None) -> Tensor:
     """Cosines between tokens (G, N, D) and themselves, or others (G, M, D), in float32: (G, N, N) or (G, N, M).
 
@@ -82,5 +88,4 @@ def question_relevance(tokens: Tensor, text: Tensor, real: Tensor, same: Tensor 
     near = (similarity(tokens, text) * real[:, None]).sum(-1) / real.sum(1, keepdim=True).clamp(min=1)  # (G, N)
     if same is not None:
         near = near.gather(1, same)
-    low, high = near.aminmax(dim=1, keepdim=True)
-    return (near - low) / (high - low).clamp(min=torch.finfo(near.dtype).tiny)
+    return min_max(near)

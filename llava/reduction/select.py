@@ -100,7 +100,7 @@ def max_min(alike: Tensor, k: int, first: Tensor, weight: Tensor | None = None) 
 
     def take(best: Tensor, step: int) -> Tensor:
         nonlocal nearest
-        nearest = torch.maximum(nearest, _row(alike, best))
+        nearest = torch.maximum(nearest, row_of(alike, best))
         return 1 - nearest if weight is None else weight * (1 - nearest)
 
     return greedy(first.to(alike), k, take)
@@ -138,7 +138,7 @@ def facility_location(
 
     def take(best: Tensor, step: int) -> Tensor:
         nonlocal cover, summed
-        after = torch.maximum(cover, _row(alike.transpose(1, 2), best))
+        after = torch.maximum(cover, row_of(alike.transpose(1, 2), best))
         if few:  # in double, where differences of single numbers are exact: what ties on paper ties here
             changed = after > cover
             row = changed.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, : int(changed.sum(1).max())]
@@ -201,7 +201,7 @@ def dpp(alike: Tensor, k: int, quality: Tensor | None = None) -> Tensor:
         at, before = best[:, None], rows[:, :step]  # (G, 1), (G, step, N)
         shared = (before.gather(2, at[:, None].expand(-1, step, 1)) * before).sum(1)  # (G, N)
         left = gain.gather(1, at)  # (G, 1), zero where the volume is exhausted
-        row = (_row(kernel, best) - shared) / left.clamp(min=torch.finfo(left.dtype).tiny).sqrt()
+        row = (row_of(kernel, best) - shared) / left.clamp(min=torch.finfo(left.dtype).tiny).sqrt()
         rows[:, step] = torch.where(left > 0, row, 0)
         gain = gain - rows[:, step].square()
         gain = torch.where(gain > noise, gain, 0)
@@ -221,7 +221,7 @@ def relevant(score: Tensor, alike: Tensor, k: int, diversity: float) -> Tensor:
 
     def take(best: Tensor, step: int) -> Tensor:
         nonlocal closest
-        closest = torch.maximum(closest, _row(alike, best))
+        closest = torch.maximum(closest, row_of(alike, best))
         return wanted - diversity * closest
 
     return greedy(wanted, k, take)
@@ -241,6 +241,6 @@ def covering(alike: Tensor, picked: Tensor, cover: float, least: int) -> Tensor:
     return mask.scatter(1, picked, order < wanted.clamp(min=least))
 
 
-def _row(matrix: Tensor, index: Tensor) -> Tensor:
+def row_of(matrix: Tensor, index: Tensor) -> Tensor:
     """Row ``index`` (G,) of each (G, N, N) matrix: (G, N)."""
     return matrix[torch.arange(len(matrix), device=matrix.device), index]

@@ -38,7 +38,7 @@ class Place(StrEnum):
 
 
 class Reducer(nn.Module):
-    """A method of visual-token reduction. Subclass, write ``select`` (at the pixels ``shrink``, in the tower ``merge``),
+    """A method of visual-token reduction. Subclass, write ``select`` (at the pixels ``shrink``, in the tower ``merge_in_tower``),
     and register a name.
 
     ``needs``: the evidence it asks for. ``sites``: where it may stand, the first by default. ``default_layer``: its decoder
@@ -108,7 +108,7 @@ class Reducer(nn.Module):
         """How many tokens each of the tower's ``layers`` layers merges away, so that ``keep`` of ``tokens`` are left."""
         raise NotImplementedError
 
-    def merge(self, tokens: Tensor, keys: Tensor, sizes: Tensor, count: int, protected: int) -> Merged:
+    def merge_in_tower(self, tokens: Tensor, keys: Tensor, sizes: Tensor, count: int, protected: int) -> Merged:
         """What a layer of the tower goes on with: ``count`` rows fewer than (G, n, V), given keys (G, n, d), sizes (G, n).
 
         The first ``protected`` rows, the class token, stay in front.

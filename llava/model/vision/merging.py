@@ -42,7 +42,7 @@ class MergingTower:
         )
         hidden = hidden + attention.out_proj(seen.transpose(1, 2).flatten(2))
         if self.steps[number]:
-            merged = self.reducer.merge(hidden, keys.mean(1), self.sizes, self.steps[number], protected=1)
+            merged = self.reducer.merge_in_tower(hidden, keys.mean(1), self.sizes, self.steps[number], protected=1)
             hidden = merged.tokens.to(hidden.dtype)
             self.origins = self.origins.gather(1, merged.origin[:, 1:] - 1)
             self.sizes = self.sizes.gather(1, merged.origin) if merged.sizes is None else merged.sizes

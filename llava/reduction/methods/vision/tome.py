@@ -99,7 +99,7 @@ class ToMe(Reducer):
             left -= steps[-1]
         return steps
 
-    def merge(self, tokens: Tensor, keys: Tensor, sizes: Tensor, count: int, protected: int) -> Merged:
+    def merge_in_tower(self, tokens: Tensor, keys: Tensor, sizes: Tensor, count: int, protected: int) -> Merged:
         member, origin = soft_matching(keys, count, protected)
         weight, index = sizes[..., None].to(tokens), member[..., None]
         total = torch.zeros_like(gather(weight, origin)).scatter_add(1, index, weight)

@@ -11,6 +11,7 @@ from ...aggregate import Merged, gather
 from ...checks import check_choice, check_whole
 from ...evidence import Evidence, Need
 from ...registry import register
+from ...saliency import Saliency, check_saliency, saliency
 from ...score import mean_heads, similarity
 from ...select import topk
 from ...stage import Reducer
@@ -30,7 +31,8 @@ class VisionZip(Reducer):
     head-mean key has the highest cosine, and a target becomes the mean of its members. ``contextual`` is c, at 192, 128 and
     64 tokens 30, 20 and 10 as published, else 5/32 of the budget. tokens (G, N, D) -> (G, k, D).
     ``mode="code"``: the class token's own row takes the place of one dominant token and comes first, contextual tokens come
-    last, and each is target + mean of the others (twice the norm), as in the released package.
+    last, and each is target + mean of the others (twice the norm), as in the released package. ``saliency``: what ranks the
+    dominant, see ``llava.reduction.saliency``.
 
     Accounting: tokens entering the language model.
     Cost: one query row of the tower's layer, and N c d for the assignment.
@@ -43,12 +45,14 @@ class VisionZip(Reducer):
     merges = True
     least_keep = 2
 
-    def __init__(self, contextual: int | None = None, mode: Mode = "paper"):
+    def __init__(self, contextual: int | None = None, mode: Mode = "paper", saliency: Saliency = "cls"):
         super().__init__()
+        self.needs = check_saliency(saliency) | {Need.TOWER}
         if contextual is not None:
             check_whole("contextual", contextual, 1)
         check_choice("mode", mode, get_args(Mode))
         self.contextual, self.mode = contextual, mode
+        self.saliency: Saliency = saliency
 
     def select(self, tokens: Tensor, evidence: Evidence, k: int) -> Tensor:
         dominant, targets, lent = self._roles(evidence, k)
@@ -56,7 +60,7 @@ class VisionZip(Reducer):
 
     def _roles(self, evidence: Evidence, k: int) -> tuple[Tensor, Tensor, Tensor]:
         """Dominant tokens, targets, and in the released form the token whose place the class token's row takes."""
-        attention = mean_heads(evidence.cls_attention())  # (G, N)
+        attention = mean_heads(saliency(evidence, self.saliency))  # (G, N)
         contextual, own = self._contextual(k), int(self.mode == "code")
         order = topk(attention, attention.shape[1])
         dominant = order[:, : k - contextual - own].sort(dim=1).values

@@ -17,7 +17,7 @@ def replay(case: Case) -> None:
     sizes = given["size"][..., 0] if "size" in given else torch.ones(tokens.shape[:2])
     member, _ = soft_matching(given["metric"], arguments["r"], protected)
     assert torch.equal(member, given["member_of"])
-    merged = get_method("tome")(mode="code").merge(tokens, given["metric"], sizes, arguments["r"], protected)
+    merged = get_method("tome")(mode="code").merge_in_tower(tokens, given["metric"], sizes, arguments["r"], protected)
     torch.testing.assert_close(merged.tokens, given["out_x"], rtol=0, atol=1e-5)
     torch.testing.assert_close(merged.sizes, given["out_size"][..., 0], rtol=0, atol=1e-5)
 
