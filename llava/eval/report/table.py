@@ -310,16 +310,22 @@ def _compared(rows: Sequence[Row]) -> list[str]:
 
 def _equivalent(rows: Sequence[Row]) -> list[str]:
     """Which plans are shown to be as good as the full model; nothing else may be called lossless."""
-    made = {row.plan: row.vs_full for row in rows if row.vs_full is not None}
+    made = [(_named(row, rows), row.vs_full) for row in rows if row.vs_full is not None]
     if not made:
         return []
-    margin = equivalent_within(next(iter(made.values())).margin)
-    shown = [plan for plan, difference in made.items() if difference.equivalence == margin]
+    margin = equivalent_within(made[0][1].margin)
+    shown = [name for name, difference in made if difference.equivalence == margin]
     return [
         f"{margin[0].upper()}{margin[1:]} of full: {', '.join(shown) or f'{NOT_SHOWN} for any plan'}. It is shown where two "
         "one-sided paired tests at 0.05, not corrected for their number, reject a loss and a gain of so much; what is not "
         "shown may still be so. In the files, in parentheses: the smallest margin for which it is shown."
     ]
+
+
+def _named(row: Row, rows: Sequence[Row]) -> str:
+    """A row's plan, with its model and its task where the rows have several."""
+    model = f" of {row.model}" if len({other.model for other in rows}) > 1 else ""
+    return f"{row.plan}{model}" + (f" on {row.task}" if len({other.task for other in rows}) > 1 else "")
 
 
 def _ratio_notes(rows: Sequence[Row]) -> list[str]:
@@ -337,7 +343,7 @@ def _split_notes(rows: Sequence[Row]) -> list[str]:
     if not any(row.split for row in rows):
         return []
     controls = dict.fromkeys(row.split.control for row in rows if row.split)
-    left_out = [row.plan for row in rows if row.split is None]
+    left_out = [_named(row, rows) for row in rows if row.split is None]
     sentences = [
         f"hard, easy: accuracy on the questions that {' or '.join(controls)} answers wrongly, and on the others (VTC-Bench, "
         "arXiv 2510.07143); that control itself has 0 and 100 there. Guessing gets some of the hard ones right: "

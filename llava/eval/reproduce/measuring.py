@@ -19,6 +19,9 @@ from ..tasks.statistics import mean_ratio, ratio_interval, score_interval, total
 from .published import Publication
 from .rows import Printed
 
+# The same weights under another name
+PORTS = {"llava-1.5-7b-hf": "llava-v1.5-7b", "llava-1.5-13b-hf": "llava-v1.5-13b"}
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -125,7 +128,7 @@ def _lines(run: Run, categories: Sequence[str]) -> list[Line]:
 def _obstacles(evaluation: Evaluation, publication: Publication, metric: str, present: set[str]) -> list[str]:
     """Why what was measured is another thing than what was published, in words."""
     spec, obstacles = evaluation.model.spec, []
-    if spec.name != publication.model.rpartition("/")[2]:
+    if PORTS.get(spec.name, spec.name) != publication.model.rpartition("/")[2]:
         obstacles.append(f"they are for {publication.model}, this is {spec.name}")
     if spec.bits:
         obstacles.append(f"these weights are in {spec.bits} bits")

@@ -93,6 +93,8 @@ def test_the_table_and_the_notes_say_it(made):
     assert "Minimum detectable difference of these pairs" in said and "alpha 0.05, power 0.8" in said
     loose = "\n".join(notes(collect([made / "mme"], margin=80)[0]))
     assert "Equivalent within 80 points of full: fastv@2-64, pool-16." in loose
+    several = "\n".join(notes(collect([made], margin=80)[0]))
+    assert "of full: fastv@2-64 on gqa, fastv@2-64 on mme, pool-16 on mme." in several
 
 
 def test_nothing_says_lossless(made, tmp_path):

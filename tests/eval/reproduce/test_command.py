@@ -9,6 +9,7 @@ import pytest
 
 from llava.eval.ask.opening import Checkpoint
 from llava.eval.reproduce.command import main
+from llava.eval.reproduce.measuring import PORTS
 from llava.eval.run import main as evaluate
 from llava.shapes.export import export
 from tests.conftest import PARITY15
@@ -117,6 +118,13 @@ def test_another_model_and_missing_subtasks_do_not_apply(data, published, stub, 
     assert all(figure["difference"] is None for figure in held["figures"])
     said = " ".join(capsys.readouterr().out.split())
     assert said.count("does not apply") == 3 and "do not apply (full 1500.0, fastv@2-64 1300.0, ratio % 86.7)" in said
+
+
+def test_the_same_weights_under_another_name_apply(data, published, stub, monkeypatch):
+    monkeypatch.setitem(PORTS, "checkpoint", "llava")
+    (published / "paper.yaml").write_text(PAPER.replace("someone/checkpoint", "someone/llava"))
+    assert main(command(data, published, "gqa", "--tokens", "128")) == 0
+    assert result(published, "gqa")["obstacles"] == []
 
 
 def test_a_sample_and_a_source_without_its_unreduced_row(data, published, stub, capsys):
