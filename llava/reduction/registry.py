@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from .checks import did_you_mean, shown
+from .evidence import SITE_GIVES
 from .stage import Place, Reducer, Stage, Where
 
 __all__ = [
@@ -166,6 +167,11 @@ def _table_row(name: str) -> str:
     return f"| `{name}` | {keeps} | {site} | {needs} | {training} | {accounting_of(_METHODS[name])} | {source} |"
 
 
+def _usual_site(reducer: Reducer) -> Where:
+    fitting: list[Where] = [site for site in reducer.sites if reducer.needs <= SITE_GIVES[site]]
+    return fitting[0] if fitting else reducer.sites[0]
+
+
 def accounting_of(method: type[Reducer]) -> str:
     """What a method's budget counts, from its docstring."""
     return " ".join(re.findall(r"Accounting: (.+?)\.(?:\s|$)", method.__doc__ or "", re.DOTALL)[0].split())
@@ -183,14 +189,10 @@ def make_stage(
 ) -> Stage:
     """One stage from plain values; ``options`` go to the method's constructor, an unknown one raises.
 
-    ``site`` is the decoder where a ``layer`` is given, else the method's schedule or its first. The other arguments are
-    ``Stage``'s.
+    ``site`` is the decoder where a ``layer`` is given, else the method's schedule, or the first of its sites that has what it
+    needs. The other arguments are ``Stage``'s.
     """
     kind = get_method(method)
-    if site is None:
-        site = "layer" if layer is not None else "schedule" if kind.scheduled else kind.sites[0]
-    if site == "layer" and layer is None:
-        layer = kind.default_layer
     allowed = list(inspect.signature(kind.__init__).parameters)[1:]
     for option in options:
         if option not in allowed:
@@ -198,7 +200,12 @@ def make_stage(
             raise ValueError(
                 f"option {shown(option)} of {method} is unknown{did_you_mean(option, known)}; it takes {', '.join(known)}"
             )
+    reducer = kind(**options)
+    if site is None:
+        site = "layer" if layer is not None else "schedule" if kind.scheduled else _usual_site(reducer)
+    if site == "layer" and layer is None:
+        layer = kind.default_layer
     if positions is None:
         positions = kind.default_positions
     # The words are checked there.
-    return Stage(kind(**options), site, layer, keep, place, positions, per)  # pyright: ignore[reportArgumentType]
+    return Stage(reducer, site, layer, keep, place, positions, per)  # pyright: ignore[reportArgumentType]

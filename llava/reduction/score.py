@@ -74,6 +74,26 @@ def similarity(tokens: Tensor, others: Tensor | None = None) -> Tensor:
     return alike.gather(2, first[:, None].expand_as(alike))
 
 
+def outliers(score: Tensor) -> Tensor:
+    """Which scores (..., N) lie above Q3 + 1.5 (Q3 - Q1), quartiles interpolated linearly."""
+    low, high = torch.quantile(
+        score, torch.tensor([0.25, 0.75], dtype=score.dtype, device=score.device), dim=-1, keepdim=True
+    )
+    return score > high + 1.5 * (high - low)
+
+
+def centred(tokens: Tensor) -> Tensor:
+    """Tokens (G, N, D) without the mean of their picture, in float32."""
+    rows = tokens.float()
+    return rows - rows.mean(1, keepdim=True)
+
+
+def uniqueness(alike: Tensor) -> Tensor:
+    """How unlike all others each token is, given the cosines (G, N, N): minus their mean, scaled to [0, 1] (G, N)."""
+    others = alike.sum(-1) - alike.diagonal(dim1=1, dim2=2)
+    return min_max(-others / max(alike.shape[1] - 1, 1))
+
+
 def first_equal(alike: Tensor) -> Tensor:
     """Of every token the lowest one that it equals up to rounding, given their cosines (G, N, N): (G, N)."""
     return (alike > 1 - ROUNDING).to(torch.uint8).argmax(-1)

@@ -173,8 +173,10 @@ class Stage:
             raise ValueError(f"{name} cannot stand at site={self.site!r}; it can at {', '.join(self.reducer.sites)}")
         missing = self.reducer.needs - SITE_GIVES[self.site]
         if missing:
+            fitting = [site for site in self.reducer.sites if self.reducer.needs <= SITE_GIVES[site]]
             raise ValueError(
                 f"{name} needs {', '.join(need.value for need in missing)}, which site={self.site!r} lacks"
+                + (f"; with these options it can stand at {', '.join(fitting)}" if fitting else "")
             )
 
     def _check_layer(self) -> None:
