@@ -5,7 +5,7 @@ Shapes: B batch, S sequence, G images of one length, N their tokens, k kept, D w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -218,7 +218,8 @@ class Views:
     lie on the picture. question: the words asked about each, as in ``Evidence``. owners: for crops, the number of the
     picture that each belongs to, whose crops share a budget unless a stage says ``per="crop"``; None: each is a picture.
     origins: of each image the patch (n,) in whose place each token stands, None where the tokens are the patches. sizes: how
-    many tokens each stands for (n,). tower: what the tower saw of the crops.
+    many tokens each stands for (n,). tower: what the tower saw of the crops. crop_grids: for a picture of several crops, by its
+    number, how many lie below and beside one another, the whole picture not counted.
     """
 
     tokens: list[Tensor]
@@ -229,6 +230,7 @@ class Views:
     origins: list[Tensor] | None = None
     sizes: list[Tensor] | None = None
     tower: TowerEvidence | None = None
+    crop_grids: Mapping[int, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def lengths(self) -> list[int]:
@@ -334,4 +336,6 @@ def _shares(stage: Stage, views: Views, rows: list[int]) -> list[int | None]:
         return stage.shares(lengths)
     budget = stage.budget(sum(lengths))
     about = _evidence(stage, views, torch.tensor(rows, device=views.seeds.device), rows)
+    owner = 0 if views.owners is None else views.owners[rows[0]]
+    about = replace(about, crop_grid=views.crop_grids.get(owner))
     return list(stage.reducer.shares(0 if budget is None else budget, about))

@@ -172,6 +172,8 @@ def test_anyres_pictures_keep_the_budget_of_one_image(llava16, name):
     sites = get_method(name).sites
     case = next(case for case in llava16.cases() if case["images"])
     inputs = llava16.inputs(case)
+    if name == "m3":
+        pytest.skip("knows no budget but a number of square cells of one crop")
     keep = 150 if "tower" in sites else 20  # a tower of two layers can merge no more
     plan = f"{name}@2:{keep}" if "layer" in sites else f"{name}:{keep}"
     if Need.CLIP in get_method(name)().needs:  # this tower came without CLIP's text side

@@ -258,8 +258,8 @@ def test_gradients_pass_through(name):
 @pytest.mark.parametrize(("name", "site"), BEFORE)
 @pytest.mark.parametrize("keep", [0, 1, 5, 16, 36])
 def test_before_the_decoder_the_budget_is_kept(name, site, keep):
-    if keep < method(name).least_keep:
-        pytest.skip("refuses to keep so few")
+    if keep < method(name).least_keep or name == "m3" and keep not in (1, 36):
+        pytest.skip("refuses to keep so few, or what is no number of square cells")
     stage = make_stage(name, site=site, **({"keep": keep} if get_method(name).wants_keep else {}))
     torch.manual_seed(0)
     tokens, words, real = torch.randn(3, 36, 8), torch.randn(3, 4, 8), torch.ones(3, 4, dtype=torch.bool)

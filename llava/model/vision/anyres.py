@@ -44,6 +44,13 @@ class CropLayout:
             return crops[0] if newline is None else torch.cat((crops[0], newline[None]))
         return torch.cat((crops[0], self._grid(crops[1:], size, newline)))
 
+    def crop_grid(self, crops: int, size: tuple[int, int] | None) -> tuple[int, int] | None:
+        """How many crops of a picture lie below and beside one another; None where that is not known, or there is one."""
+        if size is None or crops < 2 or self.pinpoints is None:
+            return None
+        across, down = get_anyres_image_grid_shape(size, self.pinpoints, self.resolution)
+        return (down, across) if across * down == crops - 1 else None
+
     @property
     def _line_end(self) -> Tensor:
         if self.newline is None:

@@ -137,6 +137,11 @@ class VisionPath:
             seeds=torch.tensor(crop_seeds, device=self.like.device),
             question=question and (question[0][owner], question[1][owner]),
             owners=owner,
+            crop_grids={
+                number: grid
+                for number, picture in enumerate(pictures)
+                if (grid := self.layout.crop_grid(picture.crops, picture.size)) is not None
+            },
         )
         asked = None if words is None else [words[number] for number in owner]
         views = self._seen(plan, pictures, views, asked, record)

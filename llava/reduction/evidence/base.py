@@ -62,8 +62,9 @@ class Evidence:
     seeds (G,) one number per picture, the same alone and in a batch. grid (h, w) with h * w = N, or None. question: the
     embeddings (G, T, D) of the words asked about each picture and which of them are real (G, T), None where no stage
     asked. sizes (G, N): how many tokens each one stands for, None for one each. tower: what the tower saw, of which the G
-    images are the crops ``crops`` (G,), and their tokens the patches ``origins`` (G, N). In the decoder it is a
-    ``DecoderEvidence``, which also gives attention and text.
+    images are the crops ``crops`` (G,), and their tokens the patches ``origins`` (G, N). crop_grid: how many crops of one
+    picture lie below and beside one another, where the evidence is about all of them and the first shows the whole. In the
+    decoder it is a ``DecoderEvidence``, which also gives attention and text.
     """
 
     seeds: Tensor
@@ -73,6 +74,7 @@ class Evidence:
     tower: TowerEvidence | None = None
     crops: Tensor | None = None
     origins: Tensor | None = None
+    crop_grid: tuple[int, int] | None = None
     notes: dict = field(default_factory=dict)
 
     def text(self, scope: TextScope = "after") -> tuple[Tensor, Tensor]:
