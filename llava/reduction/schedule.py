@@ -50,3 +50,29 @@ def label_counts(label: int | float, published: Mapping[int, Sequence[int]]) -> 
         return [round(count) for count in between]
     arriving = [float(TOKENS), *between]
     return [count / before if before else 0.0 for before, count in zip(arriving, between)]
+
+
+def mean_share(share: float, spans: Sequence[float]) -> float:
+    """The mean share of tokens over the layers when each stage keeps ``share`` of what arrives; ``spans``: of each stretch."""
+    return sum(span * share**stage for stage, span in enumerate(spans))
+
+
+def share_for(keep: int | float, published: Sequence[int], name: str, end: int = LAYERS) -> float:
+    """The share that each stage keeps so that the mean over the layers is ``keep``, a share or a count of 576.
+
+    ``published``: the layers of 32 at which the stages stand; nothing is counted from ``end`` on. Raises ValueError for a mean
+    that cannot be, since the layers before the first stage see everything.
+    """
+    wanted = keep / TOKENS if isinstance(keep, int) else keep
+    edges = [0, *published, end]
+    spans = [(after - before) / LAYERS for before, after in zip(edges, edges[1:])]
+    if not spans[0] <= wanted <= sum(spans):
+        raise ValueError(
+            f"keep={keep!r} of {name} cannot be the mean over the layers: with a first stage at layer {published[0]} of {LAYERS}"
+            f" it lies between {spans[0]:.2f} and {sum(spans):.2f} of the tokens; give another, or write the stages yourself"
+        )
+    low, high = 0.0, 1.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if mean_share(middle, spans) < wanted else (low, middle)
+    return high

@@ -138,6 +138,17 @@ def test_keys_change_and_embeddings(model, shown):
             assert torch.equal(found[row][real[row]], batch.inputs_embeds[row, columns])
 
 
+def test_the_bias_of_positions_is_what_ones_have_at_the_same_places(model):
+    batch = prompt(*BATCH)
+    found = ask(model, batch, lambda e: e.position_bias("text"))
+    for row in range(2):
+        image, text = image_of(batch, row), text_of(batch, row)
+        apart = (text[:, None] - image).double()
+        frequencies = 10000.0 ** (-torch.arange(0, 16, 2, dtype=torch.float64) / 16)
+        expected = 2 * (apart[..., None] * frequencies).cos().sum(-1) / 4
+        torch.testing.assert_close(found[row, -len(text) :], expected.float(), rtol=0, atol=1e-5)
+
+
 def test_what_was_not_asked_for_in_time_is_refused(model):
     with pytest.raises(ValueError, match="looks_back of at least 4"):
         ask(model, prompt(*BATCH), lambda e: e.attention("last", back=4))

@@ -43,6 +43,8 @@ def answered(batch: Prompt, answers: list[int], side: str) -> tuple[dict, torch.
         mask[number, start:end] = 1
         labels[number, end - answer : end] = torch.randint(3, 90, (answer,))
     inputs = {"inputs_embeds": embeds, "attention_mask": mask, "visual": visual, "sample_seed": batch.sample_seed}
+    # What a method reads of rotated keys by themselves changes with the positions
+    inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
     return inputs, labels, starts
 
 

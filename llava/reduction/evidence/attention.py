@@ -16,7 +16,7 @@ Rope = tuple[Tensor, Tensor]
 def layer_keys(layer: Any, entered: Tensor, rope: Rope | None) -> Tensor:
     """The keys (B, H_kv, S, d) of a decoder layer, from what went into it; rotated where ``rope`` is given."""
     keys = _heads(layer, "k", entered)
-    return keys if rope is None else _rotate(keys, *rope)
+    return keys if rope is None else rotate(keys, *rope)
 
 
 def attention_rows(
@@ -41,7 +41,7 @@ def attention_rows(
     queries = _heads(layer, "q", entered.gather(1, picked.expand(-1, -1, width)))  # (B, H, R, d)
     if rope is not None:
         turn = [part.expand(batch, -1, -1).gather(1, picked.expand(-1, -1, part.shape[-1])) for part in rope]
-        queries = _rotate(queries, *turn)
+        queries = rotate(queries, *turn)
     shared = queries.unflatten(1, (keys.shape[1], -1))  # (B, H_kv, H / H_kv, R, d)
     logits = (shared @ keys[:, :, None].transpose(-1, -2)).flatten(1, 2) * layer.self_attn.scaling  # (B, H, R, S)
     seen = torch.arange(length, device=rows.device) <= picked  # (B, R, S)
@@ -63,7 +63,7 @@ def _heads(layer: Any, which: Literal["q", "k"], hidden: Tensor) -> Tensor:
     return (heads if norm is None else norm(heads)).transpose(1, 2)
 
 
-def _rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary embedding of (B, H, S, d) by cosines and sines (B, S, d)."""
     first, second = states.chunk(2, dim=-1)
     return states * cos[:, None] + torch.cat([-second, first], dim=-1) * sin[:, None]

@@ -105,6 +105,16 @@ class DecoderEvidence(Evidence):
         index = columns[:, None, :, None].expand(-1, keys.shape[1], -1, keys.shape[-1])
         return keys.gather(2, index), torch.ones_like(columns, dtype=torch.bool) if real is None else real
 
+    def position_bias(self, rows: Rows = "text", back: int = 1) -> Tensor:
+        """What a query and a key of ones alone have at the rows' and the image's positions, over sqrt(d): (G, R, N).
+
+        It falls with the distance, whatever the tokens are (SparseVLM's second version, arXiv 2410.04417).
+        """
+        ones = self.layer.rotated_ones(back)  # (B, S, d)
+        columns, _ = self._rows(rows, "after")
+        sample = self.group.rows[:, None]
+        return ones[sample, columns] @ ones[sample, self.group.columns].transpose(1, 2) * ones.shape[-1] ** -0.5
+
     def change(self) -> Tensor:
         """How the layer before has changed the image's tokens: (G, N, D)."""
         rows, columns = self.group.rows[:, None], self.group.columns

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..ledger import Group, Ledger, last_of
-from .attention import Rope, attention_rows, layer_keys
+from .attention import Rope, attention_rows, layer_keys, rotate
 from .needs import TextScope
 
 
@@ -110,6 +110,12 @@ class LayerEvidence:
         """Attention of the tokens at ``columns`` (G, R) of samples ``rows`` (G,), mean over the heads: (G, R, S)."""
         parts = columns.split(self.CHUNK, dim=1)
         return torch.cat([self.attention(rows, part).mean(1) for part in parts], dim=1)
+
+    def rotated_ones(self, back: int) -> Tensor:
+        """A vector of ones, rotated as a layer rotates queries and keys: (B, S, d)."""
+        cos, sin = self.source(back).rope
+        ones = torch.ones_like(cos[:, None])
+        return rotate(ones, cos, sin)[:, 0].float().expand(len(self.hidden), -1, -1)
 
     def last_columns(self, group: Group) -> Tensor:
         """The column of the last token before an answer to each image of a group: (G,)."""

@@ -3,10 +3,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from ... import prices
-from ...checks import is_number, shown
+from ...checks import shown
 from ...evidence import DecoderEvidence, Need
 from ...registry import register
-from ...schedule import LAYERS, TOKENS, scaled_layers
+from ...schedule import scaled_layers, share_for
 from ...score import mean_heads
 from ...select import topk
 from ...stage import Reducer, Stage
@@ -46,25 +46,8 @@ class PyramidDrop(Reducer):
 
     def schedule(self, keep: int | float | None, layers: int) -> list[Stage]:
         published = [int(part) for part in self.layers.split("-")]
-        share = 0.5 if keep is None else self._share(keep, published)
+        share = 0.5 if keep is None else share_for(keep, published, "pyramiddrop")
         return [Stage(self, "layer", layer, share) for layer in scaled_layers(published, layers)]
-
-    def _share(self, keep: int | float, published: list[int]) -> float:
-        """The share of what arrives that each stage keeps, so that the mean over 32 layers is ``keep``; by bisection."""
-        wanted = keep / TOKENS if isinstance(keep, int) else keep
-        edges = [0, *published, LAYERS]
-        spans = [(after - before) / LAYERS for before, after in zip(edges, edges[1:])]
-        if not is_number(keep) or not spans[0] <= wanted <= 1:
-            raise ValueError(
-                f"keep={shown(keep)} of pyramiddrop cannot be the mean over the layers: the first stage stands at layer {published[0]}"
-                f" of 32, so it is at least {spans[0]:.2f} of the tokens; give earlier layers=, or keep more"
-            )
-        low, high = 0.0, 1.0
-        for _ in range(50):
-            middle = (low + high) / 2
-            mean = sum(span * middle**stage for stage, span in enumerate(spans))
-            low, high = (middle, high) if mean < wanted else (low, middle)
-        return high
 
     def select(self, tokens: Tensor, evidence: DecoderEvidence, k: int) -> Tensor:
         return topk(mean_heads(evidence.attention("last", back=0)), k)
