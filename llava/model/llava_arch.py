@@ -177,10 +177,10 @@ class LlavaMetaForCausalLM(ABC, _LanguageModel):
         if not pictures:
             return []
         early = [stage for stage in plan if stage.site != "layer"]
-        asks = any(stage.reducer.needs & {Need.QUESTION, Need.TEXT} for stage in early)
+        asks = any(stage.needs & {Need.QUESTION, Need.TEXT} for stage in early)
         question = questions(self._embed, ids, targets) if asks else None
         words = None
-        if any(Need.CLIP in stage.reducer.needs for stage in early):
+        if any(Need.CLIP in stage.needs for stage in early):
             words = asked(ids, targets, self.text_tokenizer, getattr(self.config, "conv_mode", None))
         seeds = [picture.seed if _draws(plan) else 0 for picture in pictures]
         return self._vision_path().tokens(plan, pictures, seeds, question, words, record)
@@ -269,7 +269,7 @@ _OURS = {
 
 
 def _draws(plan: list[Stage]) -> bool:
-    return any(Need.SEED in stage.reducer.needs for stage in plan)
+    return any(Need.SEED in stage.needs for stage in plan)
 
 
 def _row_seed(plan: list[Stage], pictures: list[Picture]) -> int:

@@ -297,7 +297,7 @@ def _evidence(stage: Stage, views: Views, rows: Tensor, members: list[int]) -> E
     """What a stage can learn of some images of one length."""
     length = len(views.tokens[members[0]])
     grid = views.grid if views.grid and views.grid[0] * views.grid[1] == length else None
-    if Need.GRID in stage.reducer.needs and grid is None:
+    if Need.GRID in stage.needs and grid is None:
         raise ValueError(
             f"{stage} needs the arrangement of the tokens on the picture, but these {length} tokens have none (a picture"
             " of several crops, or an earlier stage); put it at site='features' as the first stage"

@@ -168,7 +168,7 @@ def _table_row(name: str) -> str:
 
 
 def _usual_site(reducer: Reducer) -> Where:
-    fitting: list[Where] = [site for site in reducer.sites if reducer.needs <= SITE_GIVES[site]]
+    fitting: list[Where] = [site for site in reducer.sites if reducer.needs_at(site) <= SITE_GIVES[site]]
     return fitting[0] if fitting else reducer.sites[0]
 
 

@@ -133,7 +133,7 @@ def facility_location(
     images, tokens, _ = alike.shape
     cover, weight = alike.new_zeros(images, tokens), alike.new_ones(images, tokens) if rows is None else rows.to(alike)
     scale = 1 if candidates is None else candidates.double() ** power
-    summed, few = _covered(alike, cover, weight), alike.device.type == "cpu"
+    summed, few = coverage_gain(alike, cover, weight), alike.device.type == "cpu"
     noise = COVER_NOISE * summed
 
     def take(best: Tensor, step: int) -> Tensor:
@@ -148,14 +148,14 @@ def facility_location(
             summed = summed - (weight.gather(1, row)[..., None] * lost).sum(1)
             summed = torch.where(summed > noise, summed, 0)
         else:
-            summed = _covered(alike, after, weight)
+            summed = coverage_gain(alike, after, weight)
         cover = after
         return summed * scale
 
     return greedy(summed * scale, k, take)
 
 
-def _covered(alike: Tensor, cover: Tensor, weight: Tensor) -> Tensor:
+def coverage_gain(alike: Tensor, cover: Tensor, weight: Tensor) -> Tensor:
     """How much each token would add to a coverage (G, N), tokens weighted: (G, N)."""
     return (weight[..., None] * (alike.double() - cover[..., None]).clamp(min=0)).sum(1)
 

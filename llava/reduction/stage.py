@@ -88,6 +88,10 @@ class Reducer(nn.Module):
         """
         return gather(tokens, kept)
 
+    def needs_at(self, site: Where) -> frozenset[Need]:
+        """The evidence it asks for at a site; ``needs`` wherever it stands, unless a method says otherwise."""
+        return self.needs
+
     def schedule(self, keep: int | float | None, layers: int) -> list[Stage]:
         """The stages that the name alone stands for, with a budget ``keep``, in a decoder of ``layers`` layers."""
         raise NotImplementedError
@@ -171,9 +175,9 @@ class Stage:
             raise ValueError(f"site={shown(self.site)} of {name} is unknown; choose one of {', '.join(get_args(Site))}")
         if self.site not in self.reducer.sites:
             raise ValueError(f"{name} cannot stand at site={self.site!r}; it can at {', '.join(self.reducer.sites)}")
-        missing = self.reducer.needs - SITE_GIVES[self.site]
+        missing = self.needs - SITE_GIVES[self.site]
         if missing:
-            fitting = [site for site in self.reducer.sites if self.reducer.needs <= SITE_GIVES[site]]
+            fitting = [site for site in self.reducer.sites if self.reducer.needs_at(site) <= SITE_GIVES[site]]
             raise ValueError(
                 f"{name} needs {', '.join(need.value for need in missing)}, which site={self.site!r} lacks"
                 + (f"; with these options it can stand at {', '.join(fitting)}" if fitting else "")
@@ -232,6 +236,11 @@ class Stage:
         """The method's name."""
         return self.reducer.name
 
+    @property
+    def needs(self) -> frozenset[Need]:
+        """The evidence that the method asks for where it stands."""
+        return self.reducer.needs_at(self.site)
+
     def budget(self, tokens: int) -> int | None:
         """How many of ``tokens`` are kept; None where the reducer decides. Raises ValueError for more than arrive."""
         if self.keep is None:
@@ -268,7 +277,7 @@ class Stage:
         options = dict(self.reducer.options())
         if self.place is not Place.DROP:
             options["place"] = self.place.value
-        if self.positions != self.reducer.default_positions:
+        if self.positions != self.reducer.default_positions and self.site in ("layer", "schedule"):
             options["positions"] = self.positions
         if self.per == "crop" and self.site not in BATCHED_SITES:
             options["per"] = self.per

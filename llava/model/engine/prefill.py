@@ -72,7 +72,7 @@ class Prefill(Pass):
 
     def _begin(self, inputs: Inputs) -> Inputs:
         """What the first layer is given: merged tokens weigh as much as what they stand for."""
-        if any(Need.EMBEDDINGS in stage.reducer.needs for stage in self.stages.values()):
+        if any(Need.EMBEDDINGS in stage.needs for stage in self.stages.values()):
             self.start = self.ledger, inputs.hidden
         if self.ledger.size is None:
             return inputs
@@ -130,7 +130,9 @@ class Prefill(Pass):
         device = hidden.device
         start = self.start and (self.start[0].to(device), self.start[1].to(device))
         grids = None if self.grids is None else self.grids.to(device)
-        return LayerEvidence(self.ledger, hidden, source, self.seeds.to(device), self.decoder.norm, start, grids)
+        reach = min(number, looks_back(self.stages[number]))
+        seeds = self.seeds.to(device)
+        return LayerEvidence(self.ledger, hidden, source, seeds, self.decoder.norm, start, grids, reach)
 
     def _source(self, number: int, back: int, hidden: Tensor, rope: Rope) -> LayerSource:
         """The layer so many before ``number``, with what went into it; 0 is the layer itself, which has not run."""
@@ -166,7 +168,7 @@ class Prefill(Pass):
 
 def looks_back(stage: Stage) -> int:
     """Of how many layers before its own a stage needs what went into them."""
-    reads = stage.reducer.needs & {Need.ATTENTION, Need.CHANGE}
+    reads = stage.needs & {Need.ATTENTION, Need.CHANGE}
     return stage.reducer.looks_back if reads else 0
 
 

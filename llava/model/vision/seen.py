@@ -25,7 +25,7 @@ def watched_layers(plan: list[Stage], tower: CLIPVisionTower) -> set[int]:
 
 def reads_tower(plan: list[Stage]) -> bool:
     """Whether a stage before the decoder asks the tower for more than its features."""
-    return any(stage.reducer.needs & {Need.CLS, Need.TOWER, Need.CLIP} for stage in plan if stage.site != "layer")
+    return any(stage.needs & {Need.CLS, Need.TOWER, Need.CLIP} for stage in plan if stage.site != "layer")
 
 
 @dataclass

@@ -124,6 +124,11 @@ class DecoderEvidence(Evidence):
         """What entered the decoder of each image as it was then, or of the text after it: (G, R, D) and which are real."""
         return self.layer.embeddings(self.group, rows)
 
+    @property
+    def reach(self) -> int:
+        """How many layers back attention can be asked for: as many as were asked for and as there are."""
+        return self.layer.reach
+
     def normed(self, states: Tensor) -> Tensor:
         """Hidden states (..., D) behind the decoder's final norm."""
         return self.layer.norm(states)

@@ -48,7 +48,7 @@ class LayerEvidence:
     ``hidden`` (B, S, D) is what arrives at the stage's layer; ``source(back)`` gives the layer so many before it, raising
     ValueError where that was not asked for in time; ``seeds`` (B,) is a number for each sample. ``start``: the ledger of the
     unreduced sequence and what entered the decoder (B, S0, D), where a stage needs it. ``grids`` (B, I, 2): height and width
-    of each image's grid, zero where it has none.
+    of each image's grid, zero where it has none. ``reach``: how many layers back ``source`` can be asked for.
     Evidence about an image ends where the first answer after it begins: what is to be learned never decides what is kept.
     """
 
@@ -63,9 +63,10 @@ class LayerEvidence:
         norm: Callable[[Tensor], Tensor] = lambda states: states,
         start: tuple[Ledger, Tensor] | None = None,
         grids: Tensor | None = None,
+        reach: int = 1,
     ):
         self.ledger, self.hidden, self.source, self.seeds, self.norm = ledger, hidden, source, seeds, norm
-        self.start, self.grids = start, grids
+        self.start, self.grids, self.reach = start, grids, reach
         self._last: dict[tuple[int, bool, tuple[tuple[int, int], ...]], Tensor] = {}
 
     def groups(self) -> list[Group]:

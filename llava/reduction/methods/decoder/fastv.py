@@ -5,7 +5,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from ...checks import check_choice, is_number, shown
+from ... import prices, select
+from ...checks import check_choice, check_flag, is_number, shown
 from ...evidence import DecoderEvidence, Need
 from ...registry import register
 from ...score import focus, head_importance, max_head, mean_heads, similarity, weighted_heads
@@ -27,7 +28,9 @@ class FastV(Reducer):
     avg_all_heads; alpha = "focus" is 1 - H(a[h*]) / ln N, from that head's entropy H, for each image by itself.
     ``adaptive`` is max_head where the strongest head has a lower entropy than the heads have on the mean, else
     avg_all_heads. ``diversity`` in [0, 1) weighs likeness to what is kept already against the score (maximal marginal
-    relevance). tokens (G, N, D) -> kept (G, k); the notes hold the method, the head and the heads' importance.
+    relevance). ``rope=false`` reads attention before the rotary embedding, which takes away the pull to the picture's end
+    (arXiv 2412.13180). ``grid`` in [0, 1) keeps that share of the budget on a regular grid, whatever the score (Window-FastV,
+    arXiv 2502.11501). tokens (G, N, D) -> kept (G, k); the notes hold the method, the head and the heads' importance.
 
     Accounting: after layer K.
     Cost: one query row against the layer's keys, 2 d^2 + 2 S d operations; with diversity 2 N^2 d more.
@@ -39,18 +42,32 @@ class FastV(Reducer):
     sites = ("layer",)
     default_layer = 2
 
-    def __init__(self, heads: Heads = "avg_all_heads", alpha: float | Literal["focus"] = 0.5, diversity: float = 0.0):
+    def __init__(
+        self,
+        heads: Heads = "avg_all_heads",
+        alpha: float | Literal["focus"] = 0.5,
+        diversity: float = 0.0,
+        rope: bool = True,
+        grid: float = 0.0,
+    ):
         super().__init__()
         check_choice("heads", heads, get_args(Heads))
         if alpha != "focus" and not (is_number(alpha) and 0 <= alpha <= 1):
             raise ValueError(f"alpha={shown(alpha)} must be a number between 0 and 1, or 'focus'")
-        if not (is_number(diversity) and 0 <= diversity < 1):
-            raise ValueError(f"diversity={shown(diversity)} must be a number of at least 0 and below 1")
-        self.heads, self.diversity = heads, diversity
+        for name, value in (("diversity", diversity), ("grid", grid)):
+            if not (is_number(value) and 0 <= value < 1):
+                raise ValueError(f"{name}={shown(value)} must be a number of at least 0 and below 1")
+        check_flag("rope", rope)
+        self.heads, self.diversity, self.rope, self.grid = heads, diversity, rope, grid
+        if grid:
+            self.needs = self.needs | {Need.GRID}
         self.alpha: float | Literal["focus"] = alpha
 
     def select(self, tokens: Tensor, evidence: DecoderEvidence, k: int) -> Tensor:
-        score = self._score(evidence.attention(), evidence.notes)
+        score = self._score(evidence.attention(rope=self.rope), evidence.notes)
+        if self.grid:
+            regular = select.grid(*evidence.sides, round(k * self.grid)).to(tokens.device).expand(len(tokens), -1)
+            score = score.scatter(1, regular, torch.inf)
         return relevant(score, similarity(tokens), k, self.diversity) if self.diversity else topk(score, k)
 
     def _score(self, attention: Tensor, notes: dict) -> Tensor:
@@ -69,7 +86,8 @@ class FastV(Reducer):
         return weighted_heads(attention, alpha[:, None] if isinstance(alpha, Tensor) else alpha)
 
     def flops(self, rows: int, tokens: int, kept: int, width: int, text: int | None = None) -> float:
-        return 2 * width * width + 2 * rows * width + (2 * tokens * tokens * width if self.diversity else 0)
+        alike = prices.similarities(tokens, width) if self.diversity else 0
+        return prices.attention_rows(1, rows, width, keys=not self.rope) + alike
 
     def options(self) -> dict[str, object]:
         changed = super().options()
