@@ -286,7 +286,9 @@ class Stage:
         return f"{self.name}{where}" + (f":{','.join(parts)}" if parts else "")
 
     def _value(self) -> tuple[object, ...]:
-        modules = [module for module in self.reducer.children() if self.reducer.weights is None]
+        # Of a reducer within the reducer the options tell all
+        trained = [module for module in self.reducer.children() if not isinstance(module, Reducer)]
+        modules = trained if self.reducer.weights is None else []
         return (str(self), type(self.reducer), *map(id, modules))
 
     def __eq__(self, other: object) -> bool:
