@@ -49,8 +49,7 @@ class Restore(Reducer):
         if base == "divprune" and saliency != "cls":
             raise ValueError(f"saliency={saliency!r} has no meaning for base='divprune', which reads no attention")
         self.base, self.saliency = base, saliency
-        options = {} if base == "divprune" else {"saliency": saliency}
-        self.selector = get_method(base)(**options)
+        self.selector = get_method(base)(**({} if base == "divprune" else {"saliency": saliency}))
         self.needs, self.tower_layers = self.selector.needs, self.selector.tower_layers
 
     def select(self, tokens: Tensor, evidence: Evidence, k: int) -> Tensor:
