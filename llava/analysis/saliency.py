@@ -34,7 +34,7 @@ from torch.nn import functional as F
 from llava.cli.console import launch
 from llava.constants import DEFAULT_IMAGE_TOKEN
 from llava.conversation import get_conversation
-from llava.eval.ask.subject import Generation, Reply
+from llava.eval.ask.subject import Generation, Reply, vision_inputs
 from llava.eval.results.folder import check_writable
 from llava.eval.tasks.base import Example
 from llava.mm_utils import tokenizer_image_token
@@ -164,14 +164,8 @@ class Salience(MeasuringSubject):
         ids = torch.tensor([self.subject.prompt_ids(text, has_picture=True)], device=model.device)
         with reduced(model, plan):
             with torch.no_grad():
-                spliced = model.splice(
-                    ids,
-                    raw_vision_features=[picture.features],
-                    image_sizes=[picture.size],
-                    image_seeds=[picture.seed],
-                    padding_side="left",
-                )
-            names = ("inputs_embeds", "attention_mask", "visual", "sample_seed")
+                spliced = model.splice(ids, **vision_inputs([picture], plan), padding_side="left")
+            names = ("inputs_embeds", "attention_mask", "visual", "sample_seed", "token_size", "grids")
             sums = saliency(model, {name: getattr(spliced, name) for name in names}, target)
         rows = [[len(columns) for columns in token_groups(one, 0).values()] for one in self.decoder.last_ledgers]
         return list(zip(sums, np.array(rows)))

@@ -17,7 +17,7 @@ from llava.reduction import Stage, check_plan, spelled_out
 from llava.reduction.cost import decoder_flops, selector_flops
 
 from ..ask.opening import open_checkpoint
-from ..ask.subject import Picture
+from ..ask.subject import Picture, vision_inputs
 
 QUESTION = f"What color is the disc?\n{SHORT_ANSWER}"
 
@@ -138,11 +138,7 @@ def llava_workload(spec: ModelSpec) -> Workload:
 
     def prefill(picture: Picture | None) -> Any:
         assert picture is not None  # a checkpoint has a tower
-        pictures = {
-            "raw_vision_features": [picture.features],
-            "image_sizes": [picture.size],
-            "image_seeds": [picture.seed],
-        }
+        pictures = vision_inputs([picture], model.model.plan())
         return model(ids, **pictures, use_cache=True, logits_to_keep=1)
 
     def flops() -> float:
