@@ -131,24 +131,27 @@ def facility_location(
     asks the device nothing.
     """
     images, tokens, _ = alike.shape
-    cover, weight = alike.new_zeros(images, tokens), alike.new_ones(images, tokens) if rows is None else rows.to(alike)
-    scale = 1 if candidates is None else candidates.double() ** power
-    summed, few = coverage_gain(alike, cover, weight), alike.device.type == "cpu"
+    few = alike.device.type == "cpu"
+    exact = alike.double() if few else alike  # differences of single numbers are exact: what ties on paper ties here
+    cover, weight = exact.new_zeros(images, tokens), exact.new_ones(images, tokens) if rows is None else rows.to(exact)
+    scale = 1 if candidates is None else candidates.to(exact) ** power
+    summed = coverage_gain(exact, cover, weight)
     noise = COVER_NOISE * summed
 
     def take(best: Tensor, step: int) -> Tensor:
         nonlocal cover, summed
-        after = torch.maximum(cover, row_of(alike.transpose(1, 2), best))
-        if few:  # in double, where differences of single numbers are exact: what ties on paper ties here
-            changed = after > cover
-            row = changed.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, : int(changed.sum(1).max())]
-            seen = alike.gather(1, row[..., None].expand(-1, -1, tokens)).double()  # (G, r, N)
-            old, new = (level.gather(1, row)[..., None].double() for level in (cover, after))
-            lost = seen.clamp(min=old) - old - (seen.clamp(min=new) - new)
-            summed = summed - (weight.gather(1, row)[..., None] * lost).sum(1)
+        after = torch.maximum(cover, row_of(exact.transpose(1, 2), best))
+        if few:
+            image, row = (after > cover).nonzero(as_tuple=True)
+            seen = exact[image, row]  # (R, N)
+            old, new = cover[image, row, None], after[image, row, None]
+            lost = seen.clamp(min=old).sub_(old).sub_(seen.clamp_(min=new).sub_(new))
+            share = torch.zeros(images, len(row), dtype=exact.dtype)
+            share[image, torch.arange(len(row))] = weight[image, row]
+            summed = summed - share @ lost
             summed = torch.where(summed > noise, summed, 0)
         else:
-            summed = coverage_gain(alike, after, weight)
+            summed = coverage_gain(exact, after, weight)
         cover = after
         return summed * scale
 
@@ -157,7 +160,7 @@ def facility_location(
 
 def coverage_gain(alike: Tensor, cover: Tensor, weight: Tensor) -> Tensor:
     """How much each token would add to a coverage (G, N), tokens weighted: (G, N)."""
-    return (weight[..., None] * (alike.double() - cover[..., None]).clamp(min=0)).sum(1)
+    return (weight[:, None] @ (alike - cover[..., None]).clamp_(min=0))[:, 0]
 
 
 def connectivity(alike: Tensor, k: int) -> Tensor:
@@ -199,7 +202,7 @@ def dpp(alike: Tensor, k: int, quality: Tensor | None = None) -> Tensor:
     def take(best: Tensor, step: int) -> Tensor:
         nonlocal gain
         at, before = best[:, None], rows[:, :step]  # (G, 1), (G, step, N)
-        shared = (before.gather(2, at[:, None].expand(-1, step, 1)) * before).sum(1)  # (G, N)
+        shared = (before.gather(2, at[:, None].expand(-1, step, 1)).transpose(1, 2) @ before)[:, 0]  # (G, N)
         left = gain.gather(1, at)  # (G, 1), zero where the volume is exhausted
         row = (row_of(kernel, best) - shared) / left.clamp(min=torch.finfo(left.dtype).tiny).sqrt()
         rows[:, step] = torch.where(left > 0, row, 0)
