@@ -17,7 +17,9 @@ from llava.model.language_model.himap_configuration_llama import LlamaConfig
 from llava.model.language_model.reducible_llama import ReducibleLlamaForCausalLM
 from llava.reduction import Evidence, Record, Stage, reduced
 
-PEERS = Path(os.environ.get("PARITY", Path(__file__).parents[4] / "shared" / "parity")) / "peers"
+HERE = Path(__file__).parents[2] / "data"  # a few that always come along
+PARITY = Path(os.environ.get("PARITY", Path(__file__).parents[4] / "shared" / "parity"))
+PEERS = (PARITY if (PARITY / "peers").is_dir() else HERE) / "peers"
 
 
 @dataclass(frozen=True)
