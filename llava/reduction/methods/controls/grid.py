@@ -12,13 +12,13 @@ from ...stage import Reducer
 class Grid(Reducer):
     """Keep the centre of each of k equal cells of the picture (cells of `select.bands`).
 
-    Paper: none, a control   Site: features, prompt   Needs: the grid   Training: none
+    Paper: none, a control   Site: features, projected, prompt   Needs: the grid   Training: none
     Accounting: entering the language model.
     Cost: none.   Differs from the authors' code: no authors.
     """
 
     needs = frozenset({Need.GRID})
-    sites = ("features", "prompt")
+    sites = ("features", "projected", "prompt")
 
     def select(self, tokens: Tensor, evidence: Evidence, k: int) -> Tensor:
         return select.grid(*evidence.sides, k).to(tokens.device).expand(len(tokens), -1)

@@ -12,7 +12,7 @@ from .grid import Grid
 class Pool(Grid):
     """Average each of k equal cells of the picture into one token.
 
-    Paper: https://arxiv.org/abs/2405.17430 (M3, there trained)   Site: features, prompt   Needs: the grid   Training: none
+    Paper: https://arxiv.org/abs/2405.17430 (M3, there trained)   Site: features, projected, prompt   Needs: the grid   Training: none
 
     k = s * s gives average pooling with kernel and stride 24 / s; other k the cells of ``llava.reduction.select.bands``.
     Accounting: entering the language model.

@@ -16,7 +16,7 @@ from ...stage import Reducer
 class IDSelection(Reducer):
     """Keep the most important token again and again, each time making those that are like it less important.
 
-    Paper: https://github.com/search?q=ID-Selection (2026)   Site: features   Needs: class token's attention of layer -2   Training: none
+    Paper: ID-Selection (2026)   Site: features   Needs: class token's attention of layer -2   Training: none
 
     Importance S is the head-mean of the class token's attention, scaled to [0, 1] for each picture. Repeat: take i = argmax S;
     S_j <- max(0, S_j - S_i exp(-``sharpness`` (1 - cos_ij)^2)) for all j. tokens (G, N, D) -> kept (G, k).
