@@ -39,6 +39,16 @@ DECODER = [
     "fastv@1:32+himap@3:8",
 ]
 
+SHAPE = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "max_position_embeddings",
+)
+
 
 def counted(function) -> float:
     # torch's counter does not know the fused attention of a CPU
@@ -72,6 +82,18 @@ def test_decoder_and_its_selectors(model, text, lengths):
         assert abs(selected - (count - layers)) <= 0.01 * selected
 
 
+@pytest.mark.parametrize("text", ["pyramiddrop@2:16", "pact@2:16", "pact@2:48,unimportant=0.2"])
+def test_stages_that_read_the_layer_about_to_run(text):
+    """As many key heads as query heads, of which prices know no other."""
+    shape = {**vars(tiny_model().config), "num_key_value_heads": 4}
+    model = ReducibleLlamaForCausalLM(LlamaConfig(**{key: shape[key] for key in SHAPE})).eval()
+    with reduced(model, text):
+        count = counted(lambda: model(**prompt((5, TOKENS, 9)).inputs, use_cache=True, logits_to_keep=1))
+    layers = decoder_flops(model.config, model.model.last_rows_per_layer[:, 0].tolist())
+    selected = selector_flops(model.model.last_trace, [0], WIDTH)
+    assert abs(selected - (count - layers)) <= 0.01 * selected
+
+
 def test_a_dense_pass(model):
     batch = prompt((5, TOKENS, 9))
     count = counted(lambda: model(**batch.inputs, use_cache=True, logits_to_keep=1))
@@ -96,11 +118,17 @@ def test_layers_of_different_head_counts_and_widths():
         for site in ("features", "projected", "prompt")
         if site in get_method(name).sites
         and name not in ("pool", "m3")  # pooling adds, which torch's counter does not count
+        and name != "vscan"  # layer 5 lies beyond this tower
         and Need.CLIP not in get_method(name)().needs  # the passes of its text tower are left out
     ],
 )
 def test_before_the_decoder(name, site):
     check_images(plan_from(f"{name}@{site}:16" if get_method(name).wants_keep else f"{name}@{site}")[0])
+
+
+@pytest.mark.parametrize("options", ["", ",merge=false"])
+def test_two_layers_of_the_tower(options):
+    check_images(plan_from(f"vscan@features:16,shallow=0,window=4{options}")[0])
 
 
 READS_TOWER = frozenset({Need.CLS, Need.TOWER, Need.CLIP})

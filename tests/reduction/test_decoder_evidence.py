@@ -121,6 +121,7 @@ def test_keys_change_and_embeddings(model, shown):
         lambda e: {
             "keys": e.keys("image"),
             "text keys": e.keys("text"),
+            "queries": e.queries(),
             "change": e.change(),
             "image": e.embeddings("image"),
             "text": e.embeddings("text"),
@@ -132,6 +133,9 @@ def test_keys_change_and_embeddings(model, shown):
         image, text = image_of(batch, row), text_of(batch, row)
         torch.testing.assert_close(answers["keys"][0][row], cached[row][:, image])
         torch.testing.assert_close(answers["text keys"][0][row][:, -len(text) :], cached[row][:, text])
+        before = model.model.layers[LAYER - 1]
+        queries = before.self_attn.q_proj(before.input_layernorm(states[LAYER - 1][row, image]))
+        torch.testing.assert_close(answers["queries"][row].transpose(0, 1).flatten(1), queries)
         torch.testing.assert_close(answers["change"][row], (states[LAYER] - states[LAYER - 1])[row, image])
         for name, columns in (("image", image), ("text", text)):
             found, real = answers[name]

@@ -19,6 +19,11 @@ def layer_keys(layer: Any, entered: Tensor, rope: Rope | None) -> Tensor:
     return keys if rope is None else rotate(keys, *rope)
 
 
+def layer_queries(layer: Any, entered: Tensor) -> Tensor:
+    """The queries (B, H, S, d) of a decoder layer, from what went into it, before the rotary embedding."""
+    return _heads(layer, "q", entered)
+
+
 def attention_rows(
     layer: Any,
     entered: Tensor,

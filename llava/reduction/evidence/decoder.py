@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..ledger import Group
+from .attention import layer_queries
 from .base import Evidence, mixed_seed
 from .layer import LayerEvidence
 from .needs import TextScope
@@ -104,6 +105,11 @@ class DecoderEvidence(Evidence):
         keys = self.layer.source(back).keys(rope)[self.group.rows]
         index = columns[:, None, :, None].expand(-1, keys.shape[1], -1, keys.shape[-1])
         return keys.gather(2, index), torch.ones_like(columns, dtype=torch.bool) if real is None else real
+
+    def queries(self, back: int = 1) -> Tensor:
+        """Queries of the image's tokens in a layer, before the rotary embedding: (G, H, N, d)."""
+        source = self.layer.source(back)
+        return layer_queries(source.layer, source.entered[self.group.rows[:, None], self.group.columns])
 
     def position_bias(self, rows: Rows = "text", back: int = 1) -> Tensor:
         """What a query and a key of ones alone have at the rows' and the image's positions, over sqrt(d): (G, R, N).

@@ -2,9 +2,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 
-from ... import prices
+from ... import clusters, prices
 from ...aggregate import gather
 from ...checks import check_flag, check_whole
 from ...evidence import Evidence
@@ -49,13 +48,9 @@ class ApET(Reducer):
         return topk(torch.where(error > RIDGE * rows.square().sum(-1), error, 0), k)  # below is rounding
 
     def aggregate(self, tokens: Tensor, kept: Tensor, evidence: Evidence) -> Tensor:
-        centres = gather(tokens, kept)
         if not self.merge or kept.shape[1] == tokens.shape[1]:
-            return centres
-        own = torch.arange(kept.shape[1], device=kept.device).expand_as(kept)
-        nearest = similarity(tokens, centres).argmax(-1).scatter(1, kept, own)  # (G, N)
-        member = one_hot(nearest, kept.shape[1]).float()
-        return member.transpose(1, 2) @ tokens.float() / member.sum(1)[..., None]
+            return gather(tokens, kept)
+        return clusters.means(tokens, clusters.nearest_kept(tokens, kept), kept.shape[1])
 
     def flops(self, rows: int, tokens: int, kept: int, width: int, text: int | None = None) -> float:
         approximated = 2 * tokens * self.basis * width * 2 + 2 * self.basis**2 * width
