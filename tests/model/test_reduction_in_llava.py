@@ -225,3 +225,39 @@ def test_features_of_another_size_than_the_plans_are_refused(model, cases):
     raw = model.encode_raw(cases[0]["images"])
     with reduced(model, "downsample:64"), pytest.raises(ValueError, match="of 576 patches, .* shrinks pictures to 64"):
         model(cases[0]["input_ids"], raw_vision_features=raw)
+
+
+EARLY = [name for name in method_names() if {"tower", "features", "projected"} & set(get_method(name).sites)]
+
+
+def early_plan(name: str) -> str:
+    """A method before the decoder at a budget that all can have; this tower came without CLIP's text side."""
+    method = get_method(name)
+    keep = ":144" if method.wants_keep else ""
+    options = "relevance=embeddings" if Need.CLIP in method().needs else ""
+    site = "" if method.scheduled or method.default_layer is None else f"@{method.sites[-1]}"
+    site = "@projected" if name in ("tops", "vscan") and "projected" in method.sites else site
+    site = site if "layer" not in site else "@features"
+    return name + site + keep + ("," if keep and options else "") + options
+
+
+@pytest.mark.parametrize("name", EARLY)
+def test_before_the_decoder_two_pictures_together_are_each_alone(llava15, model, cases, name):
+    """Through tower, projector, splice and decoder, padded, and decoding from the cache."""
+    plan, tokenizer = early_plan(name), llava15.tokenizer
+    pixels = torch.cat([cases[0]["images"], cases[1]["images"].flip(-1) * 0.7])
+    ids = [
+        cases[0]["input_ids"][0],
+        torch.cat([cases[0]["input_ids"][0], tokenizer("Why?", return_tensors="pt").input_ids[0]]),
+    ]
+    longest = max(map(len, ids))
+    padded = torch.stack([torch.nn.functional.pad(row, (longest - len(row), 0)) for row in ids])
+    mask = torch.stack([torch.arange(longest) >= longest - len(row) for row in ids])
+    with torch.no_grad():
+        together = model.generate(padded, attention_mask=mask, images=pixels, reduction=plan, max_new_tokens=4, output_logits=True, return_dict_in_generate=True)  # fmt: skip
+        for row in range(2):
+            alone = model.generate(ids[row][None], images=pixels[row : row + 1], reduction=plan, max_new_tokens=4, output_logits=True, return_dict_in_generate=True)  # fmt: skip
+            for step in range(2):
+                torch.testing.assert_close(together.logits[step][row], alone.logits[step][0], rtol=0, atol=2e-4)
+                if together.sequences[row, step] != alone.sequences[0, step]:
+                    break

@@ -51,7 +51,7 @@ class Prompt:
 
     def token_sizes(self, length: int) -> Tensor | None:
         """``sizes`` for a sequence of so many positions: what follows the prompt stands for itself."""
-        if self.sizes is None or (self.sizes == 1).all():
+        if self.sizes is None:
             return None
         return nn.functional.pad(self.sizes.float(), (0, length - self.sizes.shape[1]), value=1.0)
 

@@ -23,7 +23,7 @@ class Spliced:
     inputs_embeds (B, S, D). attention_mask (B, S) bool, False for padding. position_ids (B, S), 0 for padding. labels
     (B, S), IGNORE_INDEX for images and padding; all of it if no labels were given. visual (B, S): 0 for text and
     padding, i for what belongs to the row's i-th image. sample_seed (B,): a number that depends on the row's pixels only.
-    token_size (B, S): how many tokens each position stands for. grids (B, I, 2): height and width of
+    token_size (B, S): how many tokens each position stands for, None where all stand for one. grids (B, I, 2): height and width of
     each image's tokens on the picture, zero where they have none.
     """
 
@@ -33,7 +33,7 @@ class Spliced:
     labels: Tensor
     visual: Tensor
     sample_seed: Tensor
-    token_size: Tensor
+    token_size: Tensor | None
     grids: Tensor
 
 
@@ -48,17 +48,18 @@ class VisualTokens:
 
 @dataclass
 class Row:
-    """One spliced prompt: embeds (S, D), labels (S,), visual (S,), sizes (S,) and the grids of its images."""
+    """One spliced prompt: embeds (S, D), labels (S,), visual (S,), sizes (S,) if not all one, and the grids of its images."""
 
     embeds: Tensor
     labels: Tensor
     visual: Tensor
-    sizes: Tensor
+    sizes: Tensor | None
     grids: list[tuple[int, int]]
 
     def cut(self, limit: int) -> Row:
         """Its first ``limit`` positions."""
-        return Row(self.embeds[:limit], self.labels[:limit], self.visual[:limit], self.sizes[:limit], self.grids)
+        sizes = None if self.sizes is None else self.sizes[:limit]
+        return Row(self.embeds[:limit], self.labels[:limit], self.visual[:limit], sizes, self.grids)
 
 
 def splice_row(embed: nn.Embedding, ids: Tensor, target: Tensor, images: list[VisualTokens]) -> Row:
@@ -80,8 +81,8 @@ def splice_row(embed: nn.Embedding, ids: Tensor, target: Tensor, images: list[Vi
     labels.append(target[start:])
     visual.append(ids.new_zeros(len(ids) - start))
     sizes.append(torch.ones(len(ids) - start, device=ids.device))
-    parts = (torch.cat(tensors) for tensors in (embeds, labels, visual, sizes))
-    return Row(*parts, grids=[image.grid for image in images])
+    sized = torch.cat(sizes) if any(image.sizes is not None for image in images) else None
+    return Row(torch.cat(embeds), torch.cat(labels), torch.cat(visual), sized, [image.grid for image in images])
 
 
 def cut_rows(rows: list[Row], limit: int | None) -> list[Row]:
@@ -107,9 +108,11 @@ def pad_rows(rows: list[Row], side: str, sample_seed: Tensor) -> Spliced:
         labels=sample_seed.new_full((len(rows), longest), IGNORE_INDEX),
         visual=sample_seed.new_zeros(len(rows), longest),
         sample_seed=sample_seed,
-        token_size=torch.ones(len(rows), longest, device=first.device),
-        grids=sample_seed.new_zeros(len(rows), max(len(row.grids) for row in rows), 2),
+        token_size=None,
+        grids=_padded_grids(rows).to(sample_seed.device),
     )
+    if any(row.sizes is not None for row in rows):
+        batch.token_size = torch.ones(len(rows), longest, device=first.device)
     for i, (row, length) in enumerate(zip(rows, lengths, strict=True)):
         columns = slice(longest - length, longest) if side == "left" else slice(0, length)
         batch.inputs_embeds[i, columns] = row.embeds
@@ -117,7 +120,13 @@ def pad_rows(rows: list[Row], side: str, sample_seed: Tensor) -> Spliced:
         batch.position_ids[i, columns] = torch.arange(length, device=first.device)
         batch.labels[i, columns] = row.labels
         batch.visual[i, columns] = row.visual
-        batch.token_size[i, columns] = row.sizes
-        for number, grid in enumerate(row.grids):
-            batch.grids[i, number] = torch.tensor(grid)
+        if batch.token_size is not None and row.sizes is not None:
+            batch.token_size[i, columns] = row.sizes
     return batch
+
+
+def _padded_grids(rows: list[Row]) -> Tensor:
+    """Height and width of the grid of every image of every row, zero where there is none: (B, I, 2)."""
+    most = max(len(row.grids) for row in rows)
+    grids = [[*row.grids, *[(0, 0)] * (most - len(row.grids))] for row in rows]
+    return torch.tensor(grids, dtype=torch.long).view(len(rows), most, 2)
