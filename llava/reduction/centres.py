@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import select
+from . import prices, select
 from .aggregate import CrossAttention
 from .checks import check_choice, check_whole, is_number, shown
 from .evidence import Evidence, Need
@@ -93,6 +93,8 @@ class Centres(Reducer):
         ranked = 2 * tokens * tokens * width
         if self.semantic:
             ranked += 2 * tokens * (rows - tokens if text is None else text) * width
+        elif self.strategy == "dpp":
+            ranked += prices.determinant(tokens, kept)
         elif self.strategy == "tome":
             ranked += select.ROUNDS * 2 * tokens * tokens * kept
         projected = 0 if self.attention is None else 4 * (kept + tokens) * width * width

@@ -6,6 +6,8 @@ prefill of LLaVA-1.5-7B.
 
 from __future__ import annotations
 
+import math
+
 
 def cls_attention(tokens: int, width: int) -> float:
     """The class token's attention in a layer of the tower: keys of all rows, one query, their products."""
@@ -20,3 +22,13 @@ def similarities(tokens: int, width: int, others: int | None = None) -> float:
 def attention_rows(queries: float, rows: int, width: int, keys: bool = False) -> float:
     """Some rows of a decoder layer's attention; ``keys``: they are computed too, and not read from the cache."""
     return queries * (2 * width * width + 2 * rows * width) + (2 * rows * width * width if keys else 0)
+
+
+def determinant(tokens: int, kept: int) -> float:
+    """The picks of ``select.dpp``: a row of the Cholesky factor each."""
+    return float(kept * kept * tokens)
+
+
+def coverage(tokens: int, kept: int) -> float:
+    """The picks of ``select.facility_location``, which sums the rows that a pick has covered: some ln k times all of them."""
+    return 2.0 * tokens * tokens * (1 + math.log(max(kept, 1)))

@@ -98,4 +98,4 @@ class TOPS(Reducer):
             if words
             else prices.cls_attention(tokens, width)
         )
-        return seen + prices.similarities(tokens, width)
+        return seen + prices.similarities(tokens, width) + 2 * kept * tokens * tokens

@@ -65,4 +65,5 @@ class CDPruner(Reducer):
 
     def flops(self, rows: int, tokens: int, kept: int, width: int, text: int | None = None) -> float:
         question = prices.similarities(tokens, width, text or 0) if self.relevance == "embeddings" else 0
-        return prices.similarities(tokens, width) * (2 if self.centred else 1) + question
+        alike = prices.similarities(tokens, width) * (2 if self.centred else 1)
+        return alike + prices.determinant(tokens, kept) + question

@@ -64,7 +64,8 @@ class EADP(Reducer):
         return (share[:, None] @ local)[:, 0]
 
     def flops(self, rows: int, tokens: int, kept: int, width: int, text: int | None = None) -> float:
-        return prices.similarities(tokens, width) + prices.similarities(tokens, width, text or 0)
+        alike = prices.similarities(tokens, width) + prices.coverage(tokens, kept)
+        return alike + prices.similarities(tokens, width, text or 0)
 
 
 def _smoothed(score: Tensor, height: int, width: int) -> Tensor:

@@ -39,4 +39,4 @@ class OTPrune(Reducer):
         return dpp(kernel + torch.eye(tokens.shape[1], device=tokens.device), k)
 
     def flops(self, rows: int, tokens: int, kept: int, width: int, text: int | None = None) -> float:
-        return prices.similarities(tokens, width)
+        return prices.similarities(tokens, width) + prices.determinant(tokens, kept)

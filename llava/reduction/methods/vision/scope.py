@@ -44,4 +44,5 @@ class SCOPE(Reducer):
         return facility_location(similarity(tokens), k, candidates=attention, power=self.alpha)
 
     def flops(self, rows: int, tokens: int, kept: int, width: int, text: int | None = None) -> float:
-        return prices.cls_attention(tokens, width) + prices.similarities(tokens, width)
+        alike = prices.similarities(tokens, width) + prices.coverage(tokens, kept)
+        return prices.cls_attention(tokens, width) + alike
