@@ -52,8 +52,8 @@ class PlanSpec:
     """Which plans are compared.
 
     reductions: plans in short spelling, or YAML files. knobs: the documents' flags of one method instead
-    (``{"use_fast_v": True}``); without either it is the plan of the checkpoint. match: ``"tokens=128"`` or ``"flops=0.3"``,
-    the cost that all budgets are chosen for. controls: add the plans that every plan must beat.
+    (``{"use_fast_v": True}``); without either it is the plan of the checkpoint. match: ``"tokens=128"``, ``"flops=0.3"``,
+    ``"kv=0.3"`` or ``"latency=0.5"``, the cost that all budgets are chosen for. controls: add the plans that every plan must beat.
     """
 
     reductions: tuple[str, ...] = ()

@@ -68,9 +68,11 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument("--limit", type=int, help="at most so many questions, whole pictures spread over the benchmark")
     group.add_argument(
         "--match",
-        metavar="tokens=N|flops=R",
+        metavar="tokens=N|flops=R|kv=R|latency=R",
         help="choose every plan's budget so that all cost the same: N mean visual tokens over the layers, or the share R "
-        "of the dense prefill's FLOPs; budgets given say only the proportion between the stages of one plan",
+        "of the dense prefill's FLOPs, of the KV cache it leaves, or of the time to the first token, measured in pairs "
+        "with dense (a later run may so find another budget); budgets given say only the proportion between the stages "
+        "of one plan",
     )
     group.add_argument(
         "--no-controls",

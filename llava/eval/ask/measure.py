@@ -49,8 +49,7 @@ def measure(
     empty list. Raises ValueError and OSError as ``Run`` does.
     """
     settings, task = evaluation.settings, evaluation.task
-    device = str(settings.model.device or "")
-    processes = PartialState(cpu=device.startswith("cpu") or not torch.cuda.is_available())
+    device, processes = str(settings.model.device or ""), _processes(evaluation)
     logger.setLevel(logging.INFO if processes.is_main_process else logging.ERROR)
     with ExitStack() as stack:
         runs = _open_runs(evaluation, plans, processes, stack)
@@ -72,6 +71,12 @@ def measure(
             "%d questions failed; their lines in predictions.jsonl say why, --retry-failed asks them again", failed
         )
     return [(run, figures) for (_, run), figures in zip(runs, metrics)]
+
+
+def _processes(evaluation: Evaluation) -> PartialState:
+    """The processes that share the work, on the device that the settings name."""
+    device = str(evaluation.settings.model.device or "")
+    return PartialState(cpu=device.startswith("cpu") or not torch.cuda.is_available())
 
 
 def _open_runs(
@@ -96,7 +101,10 @@ def measure_with_controls(
 
     Where the pictures decide how many tokens a plan keeps, its controls cost what it really kept: it is measured first.
     """
-    plans, load = requested_plans(evaluation, spec), cache(evaluation.model.subject)
+    load = cache(evaluation.model.subject)
+    if (spec.match or "").startswith("latency") and _processes(evaluation).num_processes > 1:
+        raise ValueError(f"--match {spec.match}: time is measured by one process, and several run; start one")
+    plans = requested_plans(evaluation, spec, lambda: load(None))
     if spec.controls:
         adaptive = [plan for plan in plans if any(map(is_adaptive, plan))]
         if adaptive:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from statistics import median
+from statistics import median, median_low
 from typing import Any
 
 from llava.cli.settings import PlanSpec
@@ -14,8 +14,10 @@ from llava.model.language_model.himap_configuration_llama import METHOD_FLAGS, L
 from llava.model.language_model.knobs import plan_from_config
 from llava.reduction import check_plan, plan_from, plan_name
 
+from .latency import first_token_seconds, matched_latency
 from .opening import Evaluation
 from .pricing import Plan, matched, parse_match, pricing_of
+from .subject import LlavaSubject
 
 
 def plans_from(spec: PlanSpec, config: LlamaConfig, keep: float | None = None) -> list[Plan]:
@@ -47,15 +49,17 @@ def with_knobs(config: LlamaConfig, knobs: Mapping[str, Any]) -> LlamaConfig:
     return changed
 
 
-def requested_plans(evaluation: Evaluation, spec: PlanSpec) -> list[Plan]:
+def requested_plans(
+    evaluation: Evaluation, spec: PlanSpec, load: Callable[[], LlavaSubject] | None = None
+) -> list[Plan]:
     """The plans of a spec under an evaluation's model, matched in cost where the spec says so.
 
-    Raises ValueError as ``plans_from`` and ``matched`` do, and for a match where pictures have no one number of tokens.
+    ``load`` loads the model, by default the evaluation's; only a match in time calls it. Raises ValueError as ``plans_from`` and ``matched`` do, and for a match where pictures have no one number of tokens.
     """
     model = evaluation.model
     if spec.match is None:
         return plans_from(spec, model.config)
-    match, pricing = parse_match(spec.match), pricing_of(evaluation)
+    (measure, target), pricing = parse_match(spec.match), pricing_of(evaluation)
     plans = plans_from(spec, model.config, keep=1.0)
     if pricing is None:
         raise ValueError(
@@ -63,8 +67,13 @@ def requested_plans(evaluation: Evaluation, spec: PlanSpec) -> list[Plan]:
             "give budgets as fractions instead"
         )
     prompts = [evaluation.task.prompt(example) for example in evaluation.task.examples]
-    pricing = replace(pricing, text=round(median(len(model.prompt_ids(prompt)) - 1 for prompt in prompts)))
-    return [matched(plan, pricing, *match) for plan in plans]
+    lengths = [len(model.prompt_ids(prompt)) - 1 for prompt in prompts]
+    if measure == "latency":
+        usual = prompts[lengths.index(median_low(lengths))]
+        seconds = first_token_seconds((load or model.subject)(), usual)
+        return [matched_latency(plan, pricing, target, seconds) for plan in plans]
+    pricing = replace(pricing, text=round(median(lengths)))
+    return [matched(plan, pricing, measure, target) for plan in plans]
 
 
 def method_label(plan: Plan) -> str:

@@ -7,12 +7,15 @@ from dataclasses import dataclass, replace
 
 from llava.model.language_model.himap_configuration_llama import LlamaConfig
 from llava.reduction import Stage, spelled_out
-from llava.reduction.cost import decoder_flops
+from llava.reduction.cost import decoder_flops, kv_bytes
 from llava.reduction.plan import tokens_left
 
 from .opening import Evaluation
 
 Plan = list[Stage]
+
+MEASURES = ("tokens", "flops", "kv", "latency")  # what plans can be made equal in
+NEAR = 0.05  # how far from the wanted cost, as a share of it, a plan may lie
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,12 @@ class Pricing:
                 spent += stage.reducer.flops(self.text + before, before, stage.budget(before) or before, width)
         return spent / decoder_flops(self.config, [self.text + self.tokens] * layers)
 
+    def kv(self, plan: Plan) -> float:
+        """The keys and values that the prefill leaves in the cache, text included, as a share of the dense one's."""
+        layers = self.config.num_hidden_layers
+        rows = [self.text + count for count in tokens_left(plan, self.tokens, layers)]
+        return kv_bytes(self.config, rows, 1) / kv_bytes(self.config, [self.text + self.tokens] * layers, 1)
+
 
 def pricing_of(evaluation: Evaluation) -> Pricing | None:
     """The prices of an evaluation's model; None where pictures have no one number of tokens."""
@@ -48,43 +57,67 @@ def pricing_of(evaluation: Evaluation) -> Pricing | None:
 
 
 def parse_match(text: str) -> tuple[str, float]:
-    """``tokens=128`` or ``flops=0.3``. Raises ValueError for anything else."""
+    """``tokens=128``, ``flops=0.3``, ``kv=0.3`` or ``latency=0.5``. Raises ValueError for anything else."""
     name, _, value = text.partition("=")
     try:
         target = float(value)
     except ValueError:
         target = math.nan
-    if name not in ("tokens", "flops") or not target > 0 or (name == "flops" and target > 1):
+    if name not in MEASURES or not 0 < target < math.inf or (name != "tokens" and target > 1):
         raise ValueError(
-            f"--match {text!r} is not understood; write tokens=128 (mean visual tokens over the layers) or flops=0.3 "
-            "(share of the dense language-model prefill)"
+            f"--match {text!r} is not understood; write tokens=128 (mean visual tokens over the layers), flops=0.3 (share of "
+            "the dense language-model prefill), kv=0.3 (share of the cache it leaves) or latency=0.5 (share of the measured "
+            "time to the dense model's first token)"
         )
     return name, target
 
 
 def matched(plan: Plan, pricing: Pricing, measure: str, target: float) -> Plan:
-    """The plan with the budgets that come nearest to ``target`` mean tokens or share of FLOPs.
+    """The plan with the budgets that come nearest to ``target`` mean tokens, or share of FLOPs or of the KV cache.
 
-    Of several stages the budgets keep their proportion to one another. A plan without a budget comes back as it is. Raises
-    ValueError when even its largest or smallest budget is further than 5 % from the target.
+    Of several stages the budgets keep their proportion to one another, and those that a method cannot have are passed over.
+    A plan without a budget comes back as it is. Raises ValueError when even the nearest is further than 5 % from the target.
     """
-    budgets = [count for stage in plan if (count := stage.budget(pricing.tokens)) is not None]
-    if not plan or len(budgets) < len(plan):
+    plans = candidates(plan, pricing)
+    if not plans:
         return plan
-    price = pricing.visual if measure == "tokens" else pricing.flops
-    largest = max(budgets)
+    price = {"tokens": pricing.visual, "flops": pricing.flops, "kv": pricing.kv}[measure]
+    costs = list(map(price, plans))
+    best = min(range(len(plans)), key=lambda number: abs(costs[number] - target))
+    check_near(measure, target, costs[best], plan, plans[best])
+    return plans[best]
 
-    def scaled(count: int) -> Plan:
-        return [
-            replace(stage, keep=max(stage.reducer.least_keep, min(pricing.tokens, round(count * share / largest))))
-            for stage, share in zip(plan, budgets, strict=True)
+
+def candidates(plan: Plan, pricing: Pricing) -> list[Plan]:
+    """The plan with every budget it can have, from the smallest; none where a stage has no budget.
+
+    The largest budget of the stages is counted from 0 to all tokens, and the others keep their proportion to it. Raises the
+    method's ValueError where it can have no budget at all.
+    """
+    shares = [count for stage in plan if (count := stage.budget(pricing.tokens)) is not None]
+    if not plan or len(shares) < len(plan):
+        return []
+    possible, refusal = [], None
+    for count in range(pricing.tokens + 1):
+        scaled = [
+            replace(stage, keep=max(stage.reducer.least_keep, min(pricing.tokens, round(count * share / max(shares)))))
+            for stage, share in zip(plan, shares, strict=True)
         ]
+        try:
+            pricing.visual(scaled)
+        except ValueError as error:
+            refusal = error
+        else:
+            possible.append(scaled)
+    if refusal is not None and not possible:
+        raise refusal
+    return possible
 
-    best = min(map(scaled, range(pricing.tokens + 1)), key=lambda candidate: abs(price(candidate) - target))
-    reached = price(best)
-    if abs(reached - target) > 0.05 * target:
+
+def check_near(measure: str, target: float, reached: float, plan: Plan, best: Plan) -> None:
+    """Raises ValueError where the cost that ``best`` has reached is further than 5 % from the target."""
+    if abs(reached - target) > NEAR * target:
         raise ValueError(
             f"--match {measure}={target:g}: {'+'.join(map(str, plan))} cannot cost that; the nearest is "
             f"{measure}={reached:.3g} with {'+'.join(map(str, best))}. Reduce at another layer or ask for another cost"
         )
-    return best

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -45,3 +46,21 @@ def test_without_controls_there_are_none(evaluation, monkeypatch):
     monkeypatch.setattr(Checkpoint, "subject", lambda checkpoint, device=None: Adaptive())
     (measured,) = measure_with_controls(evaluation, PlanSpec(("condensation@2:100,cover=0.9",), controls=False))
     assert measured[0].folder.name == "condensation@2-100_cover=0.9"
+
+
+def test_time_is_matched_with_the_model_that_answers(evaluation, monkeypatch):
+    """A clock on which a pass takes as long as its first stage keeps tokens; the model is loaded once."""
+    subject = Adaptive()
+    loaded: list[Adaptive] = []
+    monkeypatch.setattr(Checkpoint, "subject", lambda checkpoint, device=None: loaded.append(subject) or subject)
+    clock = "llava.eval.ask.plans.first_token_seconds"
+    monkeypatch.setattr(clock, lambda subject, text: lambda plan: plan[0].keep if plan else 576)
+    (measured,) = measure_with_controls(evaluation, PlanSpec(("pool",), match="latency=0.25", controls=False))
+    assert measured[0].folder.name in ("pool-143", "pool-144", "pool-145") and len(loaded) == 1
+
+
+def test_time_is_not_measured_by_several_processes(evaluation, monkeypatch):
+    several = SimpleNamespace(num_processes=2)
+    monkeypatch.setattr("llava.eval.ask.measure.PartialState", lambda **options: several)
+    with pytest.raises(ValueError, match="--match latency=0.5: time is measured by one process"):
+        measure_with_controls(evaluation, PlanSpec(("pool",), match="latency=0.5"))

@@ -8,6 +8,7 @@ import torch
 from llava.eval.ask.opening import tokens_of_picture
 from llava.eval.ask.pricing import Pricing, matched, parse_match
 from llava.model.builder import read_config
+from llava.model.language_model.himap_configuration_llama import LlamaConfig
 from llava.reduction import plan_from, plan_name, reduced
 from llava.reduction.plan import tokens_left
 from tests.conftest import PARITY15
@@ -51,14 +52,38 @@ def test_dense_costs_one_and_fewer_tokens_less(pricing):
     assert pricing.visual(plan_from("fastv@2:64")) == (2 * 576 + 6 * 64) / 8
 
 
-@pytest.mark.parametrize("measure, wanted", [("tokens", 192.0), ("tokens", 300.0), ("flops", 0.4), ("flops", 0.7)])
+@pytest.mark.parametrize(
+    "measure, wanted", [("tokens", 192.0), ("tokens", 300.0), ("flops", 0.4), ("flops", 0.7), ("kv", 0.4), ("kv", 0.6)]
+)
 @pytest.mark.parametrize("spec", ["fastv@2", "pool", "himap@1:200+himap@4:100,rows=image", "condensation@2"])
 def test_matched_plans_cost_the_same(pricing, spec, measure, wanted):
     plan = matched(plan_from(spec, 1.0), pricing, measure, wanted)
-    price = pricing.visual(plan) if measure == "tokens" else pricing.flops(plan)
+    price = {"tokens": pricing.visual, "flops": pricing.flops, "kv": pricing.kv}[measure](plan)
     assert price == pytest.approx(wanted, rel=0.02)
     if "himap" in spec:
         assert plan[0].keep == pytest.approx(2 * plan[1].keep, abs=1)
+
+
+@pytest.mark.parametrize("spec", ["fastv@2:64", "pool:64+fastv@3:0.5", "fastv@2:64,place=mask", "blind@3"])
+def test_the_share_of_the_cache_is_what_the_model_leaves(pricing, spec, llava15):
+    case, left = llava15.cases()[0], {}
+    for plan in ("", spec):
+        with torch.no_grad(), reduced(llava15.model, plan):
+            llava15.model(**llava15.inputs(case), use_cache=True)
+        left[plan] = llava15.model.last_cost()[0]
+    text = left[""].rows_per_layer[0] - pricing.tokens
+    forecast = Pricing(pricing.config, pricing.tokens, text).kv(plan_from(spec))
+    assert forecast == pytest.approx(left[spec].kv_bytes / left[""].kv_bytes)
+
+
+@pytest.mark.parametrize("spec", ["pyramiddrop", "v2drop", "fitprune"])
+def test_budgets_that_a_method_cannot_have_are_passed_over(spec):
+    """A mean over the layers that no schedule has: below what the layers before the first stage see, above the last's."""
+    deep = Pricing(LlamaConfig(num_hidden_layers=32), 576)
+    plan = matched(plan_from(spec, 1.0), deep, "tokens", 160)
+    assert deep.visual(plan) == pytest.approx(160, rel=0.02)
+    with pytest.raises(ValueError, match="cannot cost that"):
+        matched(plan_from("pyramiddrop", 1.0), deep, "tokens", 100)
 
 
 def test_matching_says_what_cannot_be(pricing):
@@ -67,8 +92,23 @@ def test_matching_says_what_cannot_be(pricing):
     assert plan_name(matched(plan_from("blind"), pricing, "flops", 0.3)) == "blind"
 
 
-@pytest.mark.parametrize("text", ["flops", "flops=", "flops=0", "flops=1.5", "tokens=-1", "budget=3", "tokens=nan"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "flops",
+        "flops=",
+        "flops=0",
+        "flops=1.5",
+        "tokens=-1",
+        "budget=3",
+        "tokens=nan",
+        "tokens=inf",
+        "kv=2",
+        "latency=1.1",
+        "latency",
+    ],
+)
 def test_match_is_read_or_refused(text):
-    assert parse_match("tokens=128") == ("tokens", 128)
+    assert parse_match("tokens=128") == ("tokens", 128) and parse_match("kv=.3") == ("kv", 0.3)
     with pytest.raises(ValueError, match="--match"):
         parse_match(text)
