@@ -231,14 +231,13 @@ EARLY = [name for name in method_names() if {"tower", "features", "projected"} &
 
 
 def early_plan(name: str) -> str:
-    """A method before the decoder at a budget that all can have; this tower came without CLIP's text side."""
+    """A method before the decoder at a budget that all can have; this tower has two layers, and no text side of CLIP."""
     method = get_method(name)
-    keep = ":144" if method.wants_keep else ""
-    options = "relevance=embeddings" if Need.CLIP in method().needs else ""
-    site = "" if method.scheduled or method.default_layer is None else f"@{method.sites[-1]}"
-    site = "@projected" if name in ("tops", "vscan") and "projected" in method.sites else site
-    site = site if "layer" not in site else "@features"
-    return name + site + keep + ("," if keep and options else "") + options
+    site = "@features" if "features" in method.sites and Need.CLIP not in method().needs else "@projected"
+    options = [str(144)] if method.wants_keep else []
+    options += ["relevance=embeddings"] if Need.CLIP in method().needs else []
+    options += ["shallow=0"] if name == "vscan" else []
+    return name + ("" if "tower" in method.sites else site) + ":" * bool(options) + ",".join(options)
 
 
 @pytest.mark.parametrize("name", EARLY)

@@ -107,7 +107,7 @@ def test_with_a_cutoff_it_is_the_papers_algorithm(cutoff, sizes):
                 assert part.merged.sizes[number, place] == size
 
 
-@pytest.mark.parametrize("keep", [1, 4, 9, 18, 25])
+@pytest.mark.parametrize("keep", [4, 18])
 def test_with_a_budget_the_cutoff_is_the_largest_that_has_so_many_centres(keep):
     hidden, given = random_picture()
     stage = make_stage("pact", keep=keep, unimportant=0.4)
