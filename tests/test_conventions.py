@@ -72,6 +72,7 @@ def test_a_method_says_where_it_comes_from(name):
     assert first.endswith((".", ":")) and len(first) <= 120
     fields = re.search(r"Paper: (.+?)\s{2,}Site: (.+?)\s{2,}Needs: (.+?)\s{2,}Training: (.+)", document)
     assert fields, "Paper, Site, Needs and Training stand on one line, parted by blanks"
+    assert re.search(r"Accounting: .+?\.(\s|$)", document, re.DOTALL), "Accounting says what the budget counts"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -52,7 +52,7 @@ GROUPS = {
 }
 
 _METHODS: dict[str, type[Reducer]] = {}
-_DOC_FIELDS = ("Paper:", "Site:", "Needs:", "Training:", "Accounting:", "Cost:", "Differs from the authors' code:")
+_DOC_FIELDS = ("Paper:", "Site:", "Needs:", "Training:", "Cost:", "Differs from the authors' code:")
 
 
 def register(name: str) -> Callable[[Method], Method]:
@@ -173,8 +173,9 @@ def _usual_site(reducer: Reducer) -> Where:
 
 
 def accounting_of(method: type[Reducer]) -> str:
-    """What a method's budget counts, from its docstring."""
-    return " ".join(re.findall(r"Accounting: (.+?)\.(?:\s|$)", method.__doc__ or "", re.DOTALL)[0].split())
+    """What a method's budget counts, from its docstring; where that says nothing, the tokens that stay at the stage."""
+    said = re.findall(r"Accounting: (.+?)\.(?:\s|$)", method.__doc__ or "", re.DOTALL)
+    return " ".join(said[0].split()) if said else "tokens that stay at the stage"
 
 
 def make_stage(
