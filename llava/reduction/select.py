@@ -115,6 +115,21 @@ def fps(alike: Tensor, k: int, start: int | None = None) -> Tensor:
     return max_min(alike, k, first)
 
 
+def suppress(blocks: Tensor) -> Tensor:
+    """Non-maximum suppression: which tokens stay (G, N) bool where ``blocks`` (G, N, N) says who removes whom, best first.
+
+    Token i goes if a token j < i stays and blocks_ij. All are decided at once and again until nothing changes, as often as the
+    longest chain of tokens that remove one another; each round asks the device whether something has.
+    """
+    earlier = blocks.tril(-1)
+    stays = torch.ones_like(blocks[..., 0])
+    for _ in range(blocks.shape[1]):
+        before, stays = stays, ~(earlier & stays[:, None]).any(-1)
+        if torch.equal(before, stays):
+            break
+    return stays
+
+
 def isolation(alike: Tensor) -> Tensor:
     """How far each token is from the one most like it (G, N): DivPrune begins with the highest."""
     return 1 - alike.topk(min(2, alike.shape[1]), dim=-1).values[..., -1]
