@@ -26,11 +26,12 @@ def print_timings(result: Mapping[str, Any], console: Console) -> None:
         "prefill faster\n[min-max]",
         "fewer\nFLOPs",
         "real-\nised",
+        "over\nlimit",
         "peak\nMB",
     ):
         table.add_column(head, justify="right", no_wrap=True)
     medians = [f"{dense[part]['median']:.1f}" for part in parts]
-    table.add_row("dense", "-", *medians, "", "", "", _megabytes(result.get("dense_memory")))
+    table.add_row("dense", "-", *medians, "", "", "", "", _megabytes(result.get("dense_memory")))
     for timing in result["plans"]:
         faster = timing["speedup"]["prefill"]
         table.add_row(
@@ -40,13 +41,15 @@ def print_timings(result: Mapping[str, Any], console: Console) -> None:
             f"{faster['median']:.2f} [{faster['min']:.2f}-{faster['max']:.2f}]",
             f"{timing['theoretical']:.2f}",
             f"{timing['realised_over_theoretical']:.2f}",
+            f"{timing['over_limit']['median']:.3f}" if "over_limit" in timing else "-",
             _megabytes(timing.get("memory")),
         )
     print_table(table, console)
     template = result["about"].get("template")
     _remark(
         f"medians of {result['pairs']} alternating pairs, dense of the first plan's; decode is per token; realised is the "
-        "ratio of times over that of FLOPs" + (f"; template {template}" if template else ""),
+        "ratio of times over that of FLOPs; over limit is the prefill over transformers' layers alone at the same numbers of "
+        "rows" + (f"; template {template}" if template else ""),
         console,
     )
 

@@ -50,9 +50,12 @@ def time_plan(
     """Time a plan against dense in ``pairs`` alternating pairs, after one pair that is not counted.
 
     Returns ``dense_ms`` and ``plan_ms`` by part as {median, min, max} (decode per token), ``speedup`` likewise from the
-    pairs' ratios, ``selection_ms``, FLOPs of both prefills, ``theoretical`` and ``realised_over_theoretical`` of prefill.
+    pairs' ratios, ``selection_ms``, FLOPs of both prefills, ``theoretical`` and ``realised_over_theoretical`` of prefill; for a
+    model without a tower also ``limit_ms``, transformers' layers alone at the plan's numbers of rows, and ``over_limit``, the
+    plan's prefill over that: what the code of the reduction costs.
     """
     seconds: dict[str, list[dict[str, float]]] = {"dense": [], "plan": []}
+    limits: list[float] = []
     flops = {}
     plans = {"dense": [], "plan": plan}
     for number in progress(range(pairs + 1), plan_name(plan), console):
@@ -60,13 +63,18 @@ def time_plan(
         for kind in ("dense", "plan") if number % 2 else ("plan", "dense"):
             seconds[kind].append(timed_pass(work, plans[kind], steps))
             flops[kind] = work.flops()
+            if kind == "plan" and work.limit is not None:
+                limits.append(_seconds(work, work.limit, work.model.model.last_rows_per_layer[:, 0].tolist()))
     dense, reduced_plan = seconds["dense"][1:], seconds["plan"][1:]
     theoretical = flops["dense"] / flops["plan"]
     parts = [part for part in PARTS if dense[0][part] > 0]
     ratios = zip(dense, reduced_plan, strict=True)
     speedups = [{part: first[part] / second[part] for part in parts} for first, second in ratios]
     speedup = {part: spread([ratio[part] for ratio in speedups]) for part in parts}
+    over = [passed["prefill"] / limit for passed, limit in zip(reduced_plan, limits[1:])]
+    limit = {"limit_ms": spread([1000 * limit for limit in limits[1:]]), "over_limit": spread(over)} if limits else {}
     return {
+        **limit,
         "plan": plan_name(plan),
         "stages": [str(stage) for stage in plan],
         "dense_ms": _milliseconds(dense, steps),
@@ -78,6 +86,12 @@ def time_plan(
         "theoretical": theoretical,
         "realised_over_theoretical": speedup["prefill"]["median"] / theoretical,
     }
+
+
+def _seconds(work: Workload, run: Callable[[list[int]], Any], rows: list[int]) -> float:
+    start = now(work.device)
+    run(rows)
+    return now(work.device) - start
 
 
 def selection_ms(work: Workload, plan: list[Stage], repeats: int) -> dict[str, float]:

@@ -8,9 +8,12 @@ from typing import Any
 
 import torch
 from PIL import Image, ImageDraw
+from torch import Tensor
+from transformers.cache_utils import DynamicCache
 
 from llava.cli.settings import ModelSpec
 from llava.constants import SHORT_ANSWER
+from llava.model.engine import cache_keyword
 from llava.model.language_model.himap_configuration_llama import LlamaConfig
 from llava.model.language_model.reducible_llama import ReducibleLlamaForCausalLM
 from llava.reduction import Stage, check_plan, spelled_out
@@ -73,7 +76,8 @@ class Workload:
     """A model and one prompt.
 
     ``encode`` runs the tower under a plan (None: no tower), ``prefill`` reads the prompt with its picture, ``flops`` counts
-    the last prefill's operations. ``about`` is what a reader of the figures must know.
+    the last prefill's operations. ``limit`` runs the same layers at given numbers of rows without any code of a reduction
+    (None: not where a tower comes before). ``about`` is what a reader of the figures must know.
     """
 
     model: ReducibleLlamaForCausalLM
@@ -81,6 +85,7 @@ class Workload:
     prefill: Callable[[Picture | None], Any]
     flops: Callable[[], float]
     about: dict[str, Any]
+    limit: Callable[[list[int]], Any] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -126,7 +131,24 @@ def random_workload(sizes: RandomModel) -> Workload:
         prefill=lambda _: model(inputs_embeds=embeds, visual=visual, use_cache=True, logits_to_keep=1),
         flops=flops,
         about={"model": "random", **asdict(sizes)},
+        limit=lambda rows: shortened(model, embeds, rows),
     )
+
+
+def shortened(model: ReducibleLlamaForCausalLM, embeds: Tensor, rows: list[int]) -> Tensor:
+    """Logits of the last row of a prompt (1, S, D) whose layers see its first rows only, so many each: transformers' own layers.
+
+    It is what any reduction to these numbers could reach at best: as much work in the layers and in the cache, no choice, no
+    ledger, no mask.
+    """
+    decoder = model.model
+    cache, hidden = DynamicCache(config=model.config), embeds
+    cos, sin = decoder.rotary_emb(hidden, position_ids=torch.arange(hidden.shape[1], device=hidden.device)[None])
+    for layer, count in zip(decoder.layers, rows, strict=True):
+        hidden = hidden[:, :count]
+        rope = cos[:, :count], sin[:, :count]
+        hidden = layer(hidden, attention_mask=None, position_embeddings=rope, use_cache=True, **cache_keyword(cache))
+    return model.lm_head(decoder.norm(hidden)[:, -1:])
 
 
 def llava_workload(spec: ModelSpec) -> Workload:

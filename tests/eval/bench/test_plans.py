@@ -10,7 +10,7 @@ import torch
 from llava.cli.settings import ModelSpec
 from llava.eval.bench.command import main
 from llava.eval.bench.timing import SELECTING, keep_all, selection_clock, selection_ms, time_plan, timed_pass
-from llava.eval.bench.workload import RandomModel, Workload, open_workload
+from llava.eval.bench.workload import RandomModel, Workload, open_workload, shortened
 from llava.reduction import Reducer, get_method, method_names, plan_from
 from llava.reduction.cost import decoder_flops
 from tests.conftest import PARITY15
@@ -57,6 +57,25 @@ def test_comparison_counts_the_rows_that_ran(work):
     faster = found["speedup"]["prefill"]
     assert faster["min"] <= faster["median"] <= faster["max"]
     assert "tower" not in found["speedup"]
+
+
+def test_the_limit_is_the_same_layers_at_the_same_rows_and_nothing_else(work):
+    """Of a plan that keeps the first rows it computes what the plan does, and of no plan what transformers' Llama does."""
+    embeds = torch.randn(1, 104, 64)
+    with torch.no_grad():
+        dense = work.model(inputs_embeds=embeds, logits_to_keep=1).logits
+        torch.testing.assert_close(shortened(work.model, embeds, [104] * 3), dense)
+        entered = []
+        handles = [
+            layer.register_forward_pre_hook(lambda module, args: entered.append(args[0].shape[1]))
+            for layer in work.model.model.layers
+        ]
+        shortened(work.model, embeds, [104, 56, 20])
+        for handle in handles:
+            handle.remove()
+    assert entered == [104, 56, 20]
+    found = time_plan(work, plan_from("fastv@1:16"), pairs=2, steps=0)
+    assert found["limit_ms"]["median"] > 0 and found["over_limit"]["min"] <= found["over_limit"]["median"]
 
 
 def test_timing_a_reducer_changes_nothing(work):
