@@ -29,8 +29,8 @@ early=(
 # Behind layer 1 of 14 a mean of 41 tokens is left at least: below there is nothing to choose inside the decoder.
 inside=(
     fastv@1 fastv@1,rope=false fastv@1,grid=0.3 himap@1 text_weighted@1 dart@1 priortr@1 diprune@1
-    condensation@1 custom_selection@1 divprune@1 apet@1
-    pyramiddrop pyramiddrop,layers=2-6-12 sparsevlm sparsevlm_plus clse v2drop feather fitprune tops vscan pact
+    condensation@1 custom_selection@1 divprune@1 pact@1
+    pyramiddrop pyramiddrop,layers=2-6-12 sparsevlm sparsevlm_plus clse v2drop feather fitprune tops vscan,shallow=0
 )
 
 # plan KEEP NAME[,OPTIONS]: the plan with a budget behind its name
