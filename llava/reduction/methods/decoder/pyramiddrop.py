@@ -21,7 +21,7 @@ class PyramidDrop(Reducer):
     Paper: https://arxiv.org/abs/2410.17247   Site: layers 8, 16 and 24 of 32   Needs: attention of the layer itself, last row   Training: none
 
     Before layer K its input norm and projections are applied to the rows that arrive, s_n = mean over the heads of the last
-    prompt token's attention, and the highest stay; positions are counted anew. The name alone is the published plan: a half
+    prompt token's attention, and the highest stay; positions are renumbered. The name alone is the published plan: a half
     at each of the three layers. A budget is the mean over the layers: ``pyramiddrop:0.5`` keeps at each stage that share r
     for which (8 + 8 r + 8 r^2 + 8 r^3) / 32 = 0.5, and a count is read as a share of 576 tokens; ``layers`` ("2-8-16") sets
     other stages. Explicit stages are written ``pyramiddrop@8:288 + ...``. tokens (G, N, D) -> kept (G, k).

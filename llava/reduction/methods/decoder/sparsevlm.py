@@ -29,6 +29,13 @@ def raters(evidence: DecoderEvidence) -> Tensor:
     return torch.where(judging.any(1, keepdim=True), judging, real)  # equal words all judge
 
 
+def judged(evidence: DecoderEvidence) -> Tensor:
+    """How much the raters attend to each token, mean over the heads and over them: (G, N)."""
+    judging = raters(evidence).float()  # (G, R)
+    seen = evidence.attention("text", "mean")  # (G, R, N)
+    return (judging[:, None] @ seen)[:, 0] / judging.sum(1, keepdim=True)
+
+
 @register("sparsevlm")
 class SparseVLM(Reducer):
     """Keep the image tokens that the words about the picture attend to, and recycle the best of the rest as a few clusters.
@@ -38,7 +45,7 @@ class SparseVLM(Reducer):
     Raters are the words that the picture's embeddings point to (``raters``). Score: mean over the raters of the head-mean attention
     of layer K-1. Of n tokens the highest m stay; of the others the best floor(0.3 (n - m)) + 1 form c = floor(that / 10) + 1
     clusters by density peaks, each its members' mean, in the place of its centre, behind the kept ones; m + c = k. Positions are
-    counted anew. The name alone is label 192; labels 192, 128, 96 and 64 are the authors' lists, others lie between.
+    renumbered. The name alone is label 192; labels 192, 128, 96 and 64 are the authors' lists, others lie between.
     ``recycle=false`` keeps the highest k alone. tokens (G, N, D) -> (G, k, D).
 
     Accounting: mean over the layers, in which the authors count the layer that is pruned behind as pruned.
@@ -80,9 +87,7 @@ class SparseVLM(Reducer):
         return kept, recycled.gather(1, centres), clusters.means(rows, member, count)
 
     def _score(self, evidence: DecoderEvidence) -> Tensor:
-        judging = raters(evidence).float()  # (G, R)
-        seen = evidence.attention("text", "mean")  # (G, R, N)
-        return (judging[:, None] @ seen)[:, 0] / judging.sum(1, keepdim=True)
+        return judged(evidence)
 
     def _numbers(self, tokens: int, k: int) -> tuple[int, int, int]:
         """How many of so many tokens stay, how many are recycled, and into how many clusters: stay + clusters = k."""

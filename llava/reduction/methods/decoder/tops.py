@@ -12,7 +12,7 @@ from ...schedule import TOKENS, scaled_layers
 from ...score import mean_heads, similarity
 from ...select import coverage_gain, greedy, row_of
 from ...stage import Reducer, Stage, Where
-from .sparsevlm import raters
+from .sparsevlm import judged
 
 PUBLISHED = (12, 24)
 TINY = 1e-6
@@ -86,9 +86,7 @@ class TOPS(Reducer):
     def _relevance(self, evidence: Evidence) -> Tensor:
         if not isinstance(evidence, DecoderEvidence):
             return mean_heads(saliency(evidence, self.saliency))
-        judging = raters(evidence).float()
-        seen = evidence.attention("text", "mean")
-        return (judging[:, None] @ seen)[:, 0] / judging.sum(1, keepdim=True)
+        return judged(evidence)
 
     def flops(self, rows: int, tokens: int, kept: int, width: int, text: int | None = None) -> float:
         # In the decoder a sequence is longer than its image

@@ -29,7 +29,7 @@ class VScan(Reducer):
     ``window`` x ``window`` tokens: of what is left the best of every window by layer ``shallow``, then the second best, and so
     on; where a round is cut short, the highest of it. With ``merge`` each dropped token joins the kept one of the highest cosine,
     which becomes the mean of its members. In the middle of the decoder the last token's attention in the layer that is about to
-    run keeps a third of them (``pyramiddrop``), and positions are counted anew. The name alone is label 192; a budget is the
+    run keeps a third of them (``pyramiddrop``), and positions are renumbered. The name alone is label 192; a budget is the
     mean over the layers: 1.5 times as many tokens enter, half as many are left. tokens (G, N, D) -> (G, k, D).
     ``saliency``: what stands for the class token's attention, see ``llava.reduction.saliency``.
 
