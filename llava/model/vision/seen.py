@@ -6,6 +6,7 @@ Shapes: g crops that are asked about, P patches, H heads, d width of a head, V t
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -75,16 +76,20 @@ class SeenCrops:
 
     def clip_text(self, crops: Tensor) -> tuple[Tensor, Tensor]:
         """The question in CLIP's shared space, a row for each segment (g, M, E), and which are real (g, M)."""
-        return self._text(crops)[0]
+        texts, real = self._texts[0]
+        return texts[crops], real[crops]
 
     def clip_words(self, crops: Tensor) -> tuple[Tensor, Tensor]:
         """The question's tokens in CLIP's shared space (g, T, E), without the ends of the text, and which are real."""
-        return self._text(crops)[1]
+        words, real = self._texts[1]
+        return words[crops], real[crops]
 
-    def _text(self, crops: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    @cached_property
+    def _texts(self) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Segments and words of the question about every crop, read once however often they are asked for."""
         if self.questions is None:
             raise ValueError("no question was handed in; a method that reads it must name Need.CLIP among its needs")
-        return self.tower.text.encode([self.questions[crop] for crop in crops.tolist()])
+        return self.tower.text.encode(self.questions)
 
     def _heads(self, which: Literal["q", "k"], layer: int, rows: slice = slice(None)) -> Tensor:
         """Queries or keys of some rows of all crops in a layer, split into heads: (G, H, n, d)."""

@@ -83,10 +83,6 @@ class DecoderEvidence(Evidence):
             total += seen.sum(1) if real is None else (seen * real[:, part, None]).sum(1)
         return total
 
-    def image_attention(self) -> Tensor:
-        """How much the image's tokens attend to one another, mean over the heads: (G, N, N)."""
-        return self.attention("image", "mean")
-
     def text_attention(self, scope: TextScope = "after") -> tuple[Tensor, Tensor]:
         """How much the text attends to the image and to the text, mean over the heads: (G, R, N) and (G, R, R)."""
         columns, real = self.layer.text(self.group, scope)  # (G, R)
