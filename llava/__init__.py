@@ -23,8 +23,12 @@ if TYPE_CHECKING:
     from llava.model.language_model.llava_llama import LlavaLlamaForCausalLM as LlavaLlamaForCausalLM
     from llava.reduction import Reducer as Reducer
     from llava.reduction import Stage as Stage
+    from llava.reduction import kept_count as kept_count
+    from llava.reduction import kept_indices as kept_indices
+    from llava.reduction import kept_tokens as kept_tokens
     from llava.reduction import list_methods as list_methods
     from llava.reduction import plan_from as plan_from
+    from llava.reduction import qualifies as qualifies
     from llava.reduction import reduced as reduced
     from llava.reduction import register as register
 
@@ -35,9 +39,13 @@ _HOMES = {
     "Reducer": "llava.reduction",
     "Stage": "llava.reduction",
     "ask": "llava.eval.run_llava",
+    "kept_count": "llava.reduction",
+    "kept_indices": "llava.reduction",
+    "kept_tokens": "llava.reduction",
     "list_methods": "llava.reduction",
     "load_pretrained_model": "llava.model.builder",
     "plan_from": "llava.reduction",
+    "qualifies": "llava.reduction",
     "reduced": "llava.reduction",
     "register": "llava.reduction",
 }

@@ -7,6 +7,7 @@ from .checks import did_you_mean
 from .context import reduced
 from .cost import Cost
 from .evidence import Evidence, Need, attention_rows
+from .export import kept_count, kept_indices, kept_tokens, qualifies
 from .ledger import Ledger
 from .plan import check_plan, plan_from, plan_name, spelled_out
 from .registry import get_method, list_methods, make_stage, method_names, method_page, register
@@ -26,12 +27,16 @@ __all__ = [
     "check_plan",
     "did_you_mean",
     "get_method",
+    "kept_count",
+    "kept_indices",
+    "kept_tokens",
     "list_methods",
     "make_stage",
     "method_names",
     "method_page",
     "plan_from",
     "plan_name",
+    "qualifies",
     "reduced",
     "register",
     "spelled_out",
