@@ -8,7 +8,7 @@ from argparse import ArgumentParser, BooleanOptionalAction, Namespace
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin
 
-from llava.model.language_model.himap_configuration_llama import REDUCTION_KNOBS, LlamaConfig
+from llava.model.language_model.reduction_knobs import REDUCTION_KNOBS, ReductionKnobs
 from llava.reduction.registry import load_plugin
 
 from .loading import Loaded, load_model
@@ -46,11 +46,11 @@ def add_reduction_flags(parser: ArgumentParser) -> None:
     group.add_argument(
         "--plugin", action=LoadPlugin, metavar="MODULE", help="a module or a .py file that registers methods of its own"
     )
-    hints = inspect.get_annotations(LlamaConfig, eval_str=True)
+    hints = inspect.get_annotations(ReductionKnobs, eval_str=True)
     for name in REDUCTION_KNOBS:
         kind = _kind(hints[name])
         how: dict[str, Any] = {"action": BooleanOptionalAction} if kind is bool else {"type": kind}
-        group.add_argument(*spellings(name), default=None, help=f"default {getattr(LlamaConfig, name)}", **how)
+        group.add_argument(*spellings(name), default=None, help=f"default {getattr(ReductionKnobs, name)}", **how)
 
 
 class LoadPlugin(argparse.Action):

@@ -13,7 +13,7 @@ from llava.cli.settings import PlanSpec
 from llava.eval.ask.plans import with_knobs
 from llava.eval.report.panels import draw
 from llava.mm_utils import get_model_name_from_path
-from llava.model.language_model.himap_configuration_llama import METHOD_FLAGS
+from llava.model.language_model.reduction_knobs import METHOD_FLAGS
 
 from .command import add_plan_flags, experiment_settings, one_plan, save
 from .command import parser as common

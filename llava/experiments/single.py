@@ -11,8 +11,9 @@ from llava.cli.console import launch
 from llava.cli.flags import plan_spec
 from llava.cli.settings import PlanSpec
 from llava.eval.ask.plans import with_knobs
-from llava.model.language_model.himap_configuration_llama import REDUCTION_KNOBS, LlamaConfig
+from llava.model.language_model.himap_configuration_llama import LlamaConfig
 from llava.model.language_model.knobs import SPANS
+from llava.model.language_model.reduction_knobs import REDUCTION_KNOBS
 from llava.reduction import Stage, plan_name
 
 from .command import add_plan_flags, experiment_settings, one_plan, save

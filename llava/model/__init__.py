@@ -3,5 +3,15 @@
 from __future__ import annotations
 
 from llava.model.language_model.llava_llama import LlavaConfig, LlavaLlamaForCausalLM, LlavaLlamaModel
+from llava.model.language_model.llava_mistral import LlavaMistralConfig, LlavaMistralForCausalLM
+from llava.model.language_model.llava_qwen import LlavaQwenConfig, LlavaQwenForCausalLM
 
-__all__ = ["LlavaConfig", "LlavaLlamaForCausalLM", "LlavaLlamaModel"]
+__all__ = [
+    "LlavaConfig",
+    "LlavaLlamaForCausalLM",
+    "LlavaLlamaModel",
+    "LlavaMistralConfig",
+    "LlavaMistralForCausalLM",
+    "LlavaQwenConfig",
+    "LlavaQwenForCausalLM",
+]

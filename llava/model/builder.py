@@ -14,9 +14,9 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from llava.conversation import get_conversation
 from llava.model.checkpoint import HUB_KEYWORDS, find_folder, has_weights, weight_names
-from llava.model.language_model.himap_configuration_llama import REDUCTION_KNOBS, active_flags
 from llava.model.language_model.knobs import plan_from_config
-from llava.model.language_model.llava_llama import LlavaConfig, LlavaLlamaForCausalLM
+from llava.model.language_model.llava_family import LlavaFamilyConfig, LlavaFamilyForCausalLM
+from llava.model.language_model.reduction_knobs import REDUCTION_KNOBS, active_flags
 from llava.model.llava_arch import load_projector
 from llava.model.loading.config import context_length, read_config
 from llava.model.loading.layout import own_name
@@ -67,7 +67,7 @@ def load_pretrained_model(
     attn_implementation: str | None = None,
     conv_mode: str | None = None,
     **kwargs: Any,
-) -> tuple[PreTrainedTokenizerBase, LlavaLlamaForCausalLM, CLIPImageProcessorPil | None, int]:
+) -> tuple[PreTrainedTokenizerBase, LlavaFamilyForCausalLM, CLIPImageProcessorPil | None, int]:
     """Loads a LLaVA: `(tokenizer, model, image_processor, context_len)`.
 
     model_path: a folder or hub name of a whole model (liuhaotian's v1.5 and v1.6 layout or llava-hf's), of a LoRA, or of a
@@ -136,7 +136,7 @@ def _knobs(kwargs: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in kwargs.items() if name in REDUCTION_KNOBS}
 
 
-def _set_knobs(config: LlavaConfig, knobs: dict[str, Any]) -> None:
+def _set_knobs(config: LlavaFamilyConfig, knobs: dict[str, Any]) -> None:
     """Writes the knobs into the config and checks the plan they spell, before any weight is read.
 
     The documented use of a method switches it on at loading and gives its layers and ranks afterwards: a method whose
@@ -151,7 +151,7 @@ def _set_knobs(config: LlavaConfig, knobs: dict[str, Any]) -> None:
             raise
 
 
-def _is_unfinished(config: LlavaConfig) -> bool:
+def _is_unfinished(config: LlavaFamilyConfig) -> bool:
     """Whether a documented method is switched on, alone and without its numbers."""
     flags = active_flags(config)
     if len(flags) != 1 or config.reduction:
@@ -185,10 +185,10 @@ def _load_weights(
     folder: Path,
     base: Path | None,
     layout: str | None,
-    config: LlavaConfig,
+    config: LlavaFamilyConfig,
     options: dict[str, Any],
     hub: dict[str, Any],
-) -> LlavaLlamaForCausalLM:
+) -> LlavaFamilyForCausalLM:
     """The model with its tower, projector and adapter; each is checked before anything large is read."""
     inside = (folder,) if base is None else (folder, base)
     source = base or folder
@@ -213,7 +213,7 @@ def _load_weights(
     return model
 
 
-def _repair_generation_config(model: LlavaLlamaForCausalLM) -> None:
+def _repair_generation_config(model: LlavaFamilyForCausalLM) -> None:
     """Published files combine greedy decoding with sampling values, which transformers refuses to save again."""
     settings = model.generation_config
     if not settings.do_sample:

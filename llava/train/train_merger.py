@@ -25,8 +25,8 @@ from accelerate import Accelerator
 from llava.cli.console import progress_bar, terminal
 from llava.model.builder import load_pretrained_model, read_config
 from llava.model.checkpoint import find_folder
-from llava.model.language_model.himap_configuration_llama import REDUCTION_KNOBS
 from llava.model.language_model.llava_llama import LlavaLlamaForCausalLM
+from llava.model.language_model.reduction_knobs import REDUCTION_KNOBS
 from llava.reduction.learned.trained import save_trained, trained_plan
 from llava.utils import exit_code
 

@@ -8,7 +8,8 @@ import pytest
 
 from llava.cli.flags import add_model_flags, add_reduction_flags, model_spec, plan_spec, reduction_kwargs
 from llava.cli.settings import ModelSpec, PlanSpec
-from llava.model.language_model.himap_configuration_llama import REDUCTION_KNOBS, LlamaConfig
+from llava.model.language_model.himap_configuration_llama import LlamaConfig
+from llava.model.language_model.reduction_knobs import REDUCTION_KNOBS, ReductionKnobs
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def test_no_flag_no_keyword(parser):
 def test_every_knob_has_a_flag_of_its_type(parser, spell):
     """What a flag reads is accepted by the config's own type check."""
     for name in REDUCTION_KNOBS:
-        hint = str(LlamaConfig.__annotations__[name])
+        hint = str(ReductionKnobs.__annotations__[name])
         text = [] if "bool" in hint else ["x"] if "str" in hint else ["3"]
         read = reduction_kwargs(parser.parse_args([spell(name), *text]))
         assert set(read) == {name}

@@ -10,8 +10,9 @@ from statistics import median, median_low
 from typing import Any
 
 from llava.cli.settings import PlanSpec
-from llava.model.language_model.himap_configuration_llama import METHOD_FLAGS, LlamaConfig
+from llava.model.language_model.himap_configuration_llama import LlamaConfig
 from llava.model.language_model.knobs import plan_from_config
+from llava.model.language_model.reduction_knobs import METHOD_FLAGS
 from llava.reduction import check_plan, plan_from, plan_name
 
 from .latency import first_token_seconds, matched_latency

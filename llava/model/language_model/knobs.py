@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from llava.reduction import Stage, make_stage, plan_from, spelled_out
 from llava.reduction.checks import check_whole, is_number, is_whole, shown
 
-from .himap_configuration_llama import LlamaConfig, active_flags, check_values
+from .reduction_knobs import ReductionKnobs, active_flags, check_values
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ SPANS = {
 }
 
 
-def plan_from_config(config: LlamaConfig, attentions: Iterable[nn.Module] = ()) -> list[Stage]:
+def plan_from_config(config: ReductionKnobs, attentions: Iterable[nn.Module] = ()) -> list[Stage]:
     """The plan that the knobs spell; ``reduction`` and a ``use_*`` flag at once raise.
 
     ``attentions`` are the trained modules of the condensation stages, in their order; without them they are untrained.
@@ -62,7 +62,7 @@ def plan_from_config(config: LlamaConfig, attentions: Iterable[nn.Module] = ()) 
     return condensation_stages(config, attentions)
 
 
-def fastv_stage(config: LlamaConfig, method: str, alpha: float | str) -> Stage:
+def fastv_stage(config: ReductionKnobs, method: str, alpha: float | str) -> Stage:
     """FastV's stage from the ``fast_v_*`` knobs; its method may also be "text_weighted"."""
     placement = config.fast_v_placement
     if config.fast_v_inplace is not None:
@@ -83,7 +83,7 @@ def fastv_stage(config: LlamaConfig, method: str, alpha: float | str) -> Stage:
     )
 
 
-def himap_stages(config: LlamaConfig) -> list[Stage]:
+def himap_stages(config: ReductionKnobs) -> list[Stage]:
     """HiMAP's stages from the ``hmap_v_*`` knobs and ``cut_off_layer``, in the order of their layers.
 
     A stage whose layer and rank are both None is left out. At and after the cut-off nothing is left to select, so stages
@@ -110,7 +110,7 @@ def himap_stages(config: LlamaConfig) -> list[Stage]:
     return plan
 
 
-def condensation_stages(config: LlamaConfig, attentions: Iterable[nn.Module] = ()) -> list[Stage]:
+def condensation_stages(config: ReductionKnobs, attentions: Iterable[nn.Module] = ()) -> list[Stage]:
     """Condensation's stages: at ``condensation_layers`` with ``condensation_ranks``, else at HiMAP's layers and ranks."""
     names, layers, ranks = condensation_levels(config)
     if not layers:
@@ -147,7 +147,7 @@ def condensation_stages(config: LlamaConfig, attentions: Iterable[nn.Module] = (
     return _with_cut_off(config, stages)
 
 
-def condensation_levels(config: LlamaConfig) -> tuple[tuple[str, str], list[int], list[int | float]]:
+def condensation_levels(config: ReductionKnobs) -> tuple[tuple[str, str], list[int], list[int | float]]:
     """The knobs that say where condensation happens, and what they say: names, layers, ranks (both empty: nothing)."""
     layers, ranks = config.condensation_layers, config.condensation_ranks
     names = "condensation_layers", "condensation_ranks"
@@ -159,7 +159,7 @@ def condensation_levels(config: LlamaConfig) -> tuple[tuple[str, str], list[int]
     return ("hmap_v_attn_*_layer", "hmap_v_attn_*_rank"), [level[1] for level in levels], [level[2] for level in levels]
 
 
-def condensation_stage_count(config: LlamaConfig) -> int:
+def condensation_stage_count(config: ReductionKnobs) -> int:
     """At how many layers condensation happens, whether or not their ranks are given yet."""
     check_values(config)
     if config.condensation_layers is not None:
@@ -167,7 +167,7 @@ def condensation_stage_count(config: LlamaConfig) -> int:
     return sum(layer is not None for layer in (config.hmap_v_attn_txt_layer, config.hmap_v_attn_img_layer))
 
 
-def custom_selection_stages(config: LlamaConfig) -> list[Stage]:
+def custom_selection_stages(config: ReductionKnobs) -> list[Stage]:
     """Custom selection's stages from the ``custom_*`` knobs; lists give one stage an entry."""
     layers = config.custom_agg_layer if isinstance(config.custom_agg_layer, list) else [config.custom_agg_layer]
     if not layers:
@@ -204,7 +204,7 @@ def _stage(method: str, **options: tuple[str, Any]) -> Stage:
         raise ValueError(f"{knob}: {error}" if knob else str(error)) from error
 
 
-def _himap_levels(config: LlamaConfig) -> list[tuple[str, int, int | float]]:
+def _himap_levels(config: ReductionKnobs) -> list[tuple[str, int, int | float]]:
     """(stage, layer, rank) of the two documented stages that are set, from shallow to deep."""
     levels = []
     for which in ("txt", "img"):
@@ -221,7 +221,7 @@ def _himap_levels(config: LlamaConfig) -> list[tuple[str, int, int | float]]:
     return levels
 
 
-def _with_cut_off(config: LlamaConfig, stages: list[Stage]) -> list[Stage]:
+def _with_cut_off(config: ReductionKnobs, stages: list[Stage]) -> list[Stage]:
     """The stages before ``cut_off_layer``, and from there on no image token at all."""
     last = config.cut_off_layer
     if last is None or last == 0 or last >= config.num_hidden_layers:
@@ -259,7 +259,9 @@ def _check_levels(layer_name: str, layers: list, rank_name: str, ranks: list) ->
 # ------------------------------------------------------------------------------------------------------ the image's span
 
 
-def span_override(config: LlamaConfig, visual: Tensor | None, valid: Tensor) -> tuple[Tensor | None, tuple[str, ...]]:
+def span_override(
+    config: ReductionKnobs, visual: Tensor | None, valid: Tensor
+) -> tuple[Tensor | None, tuple[str, ...]]:
     """The prompt's image map (B, P), and what a reader of the trace should know of it.
 
     ``visual`` is what the prompt says, and stands. Without it the map is made from the span in the config's knobs,

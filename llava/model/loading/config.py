@@ -1,4 +1,4 @@
-"""A checkpoint's config.json as a `LlavaConfig`, whichever layout it is in; what cannot be is refused by field and file."""
+"""A checkpoint's config.json as the config of its family, whichever layout it is in; what cannot be is refused by field and file."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any, TypeGuard
 from llava.conversation import get_conversation
 from llava.files import excerpt
 from llava.model.checkpoint import errors_naming, read_json
-from llava.model.language_model.llava_llama import OWN_LAYOUT, LlavaConfig, LlavaLlamaForCausalLM
+from llava.model.language_model.llava_family import OWN_LAYOUT, LlavaFamilyConfig
+from llava.model.language_model.reducible_family import attention_window
+from llava.model.loading.families import SUPPORTED, Family, family_of
 
-# Decoders that compute what Llama computes. Mistral does as long as its attention has no window.
-MODEL_TYPES = ("llava", "llava_llama", "llama", "llava_mistral", "mistral")
 HF_MODEL_TYPES = ("llava", "llava_next")
 
 # How many positions the model reads: the first of these that a config has.
@@ -51,7 +51,7 @@ FIELDS: dict[str, Check] = {
 }
 
 
-def read_config(folder: Path) -> LlavaConfig:
+def read_config(folder: Path) -> LlavaFamilyConfig:
     """The config of a checkpoint in LLaVA's or llava-hf's layout, as ours.
 
     Its `conv_mode` is None where the file does not name the prompt template. Raises FileNotFoundError, or ValueError that
@@ -62,16 +62,14 @@ def read_config(folder: Path) -> LlavaConfig:
     if "text_config" in raw:
         raw = _flattened(raw, path)
     kind = raw.pop("model_type", None)
-    if kind not in MODEL_TYPES:
-        raise ValueError(f"{path}: model_type {excerpt(kind)} is not supported; there are {', '.join(MODEL_TYPES)}")
-    if "mistral" in kind and raw.get("sliding_window") is not None:
-        window = excerpt(raw["sliding_window"])
-        raise ValueError(f"{path}: sliding_window={window} is not supported; only full attention is")
+    family = family_of(kind)
+    if family is None:
+        raise ValueError(f"{path}: model_type {excerpt(kind)} is not supported{_why(kind)}; there are {SUPPORTED}")
     raw = {name: value for name, value in raw.items() if name not in OWN_LAYOUT}
-    _check_fields(raw, path)
+    _check_fields(raw, family, path)
     with errors_naming(path, "correct the field, or fetch the file again"):
-        config = LlavaConfig.from_dict(raw)
-        config.architectures = [LlavaLlamaForCausalLM.__name__]
+        config = family.config.from_dict(raw)
+        config.architectures = [family.model.__name__]
         config.mm_vision_tower = getattr(config, "mm_vision_tower", None)
         config.conv_mode = getattr(config, "conv_mode", None)
         if config.conv_mode is not None:
@@ -83,22 +81,30 @@ def read_config(folder: Path) -> LlavaConfig:
     return config
 
 
-def context_length(config: LlavaConfig) -> int:
-    """How many positions, image tokens included, the model reads."""
-    return next(value for name in CONTEXT_LENGTHS if (value := getattr(config, name, None)))
+def context_length(config: LlavaFamilyConfig) -> int:
+    """How many positions, image tokens included, the model reads: no more than its attention window has."""
+    length = next(value for name in CONTEXT_LENGTHS if (value := getattr(config, name, None)))
+    return min(length, attention_window(config) or length)
 
 
-def _check_fields(raw: dict[str, Any], path: Path) -> None:
+def _why(kind: Any) -> str:
+    """What a decoder that LLaVA was also published with lacks here."""
+    if kind in ("llava_mpt", "mpt"):
+        return ": MPT's layers carry no rotary positions (ALiBi stands in their attention), so no token can be dropped there"
+    return ""
+
+
+def _check_fields(raw: dict[str, Any], family: Family, path: Path) -> None:
     """Refuses values of the wrong type, and names that would hide a method of the config."""
     for name, value in raw.items():
-        if callable(getattr(LlavaConfig, name, None)):
+        if callable(getattr(family.config, name, None)):
             raise ValueError(f"{path}: {name!r} is no field of a config; take it out")
         check = FIELDS.get(name)
         if check and value is not None and not check[0](value):
             raise ValueError(f"{path}: {name}={excerpt(value)} must be {check[1]}")
 
 
-def _check_relations(config: LlavaConfig, path: Path) -> None:
+def _check_relations(config: LlavaFamilyConfig, path: Path) -> None:
     """Refuses fields that contradict each other."""
     heads = config.num_attention_heads
     groups = config.num_key_value_heads or heads  # None is one of each head, as transformers reads it
@@ -123,7 +129,7 @@ def _flattened(raw: dict[str, Any], path: Path) -> dict[str, Any]:
         **text,
         "conv_mode": raw.get("conv_mode"),
         "mm_vision_tower": ".",
-        "mm_vision_config": {**vision, "model_type": "clip_vision_model"},
+        "mm_vision_config": {"model_type": "clip_vision_model", **vision},
         "mm_hidden_size": vision.get("hidden_size", 1024),
         "mm_projector_type": "mlp2x_gelu",
         "mm_vision_select_layer": raw.get("vision_feature_layer", -2),

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from llava.files import excerpt
 from llava.model.checkpoint import errors_naming, fill, listed, load_tensors, read_json, stored_tensors
-from llava.model.language_model.llava_llama import LlavaLlamaForCausalLM
+from llava.model.language_model.llava_family import LlavaFamilyForCausalLM
 from llava.model.loading.layout import TOWER, hf_name, own_name
 from llava.model.loading.weights import PROJECTION, UNTRAINED
 from llava.utils import installed
@@ -40,7 +40,7 @@ def check_peft(folder: Path) -> None:
         raise ImportError(f"{folder} is a LoRA, which needs peft: pip install 'llava-condense[lora]'")
 
 
-def grow_vocabulary(model: LlavaLlamaForCausalLM, rows: int, folder: Path) -> None:
+def grow_vocabulary(model: LlavaFamilyForCausalLM, rows: int, folder: Path) -> None:
     """Gives the embeddings as many rows as the LoRA's config names.
 
     Raises ValueError for many new rows that no weights of the folder fill.
@@ -57,7 +57,7 @@ def grow_vocabulary(model: LlavaLlamaForCausalLM, rows: int, folder: Path) -> No
     model.resize_token_embeddings(rows)
 
 
-def fill_beside(model: LlavaLlamaForCausalLM, folder: Path, base: Path, base_names: Iterable[str]) -> None:
+def fill_beside(model: LlavaFamilyForCausalLM, folder: Path, base: Path, base_names: Iterable[str]) -> None:
     """Fills in what was trained next to a LoRA; a projector that is not among it must be the base's.
 
     Raises ValueError naming the tensors that fit nothing, and those of a projector that neither folder has.
@@ -106,7 +106,7 @@ def adapter_tensors(folder: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def merge_lora(model: LlavaLlamaForCausalLM, folder: Path, base: Path) -> LlavaLlamaForCausalLM:
+def merge_lora(model: LlavaFamilyForCausalLM, folder: Path, base: Path) -> LlavaFamilyForCausalLM:
     """The model with an adapter merged into its weights, each sum in float32 and of the weights as `base` stores them.
 
     The adapter may reach decoder, projector, tower, embeddings and head, under the names of LLaVA or of transformers' own
@@ -160,7 +160,7 @@ def _merge(model: nn.Module, base: Path) -> None:
 
 
 def _fill_whole_modules(
-    model: LlavaLlamaForCausalLM, tensors: dict[str, Tensor], names: Iterable[str], folder: Path
+    model: LlavaFamilyForCausalLM, tensors: dict[str, Tensor], names: Iterable[str], folder: Path
 ) -> None:
     """Fills in the modules that an adapter holds whole; of those it names none may be missing."""
     own = [{"multi_modal_projector": "mm_projector"}.get(name, name).split(".") for name in names]

@@ -24,7 +24,8 @@ from llava.model.checkpoint import (
     read_json,
     weight_headers,
 )
-from llava.model.language_model.llava_llama import LlavaConfig, LlavaLlamaForCausalLM, variant
+from llava.model.language_model.llava_family import LlavaFamilyConfig, LlavaFamilyForCausalLM
+from llava.model.loading.families import model_class
 from llava.model.loading.layout import HF_LAYOUT, TOWER, is_hf, is_recomputed, own_name
 from llava.model.multimodal_encoder.clip_encoder import load_vision_config, vision_config
 
@@ -38,8 +39,8 @@ UNTRAINED = ("model.condensation.",)
 
 
 def load_whole(
-    folder: Path, config: LlavaConfig, options: dict[str, Any], optional: tuple[str, ...] = ()
-) -> LlavaLlamaForCausalLM:
+    folder: Path, config: LlavaFamilyConfig, options: dict[str, Any], optional: tuple[str, ...] = ()
+) -> LlavaFamilyForCausalLM:
     """A model with all weights of one folder, in either layout.
 
     options: keywords of transformers' `from_pretrained`. optional: beginnings of names that may be missing. Raises
@@ -52,7 +53,7 @@ def load_whole(
     if getattr(config, "quantization_config", None) is None:
         _check_fit(folder, headers, config, optional)
     with _no_loading_report():
-        loaded: Any = variant(config).from_pretrained(
+        loaded: Any = model_class(config).from_pretrained(
             folder,
             config=config,
             key_mapping=HF_LAYOUT if is_hf(headers) else None,
@@ -100,7 +101,7 @@ def _no_loading_report() -> Iterator[None]:
         logger.removeFilter(is_other)
 
 
-def _describe_tower(folder: Path, headers: dict[str, TensorHeader], config: LlavaConfig) -> None:
+def _describe_tower(folder: Path, headers: dict[str, TensorHeader], config: LlavaFamilyConfig) -> None:
     """Has the tower built with the model if, and only if, the checkpoint carries its weights."""
     carried = any(name.startswith(("vision_tower.", "model.vision_tower.")) for name in headers)
     if not carried:
@@ -112,7 +113,9 @@ def _describe_tower(folder: Path, headers: dict[str, TensorHeader], config: Llav
         config.mm_vision_config = load_vision_config(place).to_dict()
 
 
-def _check_fit(folder: Path, headers: dict[str, TensorHeader], config: LlavaConfig, optional: tuple[str, ...]) -> None:
+def _check_fit(
+    folder: Path, headers: dict[str, TensorHeader], config: LlavaFamilyConfig, optional: tuple[str, ...]
+) -> None:
     """Compares the tensors of a folder with those of the model that its config describes; see `check_tensors`."""
     held = {own_name(name) if is_hf(headers) else _tower_name(name): header for name, header in headers.items()}
     held = {name: header for name, header in held.items() if not is_recomputed(name)}
@@ -130,17 +133,17 @@ def _tower_name(name: str) -> str:
     return own_name(name) if name.startswith(TOWER) else name
 
 
-def model_shapes(config: LlavaConfig, source: Path) -> dict[str, tuple[int, ...]]:
+def model_shapes(config: LlavaFamilyConfig, source: Path) -> dict[str, tuple[int, ...]]:
     """Names and shapes of a model's tensors, from a model without memory; names as transformers' current CLIP has them.
 
     Raises ValueError naming `source` for a config that no model can be built from.
     """
     with errors_naming(source / "config.json", "correct the config, or fetch it again"), torch.device("meta"):
-        model = variant(config)(copy.deepcopy(config))
+        model = model_class(config)(copy.deepcopy(config))
     return {_tower_name(name): tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
-def load_tower(model: LlavaLlamaForCausalLM, inside: tuple[Path, ...], hub: dict[str, Any]) -> None:
+def load_tower(model: LlavaFamilyForCausalLM, inside: tuple[Path, ...], hub: dict[str, Any]) -> None:
     """Reads a tower that the checkpoint does not carry, onto the language model's device and in its type."""
     tower = model.get_vision_tower()
     if tower is None:

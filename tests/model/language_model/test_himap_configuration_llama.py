@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from llava.model.language_model.himap_configuration_llama import REDUCTION_KNOBS, LlamaConfig
+from llava.model.language_model.himap_configuration_llama import LlamaConfig
 from llava.model.language_model.knobs import plan_from_config
+from llava.model.language_model.reduction_knobs import REDUCTION_KNOBS
 from tests.tiny import tiny_config
 
 

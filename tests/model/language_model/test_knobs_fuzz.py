@@ -6,8 +6,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llava.model.language_model.himap_configuration_llama import METHOD_FLAGS, REDUCTION_KNOBS
 from llava.model.language_model.knobs import condensation_stage_count, plan_from_config
+from llava.model.language_model.reduction_knobs import METHOD_FLAGS, REDUCTION_KNOBS
 from llava.reduction import check_plan, plan_from
 from tests.tiny import LAYERS, tiny_config
 
