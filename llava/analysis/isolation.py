@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llava.model.language_model.reducible_llama import ReducibleLlamaModel
+from llava.model.language_model.reducible_family import ReducibleFamily
 from llava.reduction import Ledger
 
 from .observe import token_groups
@@ -56,7 +56,7 @@ def blocked(modality: str, ledger: Ledger, seeds: Sequence[int]) -> Tensor:
 
 
 @contextmanager
-def isolated(decoder: ReducibleLlamaModel, isolation: Isolation, seeds: Sequence[int]) -> Iterator[None]:
+def isolated(decoder: ReducibleFamily, isolation: Isolation, seeds: Sequence[int]) -> Iterator[None]:
     """While open, the layers of an isolation do not see what it cuts; of decoding steps only ``img2txt`` means anything.
 
     Every layer gets a mask of its own, so that none is disturbed but those. The prefill must drop no token in the decoder.

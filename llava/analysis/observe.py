@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from llava.eval.ask.subject import Generation, LlavaSubject, Reply, SubjectWrapper
 from llava.model.engine import Rope, both
-from llava.model.language_model.reducible_llama import ReducibleLlamaModel
+from llava.model.language_model.reducible_family import ReducibleFamily
 from llava.reduction import Ledger, Stage, attention_rows, spelled_out
 from llava.reduction.evidence import layer_keys
 
@@ -96,7 +96,7 @@ Visit = Callable[[int, Tensor, Rope], None]
 
 
 @contextmanager
-def prefills(decoder: ReducibleLlamaModel, numbers: Sequence[int], visit: Visit) -> Iterator[None]:
+def prefills(decoder: ReducibleFamily, numbers: Sequence[int], visit: Visit) -> Iterator[None]:
     """While open, ``visit(number, entered, rope)`` is called after these layers of every prefill; decoding is not."""
 
     def after(number: int, _layer: nn.Module, given: tuple, named: dict, _output: Any) -> None:
@@ -112,7 +112,7 @@ def prefills(decoder: ReducibleLlamaModel, numbers: Sequence[int], visit: Visit)
 
 @contextmanager
 def watched(
-    decoder: ReducibleLlamaModel, visit: Callable[[int, LayerAttention], None], ledgers: Sequence[Ledger] = ()
+    decoder: ReducibleFamily, visit: Callable[[int, LayerAttention], None], ledgers: Sequence[Ledger] = ()
 ) -> Iterator[None]:
     """While open, ``visit(row, attention)`` is called for every layer and prompt of a prefill, one layer after the other.
 
@@ -153,7 +153,7 @@ class MeasuringSubject(SubjectWrapper):
 
     def __init__(self, subject: LlavaSubject):
         super().__init__(subject)
-        self.decoder: ReducibleLlamaModel = subject.model.get_model()
+        self.decoder: ReducibleFamily = subject.model.get_model()
 
 
 class Observer(MeasuringSubject):

@@ -38,7 +38,7 @@ from llava.eval.ask.subject import Generation, Reply, vision_inputs
 from llava.eval.results.folder import check_writable
 from llava.eval.tasks.base import Example
 from llava.mm_utils import tokenizer_image_token
-from llava.model.language_model.reducible_llama import ReducibleLlamaForCausalLM
+from llava.model.language_model.reducible_family import ReducibleFamilyCausalLM
 from llava.reduction import Ledger, Stage, reduced
 
 from .command import add_plan_flag, analysis_settings, common_parser
@@ -79,7 +79,7 @@ def target_id(tokenizer: Any, conv_mode: str, text: str, label: str) -> int:
 
 
 @contextmanager
-def differentiable(model: ReducibleLlamaForCausalLM, visit: Callable[[int, Tensor], None]) -> Iterator[None]:
+def differentiable(model: ReducibleFamilyCausalLM, visit: Callable[[int, Tensor], None]) -> Iterator[None]:
     """While open, ``visit(number, attention)`` is shown every layer's attention (B, H, S, S), a part of the graph.
 
     Attention is eager meanwhile, and no parameter asks for a gradient.
@@ -106,7 +106,7 @@ def differentiable(model: ReducibleLlamaForCausalLM, visit: Callable[[int, Tenso
                 parameter.requires_grad_(True)
 
 
-def saliency(model: ReducibleLlamaForCausalLM, inputs: dict[str, Tensor], target: int) -> np.ndarray:
+def saliency(model: ReducibleFamilyCausalLM, inputs: dict[str, Tensor], target: int) -> np.ndarray:
     """Saliency of one prompt, summed over blocks: (L, 2, 4, 4), layer, variant, rows' and columns' group of ``GROUPS``.
 
     ``inputs`` are the keywords of the model's forward with ``inputs_embeds`` (1, S, D); ``target`` the right token after the last.

@@ -8,11 +8,11 @@ from transformers import PreTrainedTokenizerBase
 from transformers.image_processing_utils import BaseImageProcessor
 
 from llava.model.builder import load_pretrained_model
-from llava.model.language_model.llava_llama import LlavaLlamaForCausalLM
+from llava.model.language_model.llava_family import LlavaFamilyForCausalLM
 
 from .settings import ModelSpec
 
-Loaded = tuple[PreTrainedTokenizerBase, LlavaLlamaForCausalLM, BaseImageProcessor | None, int]
+Loaded = tuple[PreTrainedTokenizerBase, LlavaFamilyForCausalLM, BaseImageProcessor | None, int]
 
 
 def load_model(spec: ModelSpec, **knobs: Any) -> Loaded:

@@ -15,8 +15,8 @@ from llava.cli.questions import add_question_flags, question_settings
 from llava.cli.settings import PlanSpec
 from llava.eval.ask.plans import plans_from
 from llava.files import write_json
-from llava.model.language_model.himap_configuration_llama import LlamaConfig
 from llava.model.language_model.knobs import SPANS
+from llava.model.language_model.reduction_knobs import ReductionKnobs
 from llava.reduction import Stage
 
 from .settings import ExperimentSettings, LayerEnds
@@ -111,7 +111,7 @@ def experiment_settings(
     )
 
 
-def one_plan(spec: PlanSpec, config: LlamaConfig) -> list[Stage]:
+def one_plan(spec: PlanSpec, config: ReductionKnobs) -> list[Stage]:
     """The one plan of a command line, for a model with this config; empty when none is given."""
     (plan,) = plans_from(spec, config)
     return plan

@@ -11,9 +11,8 @@ from llava.cli.console import launch
 from llava.cli.flags import plan_spec
 from llava.cli.settings import PlanSpec
 from llava.eval.ask.plans import with_knobs
-from llava.model.language_model.himap_configuration_llama import LlamaConfig
 from llava.model.language_model.knobs import SPANS
-from llava.model.language_model.reduction_knobs import REDUCTION_KNOBS
+from llava.model.language_model.reduction_knobs import REDUCTION_KNOBS, ReductionKnobs
 from llava.reduction import Stage, plan_name
 
 from .command import add_plan_flags, experiment_settings, one_plan, save
@@ -79,7 +78,7 @@ def named(settings: ExperimentSettings, name: str) -> ExperimentSettings:
     return replace(settings, output_file=Path(name)) if settings.output_file == UNNAMED else settings
 
 
-def method_name(plan: list[Stage], config: LlamaConfig) -> str:
+def method_name(plan: list[Stage], config: ReductionKnobs) -> str:
     """What the documents' files call a run; what they do not know goes by its plan."""
     if not plan:
         return "baseline"
@@ -96,7 +95,7 @@ def flops_info(outcome: Outcome, full: Outcome) -> dict:
     return {"gflops": spent, "full_gflops": dense, "ratio": spent / dense, "visual_tokens": tokens}
 
 
-def model_config(config: LlamaConfig, span: tuple[int, int | None]) -> dict:
+def model_config(config: ReductionKnobs, span: tuple[int, int | None]) -> dict:
     """The documents' account of a run; the lengths are the prompt's own."""
     start, tokens = span
     return {

@@ -23,13 +23,15 @@ from torch import Tensor
 from transformers import (
     AddedToken,
     CLIPVisionConfig,
+    LlamaConfig,
     LlavaForConditionalGeneration,
     LlavaNextForConditionalGeneration,
     LlavaNextProcessor,
     LlavaProcessor,
+    MistralConfig,
     PreTrainedTokenizerBase,
+    Qwen2Config,
 )
-from transformers import LlamaConfig as HfLlamaConfig
 from transformers import LlamaTokenizer as HfLlamaTokenizer
 from transformers import LlavaConfig as HfLlavaConfig
 from transformers import LlavaNextConfig as HfLlavaNextConfig
@@ -44,7 +46,7 @@ from llava.files import read_json, write_json
 from llava.model.builder import load_pretrained_model, read_config
 from llava.model.checkpoint import find_folder
 from llava.model.language_model.knobs import plan_from_config
-from llava.model.language_model.llava_llama import LlavaConfig, LlavaLlamaForCausalLM
+from llava.model.language_model.llava_family import LlavaFamilyConfig, LlavaFamilyForCausalLM
 from llava.model.loading.layout import hf_name
 from llava.model.multimodal_encoder.clip_encoder import CLIPVisionTower
 from llava.model.tokenizer import LlamaTokenizer, load_tokenizer
@@ -117,7 +119,7 @@ def to_llava_hf(
     processor.save_pretrained(output)
 
 
-def _is_next(config: LlavaConfig) -> bool:
+def _is_next(config: LlavaFamilyConfig) -> bool:
     """Whether pictures are read in crops. Raises ValueError for what transformers' classes cannot express."""
     if not config.mm_vision_tower:
         raise ValueError(
@@ -140,7 +142,7 @@ def _is_next(config: LlavaConfig) -> bool:
 # ----------------------------------------------------------------------------------------------------------- the model
 
 
-def _hf_model(model: LlavaLlamaForCausalLM, image_token: int, is_next: bool) -> Any:
+def _hf_model(model: LlavaFamilyForCausalLM, image_token: int, is_next: bool) -> Any:
     """transformers' own model over the same weights; embeddings get rows up to that of the image token."""
     rows = max(model.config.vocab_size, image_token + 1)
     kind = LlavaNextForConditionalGeneration if is_next else LlavaForConditionalGeneration
@@ -161,10 +163,11 @@ def _grown(weight: Tensor, rows: int) -> Tensor:
     return torch.cat([weight, mean.expand(rows - len(weight), -1)])
 
 
-def _hf_config(model: LlavaLlamaForCausalLM, image_token: int, rows: int, is_next: bool) -> Any:
+def _hf_config(model: LlavaFamilyForCausalLM, image_token: int, rows: int, is_next: bool) -> Any:
     """The config of transformers' own class."""
     config, (tower, _) = model.config, _tower_parts(model)
-    described = HfLlamaConfig().to_dict().keys() - {
+    kind: Any = next(kind for kind in (MistralConfig, Qwen2Config, LlamaConfig) if isinstance(config, kind))
+    described = kind().to_dict().keys() - {
         "architectures",
         "model_type",
         "transformers_version",
@@ -173,7 +176,7 @@ def _hf_config(model: LlavaLlamaForCausalLM, image_token: int, rows: int, is_nex
     text = {name: value for name, value in config.to_dict().items() if name in described}
     is_full = tower.select_feature == "cls_patch"
     fields: dict[str, Any] = {
-        "text_config": HfLlamaConfig.from_dict(text | {"vocab_size": rows}),
+        "text_config": kind.from_dict(text | {"vocab_size": rows}),
         "vision_config": CLIPVisionConfig.from_dict(tower.config.to_dict()),
         "image_token_index": image_token,
         "vision_feature_layer": tower.select_layer,
@@ -191,7 +194,7 @@ def _hf_config(model: LlavaLlamaForCausalLM, image_token: int, rows: int, is_nex
     return HfLlavaConfig(**fields)
 
 
-def _tower_parts(model: LlavaLlamaForCausalLM) -> tuple[CLIPVisionTower, CLIPImageProcessorPil]:
+def _tower_parts(model: LlavaFamilyForCausalLM) -> tuple[CLIPVisionTower, CLIPImageProcessorPil]:
     """The model's tower and image processor, which transformers' LLaVA always has."""
     tower = model.get_vision_tower()
     if tower is None or tower.image_processor is None:
@@ -199,7 +202,7 @@ def _tower_parts(model: LlavaLlamaForCausalLM) -> tuple[CLIPVisionTower, CLIPIma
     return tower, tower.image_processor
 
 
-def _hf_grids(config: LlavaConfig) -> list[list[int]]:
+def _hf_grids(config: LlavaFamilyConfig) -> list[list[int]]:
     """The sizes a picture may be cut at, (height, width) as transformers has them."""
     return [[height, width] for width, height in config.image_grid_pinpoints]
 
@@ -240,7 +243,7 @@ def _begin_after_images(file: Path) -> None:
     write_json(file, raw)
 
 
-def _processor(model: LlavaLlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, is_next: bool) -> Any:
+def _processor(model: LlavaFamilyForCausalLM, tokenizer: PreTrainedTokenizerBase, is_next: bool) -> Any:
     """What prepares pictures and prompts for transformers' own class as `process_images` and the tokenizer do here."""
     config, (tower, image_processor) = model.config, _tower_parts(model)
     prepared = {name: value for name, value in image_processor.to_dict().items() if name in _IMAGE_FIELDS}

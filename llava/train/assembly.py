@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from llava.model.builder import load_pretrained_model
-from llava.model.language_model.llava_llama import LlavaLlamaForCausalLM
+from llava.model.language_model.llava_family import LlavaFamilyForCausalLM
 from llava.model.llava_arch import load_projector
 
 from .arguments import ModelArguments, TrainingArguments
@@ -19,7 +19,7 @@ from .trainable import require_tower
 
 def load_model(
     model_args: ModelArguments, args: TrainingArguments, knobs: dict[str, Any]
-) -> tuple[PreTrainedTokenizerBase, LlavaLlamaForCausalLM, Any]:
+) -> tuple[PreTrainedTokenizerBase, LlavaFamilyForCausalLM, Any]:
     """The model to train, with tower and projector: `(tokenizer, model, image_processor)`.
 
     knobs: reduction knobs of its config. Raises what `load_pretrained_model` raises, and ValueError for flags that
@@ -55,7 +55,7 @@ def load_model(
     return tokenizer, model, image_processor
 
 
-def _add_vision(model: LlavaLlamaForCausalLM, model_args: ModelArguments) -> Any:
+def _add_vision(model: LlavaFamilyForCausalLM, model_args: ModelArguments) -> Any:
     """Gives a language model a tower and a new projector."""
     if model_args.vision_tower is None:
         raise ValueError(
@@ -80,7 +80,7 @@ def _add_vision(model: LlavaLlamaForCausalLM, model_args: ModelArguments) -> Any
     return require_tower(model).image_processor
 
 
-def _check_vision(model: LlavaLlamaForCausalLM, model_args: ModelArguments) -> None:
+def _check_vision(model: LlavaFamilyForCausalLM, model_args: ModelArguments) -> None:
     """Refuses flags that say something else about tower and projector than the model's config."""
     for name in ("mm_vision_select_layer", "mm_vision_select_feature", "mm_projector_type", "mm_patch_merge_type"):
         options, own = getattr(model_args, name), getattr(model.config, name, None)

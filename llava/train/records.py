@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from llava.constants import IMAGE_TOKEN_INDEX
 from llava.mm_utils import Size, process_images
-from llava.model.language_model.llava_llama import LlavaLlamaForCausalLM
+from llava.model.language_model.llava_family import LlavaFamilyForCausalLM
 
 from .arguments import DataArguments, ModelArguments, TrainingArguments
 from .data import ConversationDataset
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 def load_records(
-    model: LlavaLlamaForCausalLM,
+    model: LlavaFamilyForCausalLM,
     tokenizer: PreTrainedTokenizerBase,
     image_processor: Any,
     model_args: ModelArguments,
@@ -68,7 +68,7 @@ def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
     return padding if isinstance(padding, int) else 0
 
 
-def image_positions(model: LlavaLlamaForCausalLM, image_processor: Any) -> int | Callable[[Size], int]:
+def image_positions(model: LlavaFamilyForCausalLM, image_processor: Any) -> int | Callable[[Size], int]:
     """How many positions a picture takes under the plan in force; for "anyres" a function of its (width, height)."""
     measured: dict[Size, int] = {}
 

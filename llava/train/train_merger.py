@@ -25,7 +25,7 @@ from accelerate import Accelerator
 from llava.cli.console import progress_bar, terminal
 from llava.model.builder import load_pretrained_model, read_config
 from llava.model.checkpoint import find_folder
-from llava.model.language_model.llava_llama import LlavaLlamaForCausalLM
+from llava.model.language_model.llava_family import LlavaFamilyForCausalLM
 from llava.model.language_model.reduction_knobs import REDUCTION_KNOBS
 from llava.reduction.learned.trained import save_trained, trained_plan
 from llava.utils import exit_code
@@ -81,7 +81,7 @@ def _check_data(data: DataSettings) -> None:
         )
 
 
-def _load_frozen(mllm: MllmSettings, accelerator: Accelerator) -> tuple[Any, LlavaLlamaForCausalLM, Any]:
+def _load_frozen(mllm: MllmSettings, accelerator: Accelerator) -> tuple[Any, LlavaFamilyForCausalLM, Any]:
     """`(tokenizer, model, image_processor)` of a model with every token, of which nothing learns."""
     config = read_config(find_folder(mllm.model_path, "model"))
     if any(getattr(config, knob) for knob in REDUCTION_KNOBS if knob == "reduction" or knob.startswith("use_")):

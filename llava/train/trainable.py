@@ -6,7 +6,7 @@ from typing import Any, Literal, cast
 
 from llava.model.builder import PROJECTION, UNTRAINED
 from llava.model.checkpoint import find_folder, read_json
-from llava.model.language_model.llava_llama import LlavaLlamaForCausalLM
+from llava.model.language_model.llava_family import LlavaFamilyForCausalLM
 from llava.model.multimodal_encoder.clip_encoder import CLIPVisionTower
 from llava.utils import installed
 
@@ -16,7 +16,7 @@ from .arguments import ModelArguments, TrainingArguments
 LORA_TARGETS = r"model\.layers\.\d+\.(self_attn|mlp)\.\w+_proj"
 
 
-def require_tower(model: LlavaLlamaForCausalLM) -> CLIPVisionTower:
+def require_tower(model: LlavaFamilyForCausalLM) -> CLIPVisionTower:
     """The model's vision tower. Raises ValueError for a model without one."""
     tower = model.get_vision_tower()
     if tower is None:
@@ -27,7 +27,7 @@ def require_tower(model: LlavaLlamaForCausalLM) -> CLIPVisionTower:
 
 
 def choose_trained(
-    model: LlavaLlamaForCausalLM, model_args: ModelArguments, args: TrainingArguments
+    model: LlavaFamilyForCausalLM, model_args: ModelArguments, args: TrainingArguments
 ) -> tuple[Any, str]:
     """Freezes what does not learn: `(model, layout)`, the model wrapped by peft for a LoRA.
 
@@ -57,7 +57,7 @@ def choose_trained(
     return model, layout
 
 
-def _with_lora(model: LlavaLlamaForCausalLM, args: TrainingArguments) -> Any:
+def _with_lora(model: LlavaFamilyForCausalLM, args: TrainingArguments) -> Any:
     """The model frozen under a LoRA of its language model's linear layers."""
     if not installed("peft"):
         raise ImportError("--lora_enable needs peft: pip install 'llava-condense[train]'")

@@ -15,7 +15,7 @@ from llava.constants import IMAGE_TOKEN_INDEX
 from llava.conversation import conversation_mode
 from llava.model.builder import read_config
 from llava.model.checkpoint import find_folder, fingerprint
-from llava.model.language_model.llava_llama import LlavaConfig
+from llava.model.language_model.llava_family import LlavaFamilyConfig
 from llava.model.multimodal_encoder.clip_encoder import load_vision_config
 from llava.model.tokenizer import load_tokenizer
 
@@ -29,7 +29,7 @@ class Checkpoint:
 
     spec: ModelSpec
     folder: Path
-    config: LlavaConfig
+    config: LlavaFamilyConfig
     conv_mode: str
 
     @property
@@ -118,7 +118,7 @@ def open_evaluation(settings: EvalSettings) -> Evaluation:
     return Evaluation(settings, model, task)
 
 
-def tokens_of_picture(folder: Path, config: LlavaConfig) -> int | None:
+def tokens_of_picture(folder: Path, config: LlavaFamilyConfig) -> int | None:
     """Visual tokens of every picture without reduction; None for a model that cuts pictures into crops, where they differ."""
     if "anyres" in (getattr(config, "image_aspect_ratio", None) or ""):
         return None

@@ -10,9 +10,8 @@ from statistics import median, median_low
 from typing import Any
 
 from llava.cli.settings import PlanSpec
-from llava.model.language_model.himap_configuration_llama import LlamaConfig
 from llava.model.language_model.knobs import plan_from_config
-from llava.model.language_model.reduction_knobs import METHOD_FLAGS
+from llava.model.language_model.reduction_knobs import METHOD_FLAGS, ReductionKnobs
 from llava.reduction import check_plan, plan_from, plan_name
 
 from .latency import first_token_seconds, matched_latency
@@ -21,7 +20,7 @@ from .pricing import Plan, matched, parse_match, pricing_of
 from .subject import LlavaSubject
 
 
-def plans_from(spec: PlanSpec, config: LlamaConfig, keep: float | None = None) -> list[Plan]:
+def plans_from(spec: PlanSpec, config: ReductionKnobs, keep: float | None = None) -> list[Plan]:
     """The plans of a spec, under a config: its reductions, or the one that its knobs or the checkpoint spell.
 
     keep: the budget of stages that name none. Raises ValueError for both spellings at once, for one plan twice, and for a
@@ -42,7 +41,7 @@ def plans_from(spec: PlanSpec, config: LlamaConfig, keep: float | None = None) -
     return plans
 
 
-def with_knobs(config: LlamaConfig, knobs: Mapping[str, Any]) -> LlamaConfig:
+def with_knobs(config: ReductionKnobs, knobs: Mapping[str, Any]) -> ReductionKnobs:
     """A copy of a config with reduction knobs set."""
     changed = copy.copy(config)
     for name, value in knobs.items():

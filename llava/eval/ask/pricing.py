@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from llava.model.language_model.himap_configuration_llama import LlamaConfig
+from llava.model.language_model.reduction_knobs import ReductionKnobs
 from llava.reduction import Stage, spelled_out
 from llava.reduction.cost import decoder_flops, kv_bytes
 from llava.reduction.plan import tokens_left
@@ -22,7 +22,7 @@ NEAR = 0.05  # how far from the wanted cost, as a share of it, a plan may lie
 class Pricing:
     """What a plan will cost a model, before anything runs: a picture of ``tokens`` with ``text`` other positions."""
 
-    config: LlamaConfig
+    config: ReductionKnobs
     tokens: int
     text: int = 60
 

@@ -21,7 +21,7 @@ from llava.constants import IMAGE_TOKEN_INDEX
 from llava.conversation import get_conversation
 from llava.mm_utils import process_images, question_with_images, tokenizer_image_token
 from llava.model.builder import context_length
-from llava.model.language_model.llava_llama import LlavaConfig, LlavaLlamaForCausalLM
+from llava.model.language_model.llava_family import LlavaFamilyConfig, LlavaFamilyForCausalLM
 from llava.model.vision.seen import reads_tower
 from llava.pictures import picture_size
 from llava.reduction import Cost, Stage, reduced
@@ -133,7 +133,7 @@ class LlavaSubject:
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
-        model: LlavaLlamaForCausalLM,
+        model: LlavaFamilyForCausalLM,
         image_processor: BaseImageProcessor | None,
         conv_mode: str = "vicuna_v1",
     ):
@@ -230,7 +230,7 @@ def vision_inputs(pictures: Sequence[Picture], plan: list[Stage]) -> dict[str, A
 
 
 def prompt_ids(
-    tokenizer: PreTrainedTokenizerBase, config: LlavaConfig, conv_mode: str, text: str, has_picture: bool = True
+    tokenizer: PreTrainedTokenizerBase, config: LlavaFamilyConfig, conv_mode: str, text: str, has_picture: bool = True
 ) -> list[int]:
     """The ids of a question in a conversation template; the picture's place is IMAGE_TOKEN_INDEX.
 

@@ -15,6 +15,7 @@ from llava.cli.settings import ModelSpec
 from llava.constants import SHORT_ANSWER
 from llava.model.engine import cache_keyword
 from llava.model.language_model.himap_configuration_llama import LlamaConfig
+from llava.model.language_model.reducible_family import ReducibleFamilyCausalLM
 from llava.model.language_model.reducible_llama import ReducibleLlamaForCausalLM
 from llava.reduction import Stage, check_plan, spelled_out
 from llava.reduction.cost import decoder_flops, selector_flops
@@ -80,7 +81,7 @@ class Workload:
     (None: not where a tower comes before). ``about`` is what a reader of the figures must know.
     """
 
-    model: ReducibleLlamaForCausalLM
+    model: ReducibleFamilyCausalLM
     encode: Callable[[list[Stage]], Picture] | None
     prefill: Callable[[Picture | None], Any]
     flops: Callable[[], float]
@@ -135,7 +136,7 @@ def random_workload(sizes: RandomModel) -> Workload:
     )
 
 
-def shortened(model: ReducibleLlamaForCausalLM, embeds: Tensor, rows: list[int]) -> Tensor:
+def shortened(model: ReducibleFamilyCausalLM, embeds: Tensor, rows: list[int]) -> Tensor:
     """Logits of the last row of a prompt (1, S, D) whose layers see its first rows only, so many each: transformers' own layers.
 
     It is what any reduction to these numbers could reach at best: as much work in the layers and in the cache, no choice, no

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llava.model.language_model.llava_llama import LlavaLlamaForCausalLM
+from llava.model.language_model.llava_family import LlavaFamilyForCausalLM
 from llava.reduction import reduced
 
 from ..data import Collator, ConversationDataset
@@ -26,7 +26,7 @@ class TrainingExamples:
     precision 1.2 MB a picture).
     """
 
-    def __init__(self, settings: Settings, model: LlavaLlamaForCausalLM, tokenizer: Any, image_processor: Any):
+    def __init__(self, settings: Settings, model: LlavaFamilyForCausalLM, tokenizer: Any, image_processor: Any):
         data = settings.data_settings
         self.model = model
         self.layer = matched_layer(settings, model.config.num_hidden_layers)

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from transformers.cache_utils import DynamicCache
 
 from llava.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
-from llava.model.language_model.llava_llama import LlavaLlamaForCausalLM, LlavaLlamaModel
+from llava.model.language_model.llava_family import LlavaFamilyForCausalLM, LlavaFamilyModel
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class ForwardPass:
         )
 
 
-def read(model: LlavaLlamaForCausalLM, batch: dict[str, Any], layer: int | None = None) -> ForwardPass:
+def read(model: LlavaFamilyForCausalLM, batch: dict[str, Any], layer: int | None = None) -> ForwardPass:
     """Read a batch under the plan in force; ``layer``: the number of decoder layers after which words are taken."""
     spliced = model.splice(
         batch["input_ids"], batch["attention_mask"], batch["labels"], raw_vision_features=batch["raw_vision_features"]
@@ -79,7 +79,7 @@ def read(model: LlavaLlamaForCausalLM, batch: dict[str, Any], layer: int | None 
 
 
 def read_together(
-    model: LlavaLlamaForCausalLM, batch: dict[str, Any], pictures: Sequence[Any], layer: int | None = None
+    model: LlavaFamilyForCausalLM, batch: dict[str, Any], pictures: Sequence[Any], layer: int | None = None
 ) -> ForwardPass:
     """``read`` for several questions a picture, where nothing before the decoder reads the question.
 
@@ -136,7 +136,7 @@ def _split(values: Sequence[Any], counts: Sequence[int]) -> Iterator[Sequence[An
 
 
 def _forward_pass(
-    model: LlavaLlamaForCausalLM,
+    model: LlavaFamilyForCausalLM,
     last: Tensor,
     targets: Tensor,
     states: Tensor | None = None,
@@ -156,7 +156,7 @@ def _is_after_picture(visual: Tensor) -> Tensor:
 
 
 @contextmanager
-def _layer_outputs(decoder: LlavaLlamaModel, layer: int | None) -> Iterator[list[Tensor]]:
+def _layer_outputs(decoder: LlavaFamilyModel, layer: int | None) -> Iterator[list[Tensor]]:
     """What the ``layer``-th decoder layer gives out (B, S, D), call by call."""
     states: list[Tensor] = []
     if layer is None:
