@@ -9,6 +9,7 @@ HERE = Path(__file__).parent
 EVAL = ["matplotlib>=3.8", "scipy>=1.11", "jinja2>=3.1"]
 TRAIN = [*EVAL, "peft>=0.15", "pydantic>=2"]
 CAPTION = ["pycocoevalcap>=1.2"]  # CIDEr; of what comes with it only that part is used, which needs no Java
+SERVE = ["fastapi>=0.110", "uvicorn>=0.30", "pydantic>=2"]
 QUANTIZE = ["bitsandbytes>=0.46"]  # the first that also computes on CPUs
 
 setup(
@@ -39,11 +40,15 @@ setup(
         "train": TRAIN,
         "lora": ["peft>=0.15"],
         "quantize": QUANTIZE,
+        "serve": SERVE,
         "dev": [
             *EVAL,
             *TRAIN,
             *CAPTION,
             *QUANTIZE,
+            *SERVE,
+            "openai>=1.40",
+            "httpx>=0.27",
             "hypothesis>=6",
             "pyright>=1.1.390",
             "pytest>=8",

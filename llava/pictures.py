@@ -63,7 +63,7 @@ def load_image(source: str | Path) -> Image.Image:
     source = str(source)
     try:
         if source.lower().startswith(("http://", "https://")):
-            return _decoded(BytesIO(_download(source)))
+            return _decoded(BytesIO(download(source)))
         with open(source, "rb") as file:
             return _decoded(file)
     except FileNotFoundError:
@@ -80,8 +80,16 @@ def load_image_from_base64(image: str | bytes) -> Image.Image:
         raise _unreadable("in base64 text", error) from error
 
 
-def picture_size(file: str | Path) -> Size:
-    """(width, height) of the picture that `load_image` gives, from the file's header (a TIFF is decoded).
+def load_image_from_bytes(content: bytes) -> Image.Image:
+    """The picture that the bytes of a file hold, as `load_image` gives one. Raises ValueError for anything else."""
+    try:
+        return _decoded(BytesIO(content))
+    except _DAMAGE as error:
+        raise _unreadable("in bytes", error) from error
+
+
+def picture_size(file: str | Path | IO[bytes]) -> Size:
+    """(width, height) of the picture that `load_image` gives, from the header of a file or stream (a TIFF is decoded).
 
     Raises as `load_image` does, but damage behind the header is not seen.
     """
@@ -96,7 +104,8 @@ def picture_size(file: str | Path) -> Size:
     except FileNotFoundError:
         raise FileNotFoundError(f"image file {str(file)!r} does not exist") from None
     except _DAMAGE as error:
-        raise _unreadable(repr(str(file)), error) from error
+        source = repr(str(file)) if isinstance(file, str | Path) else "in bytes"
+        raise _unreadable(source, error) from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -167,15 +176,19 @@ def _unreadable(source: str, error: BaseException) -> ValueError:
     return ValueError(f"image {source} cannot be read: {reason}")
 
 
-def _download(address: str) -> bytes:
-    """What an address answers with. Raises ValueError beyond the limits of size and time, and what urllib raises."""
+def download(address: str, largest: int | None = None) -> bytes:
+    """What an address answers with: at most ``largest`` bytes (None: `LARGEST_DOWNLOAD`) within `LONGEST_DOWNLOAD` seconds.
+
+    Raises ValueError beyond, and what urllib raises.
+    """
+    largest = LARGEST_DOWNLOAD if largest is None else largest
     end = time.monotonic() + LONGEST_DOWNLOAD
     content = bytearray()
     with urllib.request.urlopen(address, timeout=LONGEST_DOWNLOAD) as response:
         while part := response.read1(_CHUNK):
             content += part
-            if len(content) > LARGEST_DOWNLOAD:
-                raise ValueError(f"it is larger than {LARGEST_DOWNLOAD // 2**20} MiB; download it and give the file")
+            if len(content) > largest:
+                raise ValueError(f"it is larger than {largest // 2**20} MiB; download it and give the file")
             if time.monotonic() > end:
                 raise ValueError(f"it takes longer than {LONGEST_DOWNLOAD:g} seconds; download it and give the file")
         if response.length:

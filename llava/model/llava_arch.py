@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -81,6 +82,19 @@ class LlavaMetaForCausalLM(ABC, _LanguageModel):
     def image_seeds(self, images: Images) -> list[int]:
         """A number for each image that depends on its pixels alone, from which seeded methods draw."""
         return [picture.seed for picture in self._pictures(images)]
+
+    def visual_tokens(self, images: Images, image_sizes: Sequence[tuple[int, int]] | None = None) -> list[int]:
+        """How many tokens each image is in an unreduced prompt, from shapes alone; arguments as in `splice`."""
+        pictures = self._pictures(images, None, image_sizes)
+        if not pictures:
+            return []
+        layout = self._vision_path().layout
+        layout = replace(layout, newline=None if layout.newline is None else layout.newline.new_zeros(1))
+        crop = self._embed.weight.new_zeros(layout.side**2, 1)
+        return [
+            picture.crops * len(crop) if picture.plain else len(layout.merge([crop] * picture.crops, picture.size))
+            for picture in pictures
+        ]
 
     def _pictures(self, images: Images | None, *others: Any) -> list[Picture]:
         pictures = as_pictures(images, *others)

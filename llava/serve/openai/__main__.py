@@ -1,0 +1,78 @@
+"""The command: ``python -m llava.serve.openai --model-path ... --port 8000``."""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser, BooleanOptionalAction, Namespace
+from dataclasses import fields
+
+from llava.cli.flags import add_model_flags, add_reduction_flags, load_from_flags, spellings
+from llava.conversation import conversation_mode, get_conversation
+from llava.mm_utils import get_model_name_from_path
+from llava.utils import exit_code, installed
+
+from .limits import Limits
+
+NEEDED = ("fastapi", "uvicorn", "pydantic")
+_FLAGS = {
+    "image_bytes": ("max_image_bytes", "of a picture's file"),
+    "image_pixels": ("max_image_pixels", "of a decoded picture"),
+    "images": ("max_images", "pictures of a request"),
+    "max_tokens": ("max_tokens", "tokens of an answer"),
+    "text_bytes": ("max_text_bytes", "of everything in a request that is no picture"),
+    "batch": ("max_batch", "prompts in one batch"),
+    "open_requests": ("max_requests", "requests at once, waiting or being answered; more get status 429"),
+}
+
+
+def parser() -> ArgumentParser:
+    """The model's flags, the address, the limits and every reduction flag."""
+    flags = ArgumentParser(prog="python -m llava.serve.openai", description="Serve a model over the OpenAI API.")
+    add_model_flags(flags)
+    group = flags.add_argument_group("server")
+    group.add_argument("--host", default="127.0.0.1", help="address to listen at (default: this machine alone)")
+    group.add_argument("--port", type=int, default=8000, help="0: a free one (default: 8000)")
+    group.add_argument(*spellings("served_name"), help="the model's name for clients (default: its folder's)")
+    group.add_argument(
+        "--temperature", type=float, default=0.0, help="of requests that name none; 0 is greedy (default)"
+    )
+    group.add_argument(
+        *spellings("allow_image_urls"),
+        action=BooleanOptionalAction,
+        default=False,
+        help="fetch http(s) pictures, from this machine's network (default: no)",
+    )
+    defaults = {field.name: field.default for field in fields(Limits)}
+    for name, (flag, meaning) in _FLAGS.items():
+        group.add_argument(
+            *spellings(flag), type=int, default=defaults[name], help=f"{meaning} (default: {defaults[name]})"
+        )
+    add_reduction_flags(flags)
+    return flags
+
+
+def limits_from(options: Namespace) -> Limits:
+    """The limits of a command line. Raises ValueError for one below 1."""
+    given = {name: getattr(options, flag) for name, (flag, _) in _FLAGS.items()}
+    return Limits(**given, image_urls=options.allow_image_urls)
+
+
+def main(options: Namespace) -> None:
+    """Load the model and serve it until Ctrl-C."""
+    if missing := [package for package in NEEDED if not installed(package)]:
+        raise ValueError(f"the server needs {', '.join(missing)}; pip install 'llava-condense[serve]'")
+    import uvicorn
+
+    from .app import create_app
+    from .llava_chat import LlavaChat
+
+    limits = limits_from(options)
+    tokenizer, model, image_processor, _ = load_from_flags(options)
+    name = options.served_name or get_model_name_from_path(options.model_path)
+    mode = conversation_mode(get_model_name_from_path(options.model_path), model.config, options.conv_mode)
+    chat = LlavaChat(name, tokenizer, model, image_processor, get_conversation(mode))
+    uvicorn.run(create_app(chat, limits, options.temperature), host=options.host, port=options.port)
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(lambda: main(parser().parse_args())))

@@ -1,0 +1,138 @@
+"""The server's view of this package's own LLaVA models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import StoppingCriteriaList
+
+from llava.constants import DEFAULT_IMAGE_TOKEN
+from llava.conversation import Conversation
+from llava.mm_utils import process_images, question_with_images, tokenizer_image_token
+from llava.model.builder import context_length
+from llava.reduction import Stage, check_plan, plan_from
+
+from .chat import Job, Prompt, Question, Sampling, Turn
+from .progress import AnswerText, Progress
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """The ids (S,) of a prompt, its pictures as tensors, their (width, height), and the plan."""
+
+    ids: Tensor
+    images: list[Tensor]
+    sizes: list[tuple[int, int]]
+    plan: list[Stage]
+
+
+class LlavaChat:
+    """A LLaVA model, its tokenizer, its image processor and its prompt template as a ``Chat``."""
+
+    def __init__(self, name: str, tokenizer: Any, model: Any, image_processor: Any, conversation: Conversation):
+        self.name, self.tokenizer, self.model, self.image_processor = name, tokenizer, model, image_processor
+        self.conversation = conversation
+        self._layers = model.config.num_hidden_layers
+        self._stops = (conversation.stop_string,)
+        self._ends = _end_ids(tokenizer, model, self._stops)
+
+    def prepare(self, question: Question, most_tokens: int) -> Prompt:
+        """The prompt of a dialogue, its pictures preprocessed, checked against the model's positions and plan."""
+        spec = question.reduction
+        plan = self.model.get_model().plan() if spec is None else plan_from(spec)
+        check_plan(plan, self._layers)
+        ids = tokenizer_image_token(self._written(question.turns), self.tokenizer, return_tensors="pt")
+        pictures = [image for turn in question.turns for image in turn.images]
+        images = list(process_images(pictures, self.image_processor, self.model.config)) if pictures else []
+        sizes = [picture.size for picture in pictures]
+        visual = sum(self.model.visual_tokens(_together(images), sizes)) if images else 0
+        positions = len(ids) - len(images) + visual
+        spare = context_length(self.model.config) - positions
+        wanted = question.sampling.max_tokens
+        if spare < (wanted or 1):
+            raise ValueError(
+                f"the prompt of {positions} positions, {visual} of them of pictures, and an answer of {wanted or 1} tokens"
+                f" exceed the model's {context_length(self.model.config)} positions; shorten the prompt or max_tokens"
+            )
+        return Prompt(
+            inputs=_Inputs(ids, images, sizes, plan),
+            sampling=question.sampling,
+            max_tokens=min(most_tokens, spare) if wanted is None else wanted,
+            positions=positions,
+            visual=visual,
+            group=_group(question.sampling, plan),
+        )
+
+    @torch.inference_mode()
+    def generate(self, jobs: Sequence[Job]) -> None:
+        """Answer prompts of one group in one ``generate``."""
+        inputs: list[_Inputs] = [job.prompt.inputs for job in jobs]
+        sampling = jobs[0].prompt.sampling
+        rows = [part.ids for part in inputs]
+        ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        mask = torch.arange(ids.shape[1]) < torch.tensor([len(row) for row in rows])[:, None]
+        images = [image for part in inputs for image in part.images]
+        progress = Progress(
+            jobs,
+            [AnswerText(self.tokenizer, (*self._stops, *job.prompt.sampling.stop)) for job in jobs],
+            self._ends,
+            lambda: [cost.visual_per_layer for cost in self.model.last_cost()],
+        )
+        with torch.random.fork_rng(enabled=sampling.seed is not None):
+            if sampling.seed is not None:
+                torch.manual_seed(sampling.seed)
+            self.model.generate(
+                ids.to(self.model.device),
+                attention_mask=mask.to(self.model.device),
+                images=_together(images) if images else None,
+                image_sizes=[size for part in inputs for size in part.sizes] or None,
+                reduction=inputs[0].plan,
+                stopping_criteria=StoppingCriteriaList([progress]),
+                max_new_tokens=max(job.prompt.max_tokens for job in jobs),
+                do_sample=sampling.temperature > 0,
+                temperature=sampling.temperature or None,
+                top_p=sampling.top_p if sampling.temperature else None,
+            )
+
+    def _written(self, turns: Sequence[Turn]) -> str:
+        """A dialogue as the template writes it, pictures as image tokens, with a slot for the answer."""
+        dialogue = self.conversation.copy()
+        for turn in turns:
+            text = turn.text
+            if turn.role == "user":
+                text = question_with_images(text, len(turn.images), self.model.config)
+            elif DEFAULT_IMAGE_TOKEN in text:
+                raise ValueError(
+                    f"an assistant's turn holds {DEFAULT_IMAGE_TOKEN}, which stands for a picture; take it out"
+                )
+            dialogue.append_message(dialogue.roles[turn.role == "assistant"], text)
+        dialogue.append_message(dialogue.roles[1], None)
+        return dialogue.get_prompt()
+
+
+def _group(sampling: Sampling, plan: list[Stage]) -> tuple[Any, ...] | None:
+    """What prompts that share a batch have in common. A seed is one answer's, so that it does not depend on others'."""
+    if sampling.temperature and sampling.seed is not None:
+        return None
+    chance = (sampling.temperature, sampling.top_p) if sampling.temperature else ()
+    return *chance, *map(str, plan)
+
+
+def _together(images: list[Tensor]) -> Tensor | list[Tensor]:
+    """Single views (3, H, W) as one stack, which says that there is nothing to merge; stacks of crops as they are."""
+    return torch.stack(images) if all(image.dim() == 3 for image in images) else images
+
+
+def _end_ids(tokenizer: Any, model: Any, stops: Sequence[str]) -> frozenset[int]:
+    """The ids that end an answer: the model's own, and the template's where it is one special token."""
+    own = model.generation_config.eos_token_id
+    ends = set(own) if isinstance(own, list | tuple) else {own}
+    special = set(tokenizer.all_special_ids)
+    for stop in stops:
+        ids = [token for token in tokenizer(stop).input_ids if token != tokenizer.bos_token_id]
+        ends |= set(ids) & special if len(ids) == 1 else set()
+    return frozenset(end for end in ends if end is not None)
