@@ -87,10 +87,12 @@ def squarable(image: Image.Image) -> Image.Image:
 def _central_part(image: Image.Image, image_processor: Any) -> Image.Image:
     """The picture without the ends that a processor which crops at the centre would enlarge and then cut off."""
     width, height = image.size
+    if not image_processor.do_center_crop:
+        return image
     short, crop = min(image.size), max(image_processor.crop_size["height"], image_processor.crop_size["width"])
     # As many times the shorter side as give a strip of LEAST_SIDE squared pixels behind the resizing.
     most = short * max(2, (LEAST_SIDE // crop) ** 2)
-    if max(image.size) <= most or not image_processor.do_center_crop:
+    if max(image.size) <= most:
         return image
     spare = (max(image.size) - most) // 2 * 2  # the same at both ends
     if width > height:
@@ -156,8 +158,12 @@ def process_anyres_image(image: Image.Image, processor: Any, grid_pinpoints: str
     """The whole picture squeezed into one square, then its crops: (1 + crops, 3, H, W)."""
     image = to_rgb(image)
     grid = select_best_resolution(image.size, _grids(grid_pinpoints))
-    crops = divide_to_patches(resize_and_pad_image(image, grid), processor.crop_size["height"])
-    side = processor.size["shortest_edge"]
+    # One that cuts nothing off, as SigLIP's, squeezes a picture to the size it reads.
+    if processor.do_center_crop:
+        crop, side = processor.crop_size["height"], processor.size["shortest_edge"]
+    else:
+        crop = side = processor.size["height"]
+    crops = divide_to_patches(resize_and_pad_image(image, grid), crop)
     return torch.stack([_pixels(part, processor) for part in (image.resize((side, side)), *crops)])
 
 

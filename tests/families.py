@@ -11,7 +11,15 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import nn
-from transformers import PreTrainedTokenizerFast
+from transformers import (
+    Dinov2Config,
+    Dinov2Model,
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersModel,
+    PreTrainedTokenizerFast,
+    SiglipConfig,
+    SiglipModel,
+)
 
 from llava.model.loading.families import FAMILIES
 from tests.conftest import PARITY15
@@ -101,4 +109,40 @@ def write_llava(
         del state["lm_head.weight"]
     save_file(state, folder / "model.safetensors", {"format": "pt"})
     (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+VISION = {
+    "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "image_size": SIDE, "patch_size": 4,
+}  # fmt: skip
+
+
+def write_tower(folder: Path, kind: str) -> Path:
+    """A random tower and its image processor in a folder: "clip", "siglip" (whole, with its text side), "dinov2", "registers"."""
+    if kind == "clip":
+        return write_clip(folder)
+    square = {"height": SIDE, "width": SIDE}
+    processor: dict[str, Any] = {
+        "image_processor_type": "BitImageProcessor", "crop_size": square, "size": {"shortest_edge": SIDE + 4}, "resample": 3,
+        "image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225],
+    }  # fmt: skip
+    if kind == "siglip":
+        text = {
+            "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4, "vocab_size": 20,
+            "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 1,
+        }  # fmt: skip
+        tower: Any = SiglipModel(SiglipConfig(vision_config={**VISION, "intermediate_size": 48}, text_config=text))
+        half = [0.5, 0.5, 0.5]
+        processor = {
+            "image_processor_type": "SiglipImageProcessor", "size": square, "image_mean": half, "image_std": half, "resample": 3,
+        }  # fmt: skip
+    elif kind == "dinov2":
+        tower = Dinov2Model(Dinov2Config(**VISION, mlp_ratio=2))
+    else:
+        tower = Dinov2WithRegistersModel(
+            Dinov2WithRegistersConfig(**VISION, mlp_ratio=2, num_register_tokens=3, use_swiglu_ffn=True)
+        )
+    draw(tower)
+    tower.save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
     return folder

@@ -7,9 +7,11 @@ named at once and not after minutes.
 from __future__ import annotations
 
 import hashlib
+import logging
 import pickle
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -330,6 +332,21 @@ def fill(
     wanted = {name: shape for name, shape in state.items() if name in tensors or name.startswith(part)}
     check_tensors(source, headers_of(tensors), wanted)
     module.load_state_dict(tensors, strict=False)
+
+
+@contextmanager
+def no_loading_report() -> Iterator[None]:
+    """Keeps back transformers' table of missing weights: what may be missing is filled later or starts as the identity."""
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return "LOAD REPORT" not in record.getMessage()
+
+    logger = logging.getLogger("transformers.modeling_utils")
+    logger.addFilter(is_other)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_other)
 
 
 def listed(names: Iterable[str], most: int = 12) -> str:

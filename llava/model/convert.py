@@ -48,7 +48,7 @@ from llava.model.checkpoint import find_folder
 from llava.model.language_model.knobs import plan_from_config
 from llava.model.language_model.llava_family import LlavaFamilyConfig, LlavaFamilyForCausalLM
 from llava.model.loading.layout import hf_name
-from llava.model.multimodal_encoder.clip_encoder import CLIPVisionTower
+from llava.model.multimodal_encoder.tower import VisionTower
 from llava.model.tokenizer import LlamaTokenizer, load_tokenizer
 from llava.utils import exit_code
 
@@ -194,7 +194,7 @@ def _hf_config(model: LlavaFamilyForCausalLM, image_token: int, rows: int, is_ne
     return HfLlavaConfig(**fields)
 
 
-def _tower_parts(model: LlavaFamilyForCausalLM) -> tuple[CLIPVisionTower, CLIPImageProcessorPil]:
+def _tower_parts(model: LlavaFamilyForCausalLM) -> tuple[VisionTower, CLIPImageProcessorPil]:
     """The model's tower and image processor, which transformers' LLaVA always has."""
     tower = model.get_vision_tower()
     if tower is None or tower.image_processor is None:

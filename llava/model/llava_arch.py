@@ -20,7 +20,7 @@ from llava.constants import (
     IGNORE_INDEX,
     IMAGE_TOKEN_INDEX,
 )
-from llava.model.multimodal_encoder.clip_encoder import CLIPVisionTower
+from llava.model.multimodal_encoder.tower import VisionTower
 from llava.model.vision.account import prompt_costs
 from llava.model.vision.anyres import CropLayout, unpad_image
 from llava.model.vision.encode import VisionPath, VisionRecord
@@ -52,7 +52,7 @@ class LlavaMetaForCausalLM(ABC, _LanguageModel):
     def get_model(self) -> LlavaMetaModel:
         """The decoder."""
 
-    def get_vision_tower(self) -> CLIPVisionTower | None:
+    def get_vision_tower(self) -> VisionTower | None:
         """The decoder's vision tower; None for a model without one."""
         return self.get_model().get_vision_tower()
 
@@ -102,7 +102,7 @@ class LlavaMetaForCausalLM(ABC, _LanguageModel):
             self._tower_required()
         return pictures
 
-    def _tower_required(self) -> CLIPVisionTower:
+    def _tower_required(self) -> VisionTower:
         tower = self.get_vision_tower()
         if tower is None:
             raise ValueError("images are given, but this model has no vision tower (its config has no mm_vision_tower)")
@@ -115,7 +115,7 @@ class LlavaMetaForCausalLM(ABC, _LanguageModel):
         layout = CropLayout(
             kind=getattr(self.config, "mm_patch_merge_type", "flat"),
             side=tower.num_patches_per_side,
-            resolution=tower.config.image_size,
+            resolution=tower.image_size,
             pinpoints=getattr(self.config, "image_grid_pinpoints", None),
             newline=getattr(decoder, "image_newline", None),
         )

@@ -40,9 +40,14 @@ class Cost:
         return self.tower_flops + self.projector_flops + self.selector_flops + self.llm_flops
 
 
+def head_size(config: Any) -> int:
+    """Numbers of one attention head, where a config does not say it too."""
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
 def decoder_flops(config: Any, rows_per_layer: list[int]) -> float:
     """A Llama's prefill with these rows in each layer, the output layer on the last row."""
-    d, m, head = config.hidden_size, config.intermediate_size, config.head_dim
+    d, m, head = config.hidden_size, config.intermediate_size, head_size(config)
     a, share = config.num_attention_heads * head, config.num_key_value_heads / config.num_attention_heads
     layers = sum(2 * (2 * n * d * a * (1 + share) + 2 * n * n * a + 3 * n * d * m) for n in rows_per_layer)
     return layers + 2 * d * config.vocab_size
@@ -50,16 +55,21 @@ def decoder_flops(config: Any, rows_per_layer: list[int]) -> float:
 
 def kv_bytes(config: Any, rows_per_layer: list[int], bytes_per_number: int) -> int:
     """Keys and values that the prefill leaves in the cache."""
-    return sum(rows_per_layer) * 2 * config.num_key_value_heads * config.head_dim * bytes_per_number
+    return sum(rows_per_layer) * 2 * config.num_key_value_heads * head_size(config) * bytes_per_number
 
 
-def tower_flops(config: Any, images: int, rows: list[int]) -> float:
-    """A CLIP vision tower on ``images`` crops, whose layers compute so many rows each; the first row is the class token."""
+def tower_flops(config: Any, images: int, rows: list[int], prefix: int = 1, mlp_weights: int | None = None) -> float:
+    """A vision tower on ``images`` crops, whose layers compute so many rows each.
+
+    prefix: how many of the rows are no patches, as the class token. mlp_weights: numbers in the matrices of a layer's
+    feed-forward; None: two matrices of ``intermediate_size``.
+    """
     if not rows:
         return 0.0
-    d, m = config.hidden_size, config.intermediate_size
-    embed = 2 * (rows[0] - 1) * 3 * config.patch_size**2 * d
-    return images * (embed + sum(2 * (4 * n * d * d + 2 * n * n * d + 2 * n * d * m) for n in rows))
+    d = config.hidden_size
+    mlp = 2 * d * config.intermediate_size if mlp_weights is None else mlp_weights
+    embed = 2 * (rows[0] - prefix) * 3 * config.patch_size**2 * d
+    return images * (embed + sum(2 * (4 * n * d * d + 2 * n * n * d + n * mlp) for n in rows))
 
 
 def linear_flops(module: nn.Module, rows: int) -> float:

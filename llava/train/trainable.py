@@ -7,7 +7,7 @@ from typing import Any, Literal, cast
 from llava.model.builder import PROJECTION, UNTRAINED
 from llava.model.checkpoint import find_folder, read_json
 from llava.model.language_model.llava_family import LlavaFamilyForCausalLM
-from llava.model.multimodal_encoder.clip_encoder import CLIPVisionTower
+from llava.model.multimodal_encoder.tower import VisionTower
 from llava.utils import installed
 
 from .arguments import ModelArguments, TrainingArguments
@@ -16,7 +16,7 @@ from .arguments import ModelArguments, TrainingArguments
 LORA_TARGETS = r"model\.layers\.\d+\.(self_attn|mlp)\.\w+_proj"
 
 
-def require_tower(model: LlavaFamilyForCausalLM) -> CLIPVisionTower:
+def require_tower(model: LlavaFamilyForCausalLM) -> VisionTower:
     """The model's vision tower. Raises ValueError for a model without one."""
     tower = model.get_vision_tower()
     if tower is None:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +17,17 @@ from llava.model.checkpoint import (
     check_tensors,
     errors_naming,
     find_folder,
+    headers_of,
     listed,
+    no_loading_report,
     read_json,
     weight_headers,
 )
 from llava.model.language_model.llava_family import LlavaFamilyConfig, LlavaFamilyForCausalLM
 from llava.model.loading.families import model_class
 from llava.model.loading.layout import HF_LAYOUT, TOWER, is_hf, is_recomputed, own_name
-from llava.model.multimodal_encoder.clip_encoder import load_vision_config, vision_config
+from llava.model.multimodal_encoder.families import as_stored
+from llava.model.multimodal_encoder.tower import family_of, load_vision_config, vision_config
 
 PROJECTOR_FILE = "mm_projector.bin"
 
@@ -52,7 +52,7 @@ def load_whole(
     # Packed weights have shapes of their own.
     if getattr(config, "quantization_config", None) is None:
         _check_fit(folder, headers, config, optional)
-    with _no_loading_report():
+    with no_loading_report():
         loaded: Any = model_class(config).from_pretrained(
             folder,
             config=config,
@@ -64,10 +64,11 @@ def load_whole(
     # transformers would reverse the renaming when it saves, which these patterns do not allow.
     model._weight_conversions = None
     missing = [name for name in info["missing_keys"] if not name.startswith((*optional, *UNTRAINED))]
-    if missing or info["unexpected_keys"]:
+    unexpected = [name for name in info["unexpected_keys"] if not is_unread(name, config)]
+    if missing or unexpected:
         raise ValueError(
             f"{folder} does not fit the model its config describes: missing {listed(missing)}; "
-            f"not understood {listed(info['unexpected_keys'])}"
+            f"not understood {listed(unexpected)}"
         )
     return model
 
@@ -86,21 +87,6 @@ def _check_generation_config(file: Path) -> None:
         GenerationConfig.from_pretrained(file.parent)
 
 
-@contextmanager
-def _no_loading_report() -> Iterator[None]:
-    """Keeps back transformers' table of missing weights: what may be missing is filled later or starts as the identity."""
-
-    def is_other(record: logging.LogRecord) -> bool:
-        return "LOAD REPORT" not in record.getMessage()
-
-    logger = logging.getLogger("transformers.modeling_utils")
-    logger.addFilter(is_other)
-    try:
-        yield
-    finally:
-        logger.removeFilter(is_other)
-
-
 def _describe_tower(folder: Path, headers: dict[str, TensorHeader], config: LlavaFamilyConfig) -> None:
     """Has the tower built with the model if, and only if, the checkpoint carries its weights."""
     carried = any(name.startswith(("vision_tower.", "model.vision_tower.")) for name in headers)
@@ -117,30 +103,43 @@ def _check_fit(
     folder: Path, headers: dict[str, TensorHeader], config: LlavaFamilyConfig, optional: tuple[str, ...]
 ) -> None:
     """Compares the tensors of a folder with those of the model that its config describes; see `check_tensors`."""
-    held = {own_name(name) if is_hf(headers) else _tower_name(name): header for name, header in headers.items()}
-    held = {name: header for name, header in held.items() if not is_recomputed(name)}
+    held = _stored({own_name(name) if is_hf(headers) else name: header for name, header in headers.items()})
+    held = {name: header for name, header in held.items() if not is_recomputed(name) and not is_unread(name, config)}
     check_depth(folder, held, "model.layers.", config.num_hidden_layers, "num_hidden_layers")
     if config.mm_vision_config:
         vision = vision_config(config.mm_vision_config, folder / "config.json")
-        check_depth(folder, held, f"{TOWER}encoder.layers.", vision.num_hidden_layers, "num_hidden_layers of the tower")
+        family, depth = family_of(vision), vision.num_hidden_layers
+        depth = config.mm_vision_select_layer % (depth + 1) if family.is_cut else depth
+        check_depth(folder, held, TOWER + family.layer_prefix, depth, "num_hidden_layers of the tower")
     wanted = model_shapes(config, folder)
     tied = ("lm_head.weight",) if config.tie_word_embeddings else ()
     check_tensors(folder, held, wanted, optional=(*optional, *UNTRAINED, *tied))
 
 
-def _tower_name(name: str) -> str:
-    """A name in LLaVA's layout as this version of transformers has it, whichever version saved it."""
-    return own_name(name) if name.startswith(TOWER) else name
+def is_unread(name: str, config: LlavaFamilyConfig) -> bool:
+    """Whether a tensor of a tower lies above all that is read of it, and is not kept."""
+    if not config.mm_vision_config or not name.startswith(TOWER):
+        return False
+    vision = vision_config(config.mm_vision_config, "mm_vision_config")
+    layers = config.mm_vision_select_layer % (vision.num_hidden_layers + 1)
+    return family_of(vision).is_cut and family_of(vision).is_above(own_name(name).removeprefix(TOWER), layers)
+
+
+def _stored(headers: dict[str, TensorHeader]) -> dict[str, TensorHeader]:
+    """Tensors by names in LLaVA's layout, those of the tower as checkpoints hold them, whichever version saved it."""
+    tower = {name.removeprefix(TOWER): header for name, header in headers.items() if name.startswith(TOWER)}
+    rest = {name: header for name, header in headers.items() if not name.startswith(TOWER)}
+    return rest | {TOWER + name: header for name, header in as_stored(tower).items()}
 
 
 def model_shapes(config: LlavaFamilyConfig, source: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a model's tensors, from a model without memory; names as transformers' current CLIP has them.
+    """Names and shapes of a model's tensors, from a model without memory; names as checkpoints have them.
 
     Raises ValueError naming `source` for a config that no model can be built from.
     """
     with errors_naming(source / "config.json", "correct the config, or fetch it again"), torch.device("meta"):
         model = model_class(config)(copy.deepcopy(config))
-    return {_tower_name(name): tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    return {name: header.shape for name, header in _stored(headers_of(model.state_dict())).items()}
 
 
 def load_tower(model: LlavaFamilyForCausalLM, inside: tuple[Path, ...], hub: dict[str, Any]) -> None:

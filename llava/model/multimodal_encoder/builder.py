@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from llava.model.multimodal_encoder.clip_encoder import CLIPVisionTower
+from llava.model.multimodal_encoder.tower import VisionTower
 
 
-def build_vision_tower(vision_tower_cfg: Any, **kwargs: Any) -> CLIPVisionTower:
-    """A CLIPVisionTower from a config's `mm_vision_tower` (or `vision_tower`).
+def build_vision_tower(vision_tower_cfg: Any, **kwargs: Any) -> VisionTower:
+    """A VisionTower from a config's `mm_vision_tower` (or `vision_tower`).
 
-    kwargs: `delay_load`, see CLIPVisionTower. Raises ValueError for a config that names no tower, or one with S2 scales.
+    kwargs: `delay_load`, see VisionTower. Raises ValueError for a config that names no tower, or one with S2 scales.
     """
     name = getattr(vision_tower_cfg, "mm_vision_tower", None) or getattr(vision_tower_cfg, "vision_tower", None)
     if not name:
         raise ValueError("the config names no vision tower; set mm_vision_tower to a hub name or a folder")
     if getattr(vision_tower_cfg, "s2", False):
         raise ValueError("s2=True: towers of several scales are not supported; use one tower")
-    return CLIPVisionTower(name, args=vision_tower_cfg, **kwargs)
+    return VisionTower(name, args=vision_tower_cfg, **kwargs)

@@ -28,7 +28,7 @@ class CLIPText:
 
     @classmethod
     def load(cls, name: str, inside: tuple[Path, ...], device: torch.device) -> CLIPText:
-        """Reads the text side of a tower's folder. name, inside: as in ``CLIPVisionTower``.
+        """Reads the text side of a tower's folder. name, inside: as in ``VisionTower``.
 
         Raises ValueError for a folder that holds the vision side alone, naming what may stand for a text tower.
         """

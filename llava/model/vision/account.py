@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from llava.model.multimodal_encoder.clip_encoder import CLIPVisionTower
+from llava.model.multimodal_encoder.tower import VisionTower
 from llava.reduction import Cost
 from llava.reduction.cost import decoder_flops, kv_bytes, linear_flops, selector_flops, tower_flops
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def prompt_costs(
-    config: Any, decoder: LlavaMetaModel, tower: CLIPVisionTower | None, vision: VisionRecord, number_bytes: int
+    config: Any, decoder: LlavaMetaModel, tower: VisionTower | None, vision: VisionRecord, number_bytes: int
 ) -> list[Cost]:
     """One entry a prompt of the last prefill, of beams the first; ``number_bytes`` is the size of a cached number."""
     visual, entered = decoder.last_visual_per_layer.T.tolist(), decoder.last_rows_per_layer.T.tolist()
@@ -27,7 +27,8 @@ def prompt_costs(
         first = row * beams
         seeing = projecting = 0.0
         if crops and tower is not None:
-            seeing = tower_flops(tower.config, len(crops), vision.tower_rows)
+            weights = tower.family.mlp_weights(tower.config)
+            seeing = tower_flops(tower.config, len(crops), vision.tower_rows, tower.front, weights)
             projecting = linear_flops(decoder.mm_projector, sum(vision.projector_rows[crop] for crop in crops))
         choosing = (
             selector_flops(decoder.last_trace, [first], config.hidden_size)

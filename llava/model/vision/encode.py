@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from llava.model.multimodal_encoder.clip_encoder import CLIPVisionTower
+from llava.model.multimodal_encoder.tower import VisionTower
 from llava.reduction import Record, Stage
 from llava.reduction.apply import Views, reduce_images, reduce_pixels, tower_record
 from llava.reduction.evidence import mixed_seed
@@ -25,7 +25,7 @@ from llava.reduction.stage import BATCHED_SITES, CROP_SITES
 from .anyres import CropLayout
 from .merging import MergingTower
 from .pictures import Picture
-from .seen import SeenCrops, reads_tower, watched_layers
+from .seen import SeenCrops, check_evidence, reads_tower, watched_layers
 from .splice import VisualTokens
 
 
@@ -60,7 +60,7 @@ class VisionPath:
     encode: somebody's own way from pixels (G, 3, H, W) to projected features (G, N, D), in place of tower and projector.
     """
 
-    tower: CLIPVisionTower
+    tower: VisionTower
     projector: nn.Module
     layout: CropLayout
     like: Tensor
@@ -170,9 +170,10 @@ class VisionPath:
             raw = self.raw(plan, pictures)
             views = replace(views, tokens=self._crops(raw))
             record.patches = len(views.tokens[0])
-            record.tower_rows = [record.patches + 1] * layers_run
+            record.tower_rows = [self.tower.front + record.patches] * layers_run
             self._check_patches(plan, record.patches)
             return self._on_grid(views, record.patches)
+        check_evidence(plan, self.tower)
         pixels = self._pixels(plan, pictures)
         if pixels is None or any(picture.encoded for picture in pictures):
             raise ValueError(
@@ -200,11 +201,11 @@ class VisionPath:
                     f"{merging[0]} merges tokens in the tower, after which its attention and keys are about other tokens; do"
                     " not combine it with a second stage there, or with one that reads the tower"
                 )
-            runner = MergingTower(merging[0], len(pixels), record.patches, self.tower.layers_run, self.tower.device)
+            runner = MergingTower(merging[0], len(pixels), record.patches, self.tower)
         watched = watched_layers(plan, self.tower)
         seen = self.tower.encode(pixels, self._resized(pixels), watched, runner)
         record.tower_rows = seen.rows
-        features = seen.hidden[:, 1:].to(device)
+        features = seen.hidden[:, self.tower.front :].to(device)
         views = self._on_grid(replace(views, tokens=list(features)), record.patches)
         if runner is None:
             return replace(views, tower=SeenCrops(self.tower, seen.entered, seen.hidden, words))
@@ -220,7 +221,7 @@ class VisionPath:
         return reduce_pixels(plan, torch.cat(fresh), self.tower.config.patch_size) if fresh else None
 
     def _resized(self, pixels: Tensor) -> bool:
-        side = self.tower.config.image_size
+        side = self.tower.image_size
         return pixels.shape[-2:] != (side, side)
 
     def _crops(self, raw: list[Tensor]) -> list[Tensor]:
@@ -254,14 +255,14 @@ class VisionPath:
             )
         views = encode(torch.cat([picture.data.to(self.tower.device) for picture in pictures]))
         record.patches, record.projector_rows = self.tower.num_patches, [len(view) for view in views]
-        record.tower_rows = [record.patches + 1] * self.tower.layers_run
+        record.tower_rows = [self.tower.front + record.patches] * self.tower.layers_run
         encoded = iter(views)
         return [[next(encoded) for _ in range(picture.crops)] for picture in pictures]
 
     def _check_patches(self, plan: list[Stage], patches: int) -> None:
         """Raises ValueError for raw features of another number of patches than the plan's pixels stages leave."""
         tower = self.tower.config
-        pixels = self.like.new_empty(1, 1, tower.image_size, tower.image_size)
+        pixels = self.like.new_empty(1, 1, self.tower.image_size, self.tower.image_size)
         shrunk = reduce_pixels(plan, pixels, tower.patch_size)
         wanted = (shrunk.shape[-1] // tower.patch_size) ** 2
         if shrunk is not pixels and wanted != patches:

@@ -14,7 +14,7 @@ from torch import nn
 
 from llava.model.checkpoint import check_tensors, headers_of, load_tensors
 from llava.model.multimodal_encoder.builder import build_vision_tower
-from llava.model.multimodal_encoder.clip_encoder import CLIPVisionTower
+from llava.model.multimodal_encoder.tower import VisionTower
 from llava.model.multimodal_projector.builder import build_vision_projector
 from llava.reduction.evidence import Site
 
@@ -34,7 +34,7 @@ class LlavaMetaModel(_Decoder):
 
     sites = get_args(Site)
 
-    vision_tower: CLIPVisionTower | list[CLIPVisionTower]
+    vision_tower: VisionTower | list[VisionTower]
     mm_projector: nn.Module
     image_newline: nn.Parameter
     dtype: torch.dtype
@@ -46,7 +46,7 @@ class LlavaMetaModel(_Decoder):
             self.vision_tower = build_vision_tower(config, delay_load=True)
             self._build_projection()
 
-    def get_vision_tower(self) -> CLIPVisionTower | None:
+    def get_vision_tower(self) -> VisionTower | None:
         """The tower; None for a model without one."""
         tower = getattr(self, "vision_tower", None)
         return tower[0] if isinstance(tower, list) else tower
@@ -56,7 +56,7 @@ class LlavaMetaModel(_Decoder):
 
         model_args: `vision_tower`, `mm_vision_select_layer`, `mm_vision_select_feature`, and optionally
         `mm_projector_type`, `mm_patch_merge_type`, `pretrain_mm_mlp_adapter` (a projector file to start from). fsdp:
-        accepted for LLaVA's sake. Raises what `CLIPVisionTower.load_model` and `load_projector` raise.
+        accepted for LLaVA's sake. Raises what `VisionTower.load_model` and `load_projector` raise.
         """
         config = self.config
         config.mm_vision_tower = model_args.vision_tower

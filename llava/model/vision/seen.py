@@ -1,24 +1,25 @@
 """What the tower saw of a batch of crops: the evidence that stages before the decoder can ask for.
 
-Shapes: g crops that are asked about, P patches, H heads, d width of a head, V the tower's width, E CLIP's shared space.
+Shapes: g crops that are asked about, P patches, F rows in front of them (class token, registers), H heads, d width of a
+head, V the tower's width, E CLIP's shared space.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from llava.model.multimodal_encoder.clip_encoder import CLIPVisionTower
+from llava.model.multimodal_encoder.tower import VisionTower
 from llava.reduction import Need, Stage
 
 CHUNK = 128  # query rows at a time
 
 
-def watched_layers(plan: list[Stage], tower: CLIPVisionTower) -> set[int]:
+def watched_layers(plan: list[Stage], tower: VisionTower) -> set[int]:
     """The layers of the tower whose input the stages of a plan ask for."""
     early = [stage for stage in plan if stage.site in ("features", "projected")]
     return {tower.layer_number(layer) for stage in early for layer in stage.reducer.tower_layers}
@@ -29,15 +30,33 @@ def reads_tower(plan: list[Stage]) -> bool:
     return any(stage.needs & {Need.CLS, Need.TOWER, Need.CLIP} for stage in plan if stage.site != "layer")
 
 
+def check_evidence(plan: list[Stage], tower: VisionTower) -> None:
+    """Raises ValueError for a stage that asks a tower for what its family has not, naming what may stand for it."""
+    for stage in plan:
+        if stage.site == "layer":
+            continue
+        if Need.CLS in stage.needs and not tower.family.has_class_token:
+            raise _no_class_token(tower, f"{stage} reads the class token, but ")
+        if Need.CLIP in stage.needs:
+            _ = tower.text
+
+
+def _no_class_token(tower: VisionTower, reader: str = "") -> ValueError:
+    return ValueError(
+        f"{reader}vision tower {tower.vision_tower_name!r} is a {tower.family.name}, which has no class token; give the method's"
+        " option saliency=mean_attention, or where it has none take a method that reads no class token, such as divprune"
+    )
+
+
 @dataclass
 class SeenCrops:
-    """A CLIP tower and what went through it: ``TowerEvidence`` for every crop of a batch.
+    """A tower and what went through it: ``TowerEvidence`` for every crop of a batch.
 
-    entered: the input of the layers asked for, (G, 1 + P, V). hidden: the selected hidden state (G, 1 + P, V). questions:
+    entered: the input of the layers asked for, (G, F + P, V). hidden: the selected hidden state (G, F + P, V). questions:
     what is asked about each crop, where a stage reads it.
     """
 
-    tower: CLIPVisionTower
+    tower: VisionTower
     entered: dict[int, Tensor]
     hidden: Tensor
     questions: list[str] | None = None
@@ -45,34 +64,39 @@ class SeenCrops:
 
     def cls_attention(self, crops: Tensor, layer: int) -> Tensor:
         """Attention of the class token to itself and to the patches: (g, H, 1 + P)."""
+        self._class_token_required()
         key = "attention", self.tower.layer_number(layer)
         if key not in self._held:
             query, keys = self._heads("q", layer, slice(1)), self._heads("k", layer)
-            self._held[key] = self._softmax(query, keys)[:, :, 0]
+            attention = self._softmax(query, keys)[:, :, 0]
+            self._held[key] = torch.cat([attention[..., :1], attention[..., self.tower.front :]], dim=-1)
         return self._held[key][crops]
 
     def mean_attention(self, crops: Tensor, layer: int) -> Tensor:
         """Attention that each patch receives from all patches, mean over them: (g, H, P)."""
-        queries, keys = self._heads("q", layer, slice(1, None))[crops], self._heads("k", layer)[crops]
-        parts = [self._softmax(part, keys)[..., 1:].sum(2) for part in queries.split(CHUNK, dim=2)]
+        front = self.tower.front
+        queries, keys = self._heads("q", layer, slice(front, None))[crops], self._heads("k", layer)[crops]
+        parts = [self._softmax(part, keys)[..., front:].sum(2) for part in queries.split(CHUNK, dim=2)]
         return torch.stack(parts).sum(0) / queries.shape[2]
 
     def keys(self, crops: Tensor, layer: int) -> Tensor:
         """Keys of the patches: (g, H, P, d)."""
-        return self._heads("k", layer)[crops, :, 1:].float()
+        return self._heads("k", layer)[crops, :, self.tower.front :].float()
 
     def cls_projections(self, crops: Tensor, layer: int) -> tuple[Tensor, Tensor]:
         """The class token's query, not scaled, and its key: (g, H, d) each."""
+        self._class_token_required()
         return self._heads("q", layer, slice(1))[crops, :, 0].float(), self._heads("k", layer)[crops, :, 0].float()
 
     def cls_row(self, crops: Tensor) -> Tensor:
         """The class token's row of the selected hidden state: (g, V)."""
+        self._class_token_required()
         return self.hidden[crops, 0]
 
     def clip_patches(self, crops: Tensor) -> Tensor:
         """The patches in CLIP's shared space, not normalised: (g, P, E)."""
-        model: Any = self.tower.vision_tower
-        return self.tower.text.project(self.hidden[crops, 1:], model.post_layernorm)
+        norm = getattr(self.tower.vision_tower, self.tower.family.last_norm)
+        return self.tower.text.project(self.hidden[crops, self.tower.front :], norm)
 
     def clip_text(self, crops: Tensor) -> tuple[Tensor, Tensor]:
         """The question in CLIP's shared space, a row for each segment (g, M, E), and which are real (g, M)."""
@@ -91,6 +115,10 @@ class SeenCrops:
             raise ValueError("no question was handed in; a method that reads it must name Need.CLIP among its needs")
         return self.tower.text.encode(self.questions)
 
+    def _class_token_required(self) -> None:
+        if not self.tower.family.has_class_token:
+            raise _no_class_token(self.tower)
+
     def _heads(self, which: Literal["q", "k"], layer: int, rows: slice = slice(None)) -> Tensor:
         """Queries or keys of some rows of all crops in a layer, split into heads: (G, H, n, d)."""
         number = self.tower.layer_number(layer)
@@ -100,11 +128,10 @@ class SeenCrops:
             )
         key = f"{which}{rows}", number
         if key not in self._held:
-            model: Any = self.tower.vision_tower
-            block = model.encoder.layers[number]
-            states = block.layer_norm1(self.entered[number][:, rows])
-            projected = getattr(block.self_attn, f"{which}_proj")(states)
-            self._held[key] = projected.unflatten(-1, (block.self_attn.num_heads, -1)).transpose(1, 2)
+            family = self.tower.family
+            parts = family.parts(family.own_layers(self.tower.vision_tower)[number])
+            projected = getattr(parts, which)(parts.norm1(self.entered[number][:, rows]))
+            self._held[key] = projected.unflatten(-1, (self.tower.config.num_attention_heads, -1)).transpose(1, 2)
         return self._held[key]
 
     @staticmethod

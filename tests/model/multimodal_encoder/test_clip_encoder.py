@@ -35,7 +35,7 @@ def hidden(images):
 def test_features_are_the_selected_layer_without_the_class_token(images, hidden, layer):
     tower = build_vision_tower(settings(mm_vision_select_layer=layer))
     assert torch.equal(tower(images), hidden[layer][:, 1:])
-    assert torch.equal(tower.encode(images).cls, hidden[layer][:, 0])
+    assert torch.equal(tower.encode(images).hidden[:, 0], hidden[layer][:, 0])
 
 
 def test_cls_patch_keeps_it(images, hidden):
@@ -85,7 +85,7 @@ def test_a_processor_is_found_or_made_for_the_towers_size(tmp_path, caplog):
 
 
 def tower_config():
-    from llava.model.multimodal_encoder.clip_encoder import load_vision_config
+    from llava.model.multimodal_encoder.tower import load_vision_config
 
     return load_vision_config(FOLDER).to_dict()
 

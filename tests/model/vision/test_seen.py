@@ -100,7 +100,7 @@ def test_layers_above_the_features_are_never_run_and_cannot_be_read():
 
 def merged(pixels, plan):
     tower, (stage,) = clip_tower(), plan_from(plan)
-    runner = MergingTower(stage, len(pixels), tower.num_patches, tower.layers_run, pixels.device)
+    runner = MergingTower(stage, len(pixels), tower.num_patches, tower)
     return tower.encode(pixels, runner=runner), runner
 
 
