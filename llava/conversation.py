@@ -28,6 +28,8 @@ class SeparatorStyle(Enum):
     MPT = auto()
     PLAIN = auto()
     LLAMA_2 = auto()
+    CHATML = auto()
+    LLAMA_3 = auto()
 
 
 @dataclass
@@ -165,6 +167,21 @@ def _write_mpt(conv: Conversation, turns: Turns) -> str:
     return conv.system + conv.sep + "".join(role if text is None else role + text + conv.sep for role, text in turns)
 
 
+def _write_chatml(conv: Conversation, turns: Turns) -> str:
+    """CHATML: as MPT with a line for every mark, `role\\n text sep\\n`; an empty system text is left out whole."""
+    system = f"{conv.system}{conv.sep}\n" if conv.system else ""
+    return system + "".join(f"{role}\n" + ("" if text is None else f"{text}{conv.sep}\n") for role, text in turns)
+
+
+def _write_llama_3(conv: Conversation, turns: Turns) -> str:
+    """LLAMA_3: every text under a header with its role, without the blanks around it, as the tokenizer's own template."""
+    written = (
+        f"<|start_header_id|>{role}<|end_header_id|>\n\n" + ("" if text is None else f"{text.strip()}{conv.sep}")
+        for role, text in [("system", conv.system), *turns]
+    )
+    return "<|begin_of_text|>" + "".join(written)
+
+
 def _write_plain(conv: Conversation, turns: Turns) -> str:
     """PLAIN: texts only. A template without `sep2` ends both turns with `sep`."""
     separators = (conv.sep, conv.sep if conv.sep2 is None else conv.sep2)
@@ -192,6 +209,8 @@ _WRITERS: dict[SeparatorStyle, Callable[[Conversation, Turns], str]] = {
     SeparatorStyle.MPT: _write_mpt,
     SeparatorStyle.PLAIN: _write_plain,
     SeparatorStyle.LLAMA_2: _write_llama_2,
+    SeparatorStyle.CHATML: _write_chatml,
+    SeparatorStyle.LLAMA_3: _write_llama_3,
 }
 
 
@@ -277,6 +296,16 @@ conv_mpt = _template(
     "<|im_end|>",
     version="mpt",
 )
+conv_qwen = _template(
+    "<|im_start|>system\nYou are a helpful assistant.",
+    ("<|im_start|>user", "<|im_start|>assistant"),
+    SeparatorStyle.CHATML,
+    "<|im_end|>",
+    version="qwen",
+)
+conv_llava_llama_3 = _template(
+    _LLAVA_LLAMA_2, ("user", "assistant"), SeparatorStyle.LLAMA_3, "<|eot_id|>", version="llama_v3"
+)
 conv_llava_plain = _template("", ("", ""), SeparatorStyle.PLAIN, "\n")
 conv_llava_v0 = _template(_CHAT.format(who="human"), _HUMAN, SeparatorStyle.SINGLE, "###")
 conv_llava_v0_mmtag = _template(_MMTAG, _HUMAN, SeparatorStyle.SINGLE, "###", version="v0_mmtag")
@@ -299,18 +328,30 @@ conv_templates: dict[str, Conversation] = {
     "llava_v1": conv_llava_v1,
     "v1_mmtag": conv_llava_v1_mmtag,
     "llava_llama_2": conv_llava_llama_2,
+    "llava_llama_3": conv_llava_llama_3,
+    "llava_mistral_instruct": conv_mistral_instruct,
     "mpt": conv_mpt,
+    "qwen_1_5": conv_qwen,
+    "qwen_2": conv_qwen,
 }
 default_conversation = conv_vicuna_v1
 
 # First match wins.
 _MODE_BY_NAME = (
     ("llama-2", "llava_llama_2"),
+    ("llama-3", "llava_llama_3"),
+    ("llama3", "llava_llama_3"),
     ("mistral", "mistral_instruct"),
     ("v1.6-34b", "chatml_direct"),
+    ("qwen", "qwen_1_5"),
     ("v1", "llava_v1"),
     ("mpt", "mpt"),
 )
+# Where the name says nothing: what checkpoints of a family were trained on.
+_MODE_BY_TYPE = {"llava_mistral": "mistral_instruct", "llava_qwen": "qwen_1_5"}
+
+
+_MODE_FIELDS = ("conv_mode", "model_type")
 
 
 def conversation_mode(model_name: str, config: Any = None, conv_mode: str | None = None) -> str:
@@ -318,11 +359,13 @@ def conversation_mode(model_name: str, config: Any = None, conv_mode: str | None
 
     Where several say so, the first decides: `conv_mode`, a caller's own choice; the field `conv_mode` of the checkpoint's
     config (an object or a dict), the template the model was trained with; the model's name, as LLaVA's command lines read
-    it ("llava_v0" if no part of it is known). Raises ValueError with the nearest names for an unknown template.
+    it; the config's `model_type`; else "llava_v0". Raises ValueError with the nearest names for an unknown template.
     """
-    field = config.get("conv_mode") if isinstance(config, dict) else getattr(config, "conv_mode", None)
+    fields = config if isinstance(config, dict) else {name: getattr(config, name, None) for name in _MODE_FIELDS}
+    field, kind = (fields.get(name) for name in _MODE_FIELDS)
     name = model_name.lower()
-    mode = conv_mode or field or next((mode for part, mode in _MODE_BY_NAME if part in name), "llava_v0")
+    usual = next((mode for part, mode in _MODE_BY_NAME if part in name), _MODE_BY_TYPE.get(str(kind), "llava_v0"))
+    mode = conv_mode or field or usual
     get_conversation(mode)
     return mode
 

@@ -215,7 +215,8 @@ def tokenizer_image_token(
 ) -> list[int] | Tensor:
     """The prompt's ids with one `image_token_index` for every literal `<image>`; None reads `<image>` as words.
 
-    The text around an image is tokenised piece by piece and begins with one BOS at most. return_tensors: None gives a
+    The text around an image is tokenised piece by piece and begins with one BOS at most, whether the tokenizer puts it there,
+    the prompt has it (as Llama-3's), or both. return_tensors: None gives a
     list, "pt" a LongTensor (S,). Raises ValueError for anything else, and for half of a surrogate pair in the prompt, which
     is no character.
     """
@@ -225,10 +226,11 @@ def tokenizer_image_token(
         raise ValueError(f"the prompt has {half[0]!a}, half of a surrogate pair and no character; take it out")
     texts = [prompt] if image_token_index is None else prompt.split(DEFAULT_IMAGE_TOKEN)
     chunks = [tokenizer(text).input_ids for text in texts]
-    has_bos = bool(chunks[0]) and chunks[0][0] == tokenizer.bos_token_id
-    ids = chunks[0][:1] if has_bos else []
+    bos = tokenizer.bos_token_id
+    ids = chunks[0][:1] if chunks[0][:1] == [bos] else []
     for i, chunk in enumerate(chunks):
-        ids += [image_token_index] * (i > 0) + chunk[has_bos:]
+        first = next((place for place, token in enumerate(chunk) if token != bos), len(chunk))
+        ids += [image_token_index] * (i > 0) + chunk[first:]
     return torch.tensor(ids, dtype=torch.long) if return_tensors == "pt" else ids
 
 

@@ -32,7 +32,7 @@ def dialogue(name: str, *texts: str | None) -> Conversation:
 def test_every_template_is_there():
     assert set(conv_templates) == set(
         "default v0 v1 vicuna_v1 llama_2 mistral_instruct chatml_direct mistral_direct plain v0_plain llava_v0 v0_mmtag "
-        "llava_v1 v1_mmtag llava_llama_2 mpt".split()
+        "llava_v1 v1_mmtag llava_llama_2 mpt llava_llama_3 qwen_1_5 qwen_2 llava_mistral_instruct".split()
     )
     assert conv_templates["v1"] is conv_templates["vicuna_v1"] is default_conversation
 
@@ -48,6 +48,19 @@ def test_every_template_is_there():
             "chatml_direct",
             "<|im_start|>system\nAnswer the questions.<|im_end|><|im_start|>user\na<|im_end|><|im_start|>assistant\nb<|im_end|>"
             "<|im_start|>user\nc<|im_end|><|im_start|>assistant\n",
+        ),
+        (
+            "qwen_1_5",
+            "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\na<|im_end|>\n"
+            "<|im_start|>assistant\nb<|im_end|>\n<|im_start|>user\nc<|im_end|>\n<|im_start|>assistant\n",
+        ),
+        (
+            "llava_llama_3",
+            "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nYou are a helpful language and vision assistant. "
+            "You are able to understand the visual content that the user provides, and assist the user with a variety of tasks "
+            "using natural language.<|eot_id|><|start_header_id|>user<|end_header_id|>\n\na<|eot_id|>"
+            "<|start_header_id|>assistant<|end_header_id|>\n\nb<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nc"
+            "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
         ),
     ],
 )
@@ -119,6 +132,8 @@ def test_unknown_names_say_what_there_is():
         ("llava-llama-2-13b", "llava_llama_2"),
         ("llava-v1.6-mistral-7b", "mistral_instruct"),
         ("llava-v1.6-34b", "chatml_direct"),
+        ("llama3-llava-next-8b", "llava_llama_3"),
+        ("llava-next-interleave-qwen-7b", "qwen_1_5"),
         ("LLaVA-v1.5-7b", "llava_v1"),
         ("llava-mpt", "mpt"),
         ("llava-7b", "llava_v0"),
@@ -131,6 +146,9 @@ def test_mode_by_model_name(model, mode):
 def test_stop_string():
     assert get_conversation("v1").stop_string == "</s>"
     assert get_conversation("v0").stop_string == "###"
+    assert get_conversation("qwen_1_5").stop_string == "<|im_end|>"
+    assert get_conversation("llava_llama_3").stop_string == "<|eot_id|>"
+    assert get_conversation("mistral_instruct").stop_string == "</s>"
     assert get_conversation("plain").sep_style is SeparatorStyle.PLAIN
 
 
@@ -141,6 +159,12 @@ def test_the_template_belongs_to_the_checkpoint(config):
     assert conversation_mode("llava-v1.6-mistral-7b", config, "plain") == "plain"
     assert conversation_mode("llava-v1.6-mistral-7b", {"conv_mode": None}) == "mistral_instruct"
     assert conversation_mode("llava-v1.6-mistral-7b", SimpleNamespace(), None) == "mistral_instruct"
+
+
+def test_the_models_type_where_its_name_says_nothing():
+    assert conversation_mode("llava-next-72b", {"model_type": "llava_qwen"}) == "qwen_1_5"
+    assert conversation_mode("mine", SimpleNamespace(model_type="llava_mistral")) == "mistral_instruct"
+    assert conversation_mode("llava-v1.5-7b", {"model_type": "llava_llama"}) == "llava_v1"
 
 
 @pytest.mark.parametrize("mode", ["vicuna1", 5, ["v1"]])

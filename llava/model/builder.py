@@ -43,6 +43,9 @@ PASSED_ON = ("max_memory", "offload_folder")
 # Keywords of LLaVA's and transformers' callers that change nothing here.
 TOLERATED = ("multimodal", "low_cpu_mem_usage", "trust_remote_code")
 
+# Tokens with which chat templates end an answer, beside the end of a text.
+ENDS_OF_TURN = ("<|im_end|>", "<|eot_id|>")
+
 # What a documented method needs besides its switch, and may be given after loading.
 _HIMAP = ("hmap_v_attn_txt_layer", "hmap_v_attn_txt_rank", "hmap_v_attn_img_layer", "hmap_v_attn_img_rank")
 NUMBERS = {
@@ -70,8 +73,8 @@ def load_pretrained_model(
 ) -> tuple[PreTrainedTokenizerBase, LlavaFamilyForCausalLM, CLIPImageProcessorPil | None, int]:
     """Loads a LLaVA: `(tokenizer, model, image_processor, context_len)`.
 
-    model_path: a folder or hub name of a whole model (liuhaotian's v1.5 and v1.6 layout or llava-hf's), of a LoRA, or of a
-    projector only. model_base: the language model that a LoRA or projector belongs to. model_name: accepted as LLaVA's
+    model_path: a folder or hub name of a whole model (liuhaotian's v1.5 and v1.6 layout, LLaVA-NeXT's, or llava-hf's; over
+    Llama, Mistral or Qwen2, with a tower of CLIP, SigLIP or DINOv2), of a LoRA, or of a projector only. model_base: the language model that a LoRA or projector belongs to. model_name: accepted as LLaVA's
     callers give it; files decide, not names. load_8bit, load_4bit: through bitsandbytes. device_map: accelerate's
     placement on GPUs. device: "cuda" where there is one, else "cpu"; one with a number, such as "cuda:1", takes all of
     the model. torch_dtype (or dtype): float16 on CUDA and float32 on the CPU unless given; tower and language model
@@ -79,8 +82,8 @@ def load_pretrained_model(
     template that `model.config.conv_mode` is to name in place of the checkpoint's own.
 
     Other keywords are reduction knobs of the config, e.g. `reduction="fastv@2:64"` or `use_fast_v=True,
-    fast_v_attention_rank=144`; `cache_dir`, `token`, `revision` (of model_path) and `local_files_only` for the hub; and
-    `max_memory` and `offload_folder` for accelerate. image_processor is None for a model without a tower; context_len is
+    fast_v_attention_rank=144`; `cache_dir`, `token`, `revision` (of model_path), `local_files_only` and
+    `trust_remote_code=False` for the hub, whose code is never run; and `max_memory` and `offload_folder` for accelerate. image_processor is None for a model without a tower; context_len is
     the number of positions the model reads.
 
     Raises FileNotFoundError for a missing folder, file or tower; ValueError for a damaged file, weights that are missing,
@@ -113,7 +116,7 @@ def load_pretrained_model(
         leave_odd_shapes_unpacked(model)
     if config.mm_vision_tower:
         model.initialize_vision_tokenizer(config, tokenizer)
-    _repair_generation_config(model)
+    _repair_generation_config(model, tokenizer)
     tower = model.get_vision_tower()
     model.text_tokenizer = tokenizer
     return tokenizer, model.eval(), None if tower is None else tower.image_processor, context_length(config)
@@ -213,9 +216,17 @@ def _load_weights(
     return model
 
 
-def _repair_generation_config(model: LlavaFamilyForCausalLM) -> None:
-    """Published files combine greedy decoding with sampling values, which transformers refuses to save again."""
+def _repair_generation_config(model: LlavaFamilyForCausalLM, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Published files combine greedy decoding with sampling values, which transformers refuses to save again.
+
+    They also may name the end of a text alone, where an answer ends with the mark of a turn.
+    """
     settings = model.generation_config
+    ends, marks = settings.eos_token_id, tokenizer.get_added_vocab()
+    named = list(ends) if isinstance(ends, list) else [] if ends is None else [ends]
+    turn_ends = [marks[mark] for mark in ENDS_OF_TURN if mark in marks and marks[mark] not in named]
+    if turn_ends:
+        settings.eos_token_id = [*named, *turn_ends]
     if not settings.do_sample:
         settings.temperature = settings.top_p = settings.top_k = None
     if settings.pad_token_id is None:

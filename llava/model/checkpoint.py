@@ -31,7 +31,7 @@ WEIGHT_FILES = (
     "pytorch_model.bin",
 )
 # The kinds of files that decide what a checkpoint answers.
-HASHED = (".json", ".model", ".bin", ".safetensors")
+HASHED = (".json", ".model", ".bin", ".safetensors", "merges.txt")
 # Keywords of `find_folder` that a download from the hub takes.
 HUB_KEYWORDS = ("cache_dir", "token", "revision", "local_files_only")
 AGAIN = "it may be cut short or damaged; fetch it again"
@@ -105,7 +105,7 @@ def fingerprint(folder: str | Path) -> str:
     if not folder.is_dir():
         return str(folder)
     total = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.suffix in HASHED and path.is_file()):
+    for path in sorted(path for path in folder.rglob("*") if path.name.endswith(HASHED) and path.is_file()):
         state = path.stat()
         digest = _file_digest(path.resolve(), state.st_size, state.st_mtime_ns)
         total.update(f"{path.relative_to(folder).as_posix()} {digest}\n".encode())

@@ -1,4 +1,4 @@
-"""The Llama tokenizer as sentencepiece computes it.
+"""The tokenizer of a checkpoint: Llama's and Mistral's as sentencepiece computes it, byte-level BPE as its file says.
 
 transformers 5 has no slow LlamaTokenizer any more, and both of its replacements get LLaVA's prompts wrong: the text that
 follows `<image>` is tokenised on its own and begins with a blank or a newline, and there they differ from sentencepiece.
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import normalizers, pre_tokenizers
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, Qwen2Tokenizer
 from transformers.tokenization_utils_sentencepiece import SPIECE_UNDERLINE, SentencePieceBackend
 
 from llava.files import write_json
@@ -105,8 +105,8 @@ class LlamaTokenizer(SentencePieceBackend):
 def load_tokenizer(folder: str | Path, **kwargs: Any) -> PreTrainedTokenizerBase:
     """The tokenizer of a checkpoint folder.
 
-    folder: holds `tokenizer.model` (read by sentencepiece) or, as some converted checkpoints do, only
-    `tokenizer.json`. kwargs: override what `tokenizer_config.json` says. Raises FileNotFoundError
+    folder: holds `tokenizer.model` (read by sentencepiece); or `tokenizer.json`, as Llama-3's, Qwen2's and some converted
+    checkpoints do; or Qwen2's `vocab.json` and `merges.txt`. kwargs: override what `tokenizer_config.json` says. Raises FileNotFoundError
     where neither file is there, ValueError naming a damaged one, ImportError naming the packages that reading `tokenizer.model` needs.
     """
     folder = Path(folder)
@@ -124,7 +124,12 @@ def load_tokenizer(folder: str | Path, **kwargs: Any) -> PreTrainedTokenizerBase
     if (folder / "tokenizer.json").is_file():
         with errors_naming(folder / "tokenizer.json"):
             return _with_sentencepiece_blanks(PreTrainedTokenizerFast.from_pretrained(folder, **kwargs))
-    raise FileNotFoundError(f"no tokenizer in {folder}: neither tokenizer.model nor tokenizer.json is there")
+    if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+        with errors_naming(folder / "vocab.json"):
+            return Qwen2Tokenizer.from_pretrained(folder, **kwargs)
+    raise FileNotFoundError(
+        f"no tokenizer in {folder}: neither tokenizer.model nor tokenizer.json is there, nor vocab.json with merges.txt"
+    )
 
 
 def _with_sentencepiece_blanks(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:

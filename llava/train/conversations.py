@@ -9,10 +9,11 @@ Shapes: S ids of a record.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from tokenizers import decoders
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -32,6 +33,11 @@ from llava.mm_utils import tokenizer_image_token
 ROLES = ("human", "gpt")  # who speaks at even and at odd turns
 BLANK = "▁"  # how sentencepiece writes a blank
 
+# The letter with which byte-level BPE writes each byte: itself where it shows, else one from U+0100 on
+_SHOWN = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+_HIDDEN = [byte for byte in range(256) if byte not in _SHOWN]
+BYTES = {chr(byte): byte for byte in _SHOWN} | {chr(256 + place): byte for place, byte in enumerate(_HIDDEN)}
+
 Segment = tuple[str, bool]  # a part of a prompt, and whether it is an answer
 
 
@@ -49,11 +55,13 @@ def encode_record(
     whole record. Here every token is looked up in the prompt, and one that cannot be found raises.
     """
     segments = segments_of(record, get_conversation(template) if isinstance(template, str) else template, image_marks)
+    normal = _normaliser(tokenizer)
+    segments = [(normal(text), is_answer) for text, is_answer in segments]
     prompt = "".join(text for text, _ in segments)
     ids = tokenizer_image_token(prompt, tokenizer)
     answers, end = [], 0
     for text, is_answer in segments:
-        start, end = end, end + len(_plain_bytes(text))
+        start, end = end, end + len(text.encode())
         if is_answer:
             answers.append((start, end))
     spans = _spans(prompt, ids, tokenizer)
@@ -165,10 +173,10 @@ def _with_image_first(text: str, template: Conversation, image_marks: bool) -> s
 
 def _spans(prompt: str, ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[tuple[int, int]]:
     """Where in the prompt's bytes every id stands; ValueError if they do not spell the prompt."""
-    text, place, spans = _plain_bytes(prompt), 0, []
+    text, place, spans = prompt.encode(), 0, []
     for number, token in enumerate(ids):
         spelled = _spelling(token, tokenizer)
-        if number == 0 and token == tokenizer.bos_token_id:
+        if number == 0 and token == tokenizer.bos_token_id and not text.startswith(spelled):
             spelled = b""
         elif not text.startswith(spelled, place) and spelled.startswith(b" "):
             spelled = spelled[1:]  # the blank that sentencepiece puts in front of every text
@@ -187,10 +195,21 @@ def _spelling(token: int, tokenizer: PreTrainedTokenizerBase) -> bytes:
     if token == IMAGE_TOKEN_INDEX:
         return DEFAULT_IMAGE_TOKEN.encode()
     piece = str(tokenizer.convert_ids_to_tokens(token))
+    if _is_byte_level(tokenizer):
+        whole = token in tokenizer.added_tokens_decoder
+        return piece.encode() if whole else bytes(BYTES[letter] for letter in piece)
     byte = re.fullmatch(r"<0x([0-9A-F]{2})>", piece)
-    return bytes.fromhex(byte[1]) if byte else _plain_bytes(piece)
+    return bytes.fromhex(byte[1]) if byte else piece.replace(BLANK, " ").encode()
 
 
-def _plain_bytes(text: str) -> bytes:
-    """UTF-8, with one way to write a blank."""
-    return text.replace(BLANK, " ").encode()
+def _is_byte_level(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the pieces are spelled in the letters that stand for bytes, as those of Llama-3 and Qwen2."""
+    return isinstance(getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", None), decoders.ByteLevel)
+
+
+def _normaliser(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], str]:
+    """What the tokenizer makes of a text before it cuts it: one way to write a blank, or Unicode's composed form."""
+    if not _is_byte_level(tokenizer):
+        return lambda text: text.replace(BLANK, " ")
+    normalizer = tokenizer.backend_tokenizer.normalizer  # pyright: ignore[reportAttributeAccessIssue]  a fast tokenizer's
+    return normalizer.normalize_str if normalizer is not None else lambda text: text
