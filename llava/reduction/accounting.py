@@ -11,10 +11,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from .cost import decoder_flops, kv_bytes
-from .plan import budgets_from, spelled_out, tokens_left
+from .plan import budgets_from, crop_budgets, spelled_out, tokens_left
 from .registry import accounting_of, get_method, method_names
 from .schedule import LAYERS, TOKENS
-from .stage import Stage
+from .stage import BATCHED_SITES, CROP_SITES, Stage
 
 TEXT = 60
 SHAPE = SimpleNamespace(
@@ -67,14 +67,27 @@ def account(method: str, label: str, plan: list[Stage]) -> Label:
     )
 
 
-def selection_flops(plan: list[Stage]) -> float:
-    """What a plan's stages compute to choose."""
-    stages, spent = spelled_out(plan, LAYERS), 0.0
+def selection_flops(
+    plan: list[Stage],
+    tokens: int = TOKENS,
+    text: int = TEXT,
+    layers: int = LAYERS,
+    width: int = SHAPE.hidden_size,
+    tower_width: int = TOWER_WIDTH,
+    crops: int = 1,
+) -> float:
+    """What a plan's stages compute to choose from a picture of so many tokens on ``crops`` equal crops.
+
+    width: of the language model's rows, tower_width: of the tower's features. Stages before the language model choose in
+    each crop by itself.
+    """
+    stages, spent = spelled_out(plan, layers), 0.0
     for number, stage in enumerate(stages):
-        arriving = tokens_left(stages[:number], TOKENS, LAYERS)[stage.layer or 0]
-        kept = stage.reducer.left(arriving, stage.budget(arriving))
-        width = TOWER_WIDTH if stage.site in ("tower", "features") else SHAPE.hidden_size
-        spent += stage.reducer.flops(TEXT + arriving, arriving, kept, width)
+        arriving = tokens_left(stages[:number], tokens, layers, crops)[stage.layer or 0]
+        before = stage.site in (*BATCHED_SITES, *CROP_SITES)
+        seen = tower_width if stage.site in ("tower", "features") else width
+        for length, share in crop_budgets(stage, arriving, crops) if before else [(arriving, stage.budget(arriving))]:
+            spent += stage.reducer.flops(text + length, length, stage.reducer.left(length, share), seen)
     return spent
 
 

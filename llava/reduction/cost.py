@@ -1,9 +1,11 @@
 """What a prefill costs, from the rows that really entered every layer.
 
 One multiply-add is two operations. Per decoder layer with n rows, width d, q width a = heads x head size, key/value share
-g = kv heads / heads and gated FFN width m: ``2 (2 n d a (1 + g) + 2 n^2 a + 3 n d m)``. The output layer runs on the
-last row. Papers count differently (two or three matrices in the FFN, multiply-adds or operations); this is the count for
-Llama's gated FFN, in operations. Sorting, norms and other element-wise work is left out.
+g = kv heads / heads and gated FFN width m: ``2 (2 n d a (1 + g) + 2 n^2 a + 3 n d m)``. Attention counts as n x n, causal or
+not and whatever the window, which is what a masked product computes. The output layer runs on the last row; that it may
+share its weights with the embedding changes nothing. Papers count differently (two or three matrices in the FFN,
+multiply-adds or operations); this is the count for a gated FFN, in operations. Sorting, norms (also of queries and keys),
+rotations and other element-wise work are left out.
 """
 
 from __future__ import annotations
@@ -40,22 +42,63 @@ class Cost:
         return self.tower_flops + self.projector_flops + self.selector_flops + self.llm_flops
 
 
+def layer_flops(
+    rows: int, width: int, inner: int, mlp_weights: int, keys: float | None = None, share: float = 1.0
+) -> float:
+    """One transformer layer on so many rows: four projections, attention, feed-forward.
+
+    inner: width of the queries. mlp_weights: numbers in the matrices of the feed-forward. keys: how many each row sees, on
+    average; None: as many as there are rows. share: of the keys' and values' width in the queries'.
+    """
+    seen = rows if keys is None else keys
+    return 2 * (2 * rows * width * inner * (1 + share) + 2 * rows * seen * inner + rows * mlp_weights)
+
+
 def head_size(config: Any) -> int:
     """Numbers of one attention head, where a config does not say it too."""
     return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
+def layer_windows(config: Any) -> list[int | None]:
+    """For each decoder layer how many positions its attention sees; None where it sees all."""
+    window, layers = getattr(config, "sliding_window", None), config.num_hidden_layers
+    if not window or not getattr(config, "use_sliding_window", True):
+        return [None] * layers
+    kinds = getattr(config, "layer_types", None) or ["sliding_attention"] * layers
+    return [window if kind == "sliding_attention" else None for kind in kinds]
+
+
+def cached_rows(config: Any, rows_per_layer: list[int]) -> list[int]:
+    """Rows that each layer's cache holds after a prefill; a layer with a window of w keeps w - 1."""
+    windows = layer_windows(config)
+    return [rows if window is None else min(rows, window - 1) for rows, window in zip(rows_per_layer, windows)]
+
+
+def _decoder_layer(config: Any, rows: int, keys: int) -> float:
+    kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    inner, share = config.num_attention_heads * head_size(config), kv_heads / config.num_attention_heads
+    return layer_flops(rows, config.hidden_size, inner, 3 * config.hidden_size * config.intermediate_size, keys, share)
+
+
 def decoder_flops(config: Any, rows_per_layer: list[int]) -> float:
-    """A Llama's prefill with these rows in each layer, the output layer on the last row."""
-    d, m, head = config.hidden_size, config.intermediate_size, head_size(config)
-    a, share = config.num_attention_heads * head, config.num_key_value_heads / config.num_attention_heads
-    layers = sum(2 * (2 * n * d * a * (1 + share) + 2 * n * n * a + 3 * n * d * m) for n in rows_per_layer)
-    return layers + 2 * d * config.vocab_size
+    """A decoder's prefill with these rows in each layer, the output layer on the last row.
+
+    config: a Llama's, or that of a decoder which computes the same products (Mistral, Qwen, Gemma).
+    """
+    layers = sum(_decoder_layer(config, rows, rows) for rows in rows_per_layer)
+    return layers + 2 * config.hidden_size * config.vocab_size
+
+
+def decode_flops(config: Any, rows_per_layer: list[int]) -> float:
+    """The step for one new token behind a prefill with these rows in each layer."""
+    layers = sum(_decoder_layer(config, 1, cached + 1) for cached in cached_rows(config, rows_per_layer))
+    return layers + 2 * config.hidden_size * config.vocab_size
 
 
 def kv_bytes(config: Any, rows_per_layer: list[int], bytes_per_number: int) -> int:
     """Keys and values that the prefill leaves in the cache."""
-    return sum(rows_per_layer) * 2 * config.num_key_value_heads * head_size(config) * bytes_per_number
+    kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    return sum(cached_rows(config, rows_per_layer)) * 2 * kv_heads * head_size(config) * bytes_per_number
 
 
 def tower_flops(config: Any, images: int, rows: list[int], prefix: int = 1, mlp_weights: int | None = None) -> float:
@@ -69,7 +112,7 @@ def tower_flops(config: Any, images: int, rows: list[int], prefix: int = 1, mlp_
     d = config.hidden_size
     mlp = 2 * d * config.intermediate_size if mlp_weights is None else mlp_weights
     embed = 2 * (rows[0] - prefix) * 3 * config.patch_size**2 * d
-    return images * (embed + sum(2 * (4 * n * d * d + 2 * n * n * d + n * mlp) for n in rows))
+    return images * (embed + sum(layer_flops(n, d, d, mlp) for n in rows))
 
 
 def linear_flops(module: nn.Module, rows: int) -> float:

@@ -241,5 +241,10 @@ def _left(stage: Stage, tokens: int, crops: int) -> int:
     """Tokens of a picture behind a stage."""
     if stage.site not in (*BATCHED_SITES, *CROP_SITES):
         return stage.reducer.left(tokens, stage.budget(tokens))
+    return sum(stage.reducer.left(length, share) for length, share in crop_budgets(stage, tokens, crops))
+
+
+def crop_budgets(stage: Stage, tokens: int, crops: int) -> list[tuple[int, int | None]]:
+    """The tokens and the budget of each of ``crops`` equal crops of a picture at a stage before the language model."""
     each = [tokens // crops + (crop < tokens % crops) for crop in range(crops)]
-    return sum(stage.reducer.left(length, share) for length, share in zip(each, stage.shares(each)))
+    return list(zip(each, stage.shares(each)))

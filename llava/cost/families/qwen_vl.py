@@ -1,0 +1,122 @@
+"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL: any size, patches merged two by two behind the tower."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import product
+from typing import Any
+
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
+
+from llava.reduction import Stage
+from llava.reduction.cost import layer_flops
+
+from .base import Family, Grid, Picture, linear
+
+MARKERS = 2  # of where vision starts and ends
+
+
+class Qwen2VL(Family):
+    """A tower with full attention; the picture stands for two frames of a video."""
+
+    model_types = ("qwen2_vl",)
+    settings = {"min_pixels": 56 * 56, "max_pixels": 28 * 28 * 16384}
+
+    @classmethod
+    def read_processor(cls, processor: Mapping[str, Any]) -> dict[str, int]:
+        size = processor.get("size") or {}
+        edges = {"min_pixels": size.get("shortest_edge"), "max_pixels": size.get("longest_edge")}
+        found = {**edges, **super().read_processor(processor)}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def picture(self, height: int, width: int, alone: bool = True) -> Picture:
+        patch, merge = self.vision.patch_size, self.vision.spatial_merge_size
+        down, across = smart_resize(height, width, patch * merge, **self.processor)
+        grid = (down // patch, across // patch)
+        return Picture(grid[0] * grid[1] // merge**2, MARKERS, (grid,))
+
+    @property
+    def vision_width(self) -> int:
+        return self.vision.embed_dim
+
+    @property
+    def ffn(self) -> tuple[int, int]:
+        """Width of the tower's FFN, and its matrices."""
+        return int(self.vision.embed_dim * self.vision.mlp_ratio), 2
+
+    @property
+    def merged_width(self) -> int:
+        """Width of a merged token."""
+        return self.vision.hidden_size
+
+    def tower_flops(self, picture: Picture, plan: list[Stage]) -> float:
+        return sum(self._image(grid) for grid in picture.grids)
+
+    def _image(self, grid: Grid) -> float:
+        vision, width = self.vision, self.vision_width
+        rows, (ffn, matrices) = grid[0] * grid[1], self.ffn
+        embed = linear(rows, vision.in_channels * vision.temporal_patch_size * vision.patch_size**2, width)
+        return embed + sum(layer_flops(rows, width, width, ffn, matrices, seen) for seen in self.seen(grid))
+
+    def seen(self, grid: Grid) -> Iterator[float]:
+        """For each layer of the tower how many patches a patch sees, on average."""
+        return (float(grid[0] * grid[1]) for _ in range(self.vision.depth))
+
+    def projector_flops(self, picture: Picture, plan: list[Stage]) -> float:
+        unit = self.vision_width * self.vision.spatial_merge_size**2
+        return self.mergers * linear(picture.tokens, unit, unit, self.merged_width)
+
+    @property
+    def mergers(self) -> int:
+        """How many MLPs merge the patches."""
+        return 1
+
+
+class Qwen2p5VL(Qwen2VL):
+    """Attention within windows in all layers but a few, and a gated FFN."""
+
+    model_types = ("qwen2_5_vl",)
+
+    @property
+    def vision_width(self) -> int:
+        return self.vision.hidden_size
+
+    @property
+    def ffn(self) -> tuple[int, int]:
+        return self.vision.intermediate_size, 3
+
+    @property
+    def merged_width(self) -> int:
+        return self.vision.out_hidden_size
+
+    def seen(self, grid: Grid) -> Iterator[float]:
+        merge = self.vision.spatial_merge_size
+        window = self.vision.window_size // merge // self.vision.patch_size * merge
+        blocks = [[min(window, length - start) for start in range(0, length, window)] for length in grid]
+        pairs = sum((down * across) ** 2 for down, across in product(*blocks))
+        rows = grid[0] * grid[1]
+        whole = set(self.vision.fullatt_block_indexes)
+        return (float(rows) if layer in whole else pairs / rows for layer in range(self.vision.depth))
+
+
+class Qwen3VL(Qwen2VL):
+    """Patches of 16, and DeepStack: further mergers for what the first layers of the language model add."""
+
+    model_types = ("qwen3_vl",)
+    settings = {"min_pixels": 256 * 256, "max_pixels": 4096 * 4096}
+
+    @property
+    def vision_width(self) -> int:
+        return self.vision.hidden_size
+
+    @property
+    def ffn(self) -> tuple[int, int]:
+        return self.vision.intermediate_size, 2
+
+    @property
+    def merged_width(self) -> int:
+        return self.vision.out_hidden_size
+
+    @property
+    def mergers(self) -> int:
+        return 1 + len(self.vision.deepstack_visual_indexes)
