@@ -21,7 +21,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["llava", "llava.*"]),
-    package_data={"llava.eval.report.page": ["*.html", "*.css", "*.js"]},
+    package_data={"llava.eval.report.page": ["*.html", "*.css", "*.js"], "llava.cost": ["*.yaml"]},
     install_requires=[
         "torch>=2.6",
         "transformers>=5.17,<5.25",  # what the tests run on: llava/versions.py

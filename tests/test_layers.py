@@ -15,6 +15,7 @@ BELOW = {
     "model": PLAIN | {"reduction"},
     "cli": PLAIN | {"reduction", "model"},
     "eval": PLAIN | {"reduction", "model", "cli"},
+    "cost": PLAIN | {"reduction", "model", "cli", "eval"},
     "train": PLAIN | {"reduction", "model", "cli", "eval.tasks"},
     "serve": PLAIN | {"reduction", "model", "cli", "eval.tasks"},
     "analysis": PLAIN | {"reduction", "model", "cli", "eval"},

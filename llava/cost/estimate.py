@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from llava.reduction import Cost, Stage, check_plan, plan_from, plan_name, spelled_out
+from llava.reduction import Cost, Stage, check_plan, plan_from, spelled_out
 from llava.reduction.accounting import selection_flops
 from llava.reduction.cost import decode_flops, decoder_flops, kv_bytes
 from llava.reduction.plan import Spec, tokens_left
@@ -79,7 +79,7 @@ def estimates(host: Host, prompt: Prompt, plans: Sequence[Spec], bytes_per_numbe
     blank = prompt.batch * decoder_flops(host.family.text, [text] * host.layers)
     return [
         Estimate(
-            plan=plan_name(plan),
+            plan=" + ".join(map(str, plan)) or "full",
             approximate=any(stage.reducer.adaptive for stage in spelled_out(plan, host.layers)),
             cost=cost,
             decode_flops=prompt.batch * decode_flops(host.family.text, cost.rows_per_layer),

@@ -151,7 +151,9 @@ def check_decoder(name: str, text: Any) -> None:
     experts = [field for field in EXPERTS if getattr(text, field, None)]
     if experts or text.model_type not in DECODERS:
         why = "a mixture of experts" if experts else "not known"
-        raise ValueError(f"{name}: the decoder {text.model_type!r} is {why} and cannot be counted; these can: {DECODERS}")
+        raise ValueError(
+            f"{name}: the decoder {text.model_type!r} is {why} and cannot be counted; these can: {DECODERS}"
+        )
     for field in SIZES:
         value = getattr(text, field, None)
         if not isinstance(value, int) or value < 1:

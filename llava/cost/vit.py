@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 from llava.reduction.cost import layer_flops, tower_flops
 
-from .families.base import Grid, Picture, linear
+from .families.base import Grid, Picture, linear, side
 
 PREFIX = {  # rows before the patches, the class token, by the model_type of a tower
     "clip_vision_model": 1,
@@ -15,16 +16,6 @@ PREFIX = {  # rows before the patches, the class token, by the model_type of a t
     "smolvlm_vision": 0,
     "internvl_vision": 1,
 }
-
-
-def side(size: Any) -> int:
-    """One side of a size, which configs write as a number or as two equal ones."""
-    if isinstance(size, int):
-        return size
-    first, *rest = size
-    if any(other != first for other in rest):
-        raise ValueError(f"size={list(size)} of the tower is not square; only square towers can be counted")
-    return first
 
 
 def prefix(vision: Any) -> int:
@@ -42,11 +33,13 @@ def crop_grid(vision: Any) -> Grid:
 
 def vit_flops(vision: Any, picture: Picture) -> float:
     """Every image of a picture through all layers, and through the attention that pools them where the tower has it."""
-    first = prefix(vision)
-    total = 0.0
+    first, patch, total = prefix(vision), side(vision.patch_size), 0.0
+    sizes = SimpleNamespace(
+        hidden_size=vision.hidden_size, intermediate_size=vision.intermediate_size, patch_size=patch
+    )
     for down, across in picture.grids:
         rows = down * across + first
-        total += tower_flops(_sized(vision), 1, [rows] * vision.num_hidden_layers, first) + _pooling(vision, rows)
+        total += tower_flops(sizes, 1, [rows] * vision.num_hidden_layers, first) + _pooling(vision, rows)
     return total
 
 
@@ -56,11 +49,3 @@ def _pooling(vision: Any, rows: int) -> float:
         return 0.0
     d = vision.hidden_size
     return layer_flops(1, d, d, vision.intermediate_size, 2, rows) + linear(rows - 1, d, d) + linear(rows - 1, d, d)
-
-
-class _sized:  # noqa: N801  a view of a config
-    """The four sizes of a tower as whole numbers."""
-
-    def __init__(self, vision: Any):
-        self.hidden_size, self.intermediate_size = vision.hidden_size, vision.intermediate_size
-        self.patch_size = side(vision.patch_size)

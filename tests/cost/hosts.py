@@ -119,10 +119,12 @@ def asked(name: str, pictures: list[Picture], sizes: list[tuple[int, int]], word
     torch.manual_seed(0)
     config, model_type = config_of(name), CONFIGS[name]["model_type"]
     model = AutoModelForImageTextToText.from_config(config, attn_implementation="sdpa").eval()
-    ids = torch.full((1, words), 5)
+    parts = []
     for picture in pictures:
         lines = picture.separators if model_type in ("llava_next", "llava_onevision") else 0  # placeholders too
-        ids = torch.cat((ids[:, :1], torch.full((1, picture.tokens + lines), IMAGE), ids[:, 1 + lines :]), dim=1)
+        parts += [5] + [IMAGE] * (picture.tokens + lines)  # a word between two pictures
+        words -= 1 + lines
+    ids = torch.tensor([parts + [5] * words])
     inputs: dict[str, Any] = {"input_ids": ids, **_pixels(model_type, pictures, sizes)}
     if model_type.startswith("qwen"):
         inputs["mm_token_type_ids"] = (ids == IMAGE).int()
@@ -135,7 +137,10 @@ def _pixels(model_type: str, pictures: list[Picture], sizes: list[tuple[int, int
     grids = [grid for picture in pictures for grid in picture.grids]
     if model_type.startswith("qwen"):
         patches = sum(down * across for down, across in grids)
-        return {"pixel_values": torch.randn(patches, 3 * 2 * 49), "image_grid_thw": torch.tensor([(1, *g) for g in grids])}
+        return {
+            "pixel_values": torch.randn(patches, 3 * 2 * 49),
+            "image_grid_thw": torch.tensor([(1, *g) for g in grids]),
+        }
     images = torch.randn(len(grids), 3, 28, 28)
     if model_type in ("llava_next", "llava_onevision"):
         assert len(pictures) == 1 or all(len(picture.grids) == 1 for picture in pictures)

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any, ClassVar
 
+import torch
+from torch import Tensor
+
 from llava.reduction import Stage, did_you_mean
 
 Grid = tuple[int, int]
@@ -92,9 +95,24 @@ class Family:
         """The tower, on all images of a picture."""
         raise NotImplementedError
 
+    def pixels(self, picture: Picture) -> dict[str, Tensor]:
+        """Random input of the tower for a picture, by the names of its forward."""
+        edge = side(self.vision.image_size)
+        return {"pixel_values": torch.randn(len(picture.grids), 3, edge, edge)}
+
     def projector_flops(self, picture: Picture, plan: list[Stage]) -> float:
         """What lies between tower and language model."""
         raise NotImplementedError
+
+
+def side(size: Any) -> int:
+    """One side of a size, which configs write as a number or as two equal ones."""
+    if isinstance(size, int):
+        return size
+    first, *rest = size
+    if any(other != first for other in rest):
+        raise ValueError(f"size={list(size)} of the tower is not square; only square towers can be counted")
+    return first
 
 
 def linear(rows: float, *widths: int) -> float:

@@ -6,8 +6,8 @@ from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optim
 
 from llava.reduction import Stage
 
-from ..vit import crop_grid, side, vit_flops
-from .base import Family, Picture, linear
+from ..vit import crop_grid, vit_flops
+from .base import Family, Picture, linear, side
 
 MARKERS = 2  # <img> and </img>
 

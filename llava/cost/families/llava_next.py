@@ -6,8 +6,8 @@ import torch
 from transformers.image_processing_utils import select_best_resolution
 from transformers.models.llava_next.modeling_llava_next import unpad_image
 
-from ..vit import crop_grid, side
-from .base import Grid, Picture
+from ..vit import crop_grid
+from .base import Grid, Picture, side
 from .llava import Llava
 
 

@@ -14,8 +14,8 @@ from llava.reduction import Stage
 from llava.reduction.cost import tower_flops
 from llava.reduction.plan import tokens_left
 
-from ..vit import crop_grid, prefix, side
-from .base import Family, Grid, Picture, linear
+from ..vit import crop_grid, prefix
+from .base import Family, Grid, Picture, linear, side
 
 BEFORE_PROJECTOR = ("pixels", "tower", "features")
 IN_CROPS = (*BEFORE_PROJECTOR, "projected")

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from itertools import product
 from typing import Any
 
+import torch
+from torch import Tensor
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
 from llava.reduction import Stage
@@ -61,6 +63,11 @@ class Qwen2VL(Family):
     def seen(self, grid: Grid) -> Iterator[float]:
         """For each layer of the tower how many patches a patch sees, on average."""
         return (float(grid[0] * grid[1]) for _ in range(self.vision.depth))
+
+    def pixels(self, picture: Picture) -> dict[str, Tensor]:
+        numbers = self.vision.in_channels * self.vision.temporal_patch_size * self.vision.patch_size**2
+        grids = torch.tensor([(1, down, across) for down, across in picture.grids])
+        return {"hidden_states": torch.randn(picture.patches, numbers), "grid_thw": grids}
 
     def projector_flops(self, picture: Picture, plan: list[Stage]) -> float:
         unit = self.vision_width * self.vision.spatial_merge_size**2
