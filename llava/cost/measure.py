@@ -1,6 +1,6 @@
 """What plans take on this machine, from random weights of the true shapes, however large the model.
 
-The tower runs as a whole, once for all plans; of the decoder a single layer runs at each number of rows that any plan has,
+The tower runs as a whole, once for all plans, on one image of each size; of the decoder a single layer runs at each number of rows that any plan has,
 in turn, and what the layers of a plan take is summed. Left out are the choice of tokens, the projector, the embedding and the
 output layer, and windows of the decoder's attention. So it is a sum over layers, not a measured prefill; on a CPU only its
 ratios say anything about the model on other machines.
@@ -9,10 +9,10 @@ ratios say anything about the model on other machines.
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForImageTextToText
 
 from llava.cli.settings import check_least
-from llava.eval.bench.clock import now, progress, spread
+from llava.eval.bench.clock import median_seconds, now, progress, spread
 from llava.reduction import spelled_out
 
 from .estimate import Estimate, Prompt, pictures
@@ -29,6 +29,7 @@ from .families.base import Family
 from .host import Host
 
 TOWERS = ("vision_tower", "visual", "vision_model")
+LONG = 5.0  # seconds, beside which the first run's warming up is nothing
 SPARE = 1.5  # of a module's own bytes, with what it computes
 
 
@@ -116,19 +117,18 @@ def tower_module(family: Family, device: torch.device, dtype: torch.dtype) -> nn
 def _tower_seconds(
     host: Host, prompt: Prompt, device: torch.device, dtype: torch.dtype, repeats: int, console: Console | None
 ) -> float:
-    """Median seconds of the tower on the pictures of one row, one after another."""
-    tower = tower_module(host.family, device, dtype)
-    inputs = [
-        {name: _placed(value, device, dtype) for name, value in host.family.pixels(picture).items()}
-        for picture in pictures(host, prompt)
-    ]
-    seconds = []
-    for _ in progress(range(repeats + 1), "tower", console):
+    """Seconds of the tower on the pictures of one row, image by image; of a short run the median, a long one counts itself."""
+    tower, total = tower_module(host.family, device, dtype), 0.0
+    grids = Counter(grid for picture in pictures(host, prompt) for grid in picture.grids)
+    for grid, images in progress(list(grids.items()), "tower", console):
+        inputs = {name: _placed(value, device, dtype) for name, value in host.family.pixels(grid).items()}
         start = now(device)
-        for picture in inputs:
-            tower(**picture)
-        seconds.append(now(device) - start)
-    return median(seconds[1:])
+        tower(**inputs)
+        seconds = now(device) - start
+        if seconds < LONG:
+            seconds = median_seconds(lambda: tower(**inputs), repeats, device)  # noqa: B023  called at once
+        total += images * seconds
+    return total
 
 
 def _rounds(

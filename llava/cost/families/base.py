@@ -95,10 +95,10 @@ class Family:
         """The tower, on all images of a picture."""
         raise NotImplementedError
 
-    def pixels(self, picture: Picture) -> dict[str, Tensor]:
-        """Random input of the tower for a picture, by the names of its forward."""
+    def pixels(self, grid: Grid) -> dict[str, Tensor]:
+        """Random input of the tower for one image of so many patches, by the names of its forward."""
         edge = side(self.vision.image_size)
-        return {"pixel_values": torch.randn(len(picture.grids), 3, edge, edge)}
+        return {"pixel_values": torch.randn(1, 3, edge, edge)}
 
     def projector_flops(self, picture: Picture, plan: list[Stage]) -> float:
         """What lies between tower and language model."""

@@ -64,10 +64,9 @@ class Qwen2VL(Family):
         """For each layer of the tower how many patches a patch sees, on average."""
         return (float(grid[0] * grid[1]) for _ in range(self.vision.depth))
 
-    def pixels(self, picture: Picture) -> dict[str, Tensor]:
+    def pixels(self, grid: Grid) -> dict[str, Tensor]:
         numbers = self.vision.in_channels * self.vision.temporal_patch_size * self.vision.patch_size**2
-        grids = torch.tensor([(1, down, across) for down, across in picture.grids])
-        return {"hidden_states": torch.randn(picture.patches, numbers), "grid_thw": grids}
+        return {"hidden_states": torch.randn(grid[0] * grid[1], numbers), "grid_thw": torch.tensor([(1, *grid)])}
 
     def projector_flops(self, picture: Picture, plan: list[Stage]) -> float:
         unit = self.vision_width * self.vision.spatial_merge_size**2
