@@ -12,17 +12,18 @@ from transformers import PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from llava.files import read_json, read_yaml
+from llava.model.loading.families import family_of
 from llava.reduction import did_you_mean
 
 from . import families  # noqa: F401  registers every family
 from .families.base import FAMILIES, Family
+from .families.own import OwnLlava
 
 PRESETS = Path(__file__).with_name("presets.yaml")
 # Decoders whose layers compute Llama's products: four projections and a gated FFN.
 DECODERS = (
     "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text",
 )  # fmt: skip
-OWN_DECODERS = {"llava_llama": "llama", "llava_mistral": "mistral", "llava_qwen": "qwen2"}
 SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 
@@ -87,24 +88,24 @@ def _open(
     given: Mapping[str, int],
     folder: Path | None = None,
 ) -> Host:
-    model_type = content.get("model_type")
-    own = isinstance(content.get("mm_vision_tower"), str)
-    if own and model_type == "llava":  # what LLaVA's first checkpoints call themselves
-        model_type = "llava_llama"
-    if model_type not in FAMILIES:
+    model_type: Any = content.get("model_type")
+    own = family_of(model_type) if isinstance(content.get("mm_vision_tower"), str) else None
+    if own is None and model_type not in FAMILIES:
         raise ValueError(
             f"{name}: model_type={model_type!r} cannot be counted{did_you_mean(str(model_type), FAMILIES)}; these can: "
             f"{', '.join(sorted(FAMILIES))}"
         )
-    config = _own_config(name, model_type, content, folder) if own else _stock_config(name, model_type, content)
+    if own is None:
+        family, config = FAMILIES[model_type], _stock_config(name, model_type, content)
+    else:
+        family, config = OwnLlava, _own_config(name, own.name.lower(), content, folder)
     check_decoder(name, config.text_config)
-    family = FAMILIES[model_type]
     family.check_settings(given)
     return Host(name, checkpoint, family(config, {**found, **given}))
 
 
 def _stock_config(name: str, model_type: str, content: Mapping[str, Any]) -> Any:
-    if model_type in OWN_DECODERS:
+    if FAMILIES[model_type] is OwnLlava:
         raise ValueError(f"{name}: model_type={model_type!r} names no tower; set mm_vision_tower")
     tower = content.get("vision_config")
     if isinstance(tower, str):
@@ -112,10 +113,10 @@ def _stock_config(name: str, model_type: str, content: Mapping[str, Any]) -> Any
     return _config(name, model_type, content)
 
 
-def _own_config(name: str, model_type: str, content: Mapping[str, Any], folder: Path | None) -> Any:
-    """A flat config of LLaVA: the decoder's, with its tower's beside it as ``vision_config``."""
+def _own_config(name: str, decoder: str, content: Mapping[str, Any], folder: Path | None) -> Any:
+    """A flat config of LLaVA: that of its decoder, with its tower's beside it as ``vision_config``."""
     content = {key: value for key, value in content.items() if key not in ("model_type", "vision_config")}
-    config = _config(name, OWN_DECODERS[model_type], content)
+    config: Any = _config(name, decoder, content)
     tower = dict(content.get("mm_vision_config") or _tower(name, content["mm_vision_tower"], folder))
     config.vision_config = _config(name, tower.get("model_type", "clip_vision_model"), tower)
     config.text_config = config

@@ -30,7 +30,10 @@ class OwnLlava(Family):
 
     def picture(self, height: int, width: int, alone: bool = True) -> Picture:
         grid, kind = crop_grid(self.vision), getattr(self.config, "mm_patch_merge_type", "flat")
-        if getattr(self.config, "image_aspect_ratio", None) != "anyres":
+        aspect = getattr(self.config, "image_aspect_ratio", None) or "square"
+        if aspect.startswith("anyres_"):
+            raise ValueError(f"image_aspect_ratio={aspect!r} cannot be counted; pad, square and anyres can")
+        if aspect != "anyres":
             return Picture(grid[0] * grid[1] + (kind == "spatial_unpad"), 0, (grid,))
         crop = side(self.vision.image_size)
         across, down = get_anyres_image_grid_shape((width, height), self.config.image_grid_pinpoints, crop)
