@@ -5,24 +5,22 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+from llava.model.multimodal_encoder.families import tower_family
 from llava.reduction.cost import layer_flops, tower_flops
 
 from .families.base import Grid, Picture, linear, side
 
-PREFIX = {  # rows before the patches, the class token, by the model_type of a tower
-    "clip_vision_model": 1,
-    "siglip_vision_model": 0,
-    "idefics3_vision": 0,
-    "smolvlm_vision": 0,
-    "internvl_vision": 1,
-}
+HOSTS_OWN = {"idefics3_vision": 0, "smolvlm_vision": 0, "internvl_vision": 1}  # rows before the patches, by model_type
 
 
 def prefix(vision: Any) -> int:
     """How many rows stand before the patches. Raises ValueError for a tower that is not known."""
-    if vision.model_type not in PREFIX:
-        raise ValueError(f"the tower {vision.model_type!r} cannot be counted; these can: {', '.join(PREFIX)}")
-    return PREFIX[vision.model_type]
+    if vision.model_type in HOSTS_OWN:
+        return HOSTS_OWN[vision.model_type]
+    family = tower_family(vision.model_type)
+    if family is None or family.reads_any_size:
+        raise ValueError(f"the tower {vision.model_type!r} cannot be counted; CLIP, SigLIP and those of the hosts can")
+    return family.front(vision)
 
 
 def crop_grid(vision: Any) -> Grid:
@@ -48,4 +46,6 @@ def _pooling(vision: Any, rows: int) -> float:
     if vision.model_type != "siglip_vision_model" or not getattr(vision, "vision_use_head", True):
         return 0.0
     d = vision.hidden_size
-    return layer_flops(1, d, d, vision.intermediate_size, 2, rows) + linear(rows - 1, d, d) + linear(rows - 1, d, d)
+    return (
+        layer_flops(1, d, d, 2 * d * vision.intermediate_size, rows) + linear(rows - 1, d, d) + linear(rows - 1, d, d)
+    )

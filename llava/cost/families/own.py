@@ -30,6 +30,8 @@ class OwnLlava(Family):
 
     def picture(self, height: int, width: int, alone: bool = True) -> Picture:
         grid, kind = crop_grid(self.vision), getattr(self.config, "mm_patch_merge_type", "flat")
+        if getattr(self.config, "mm_vision_select_feature", "patch") != "patch":
+            raise ValueError("mm_vision_select_feature='cls_patch' cannot be counted; 'patch' can")
         aspect = getattr(self.config, "image_aspect_ratio", None) or "square"
         if aspect.startswith("anyres_"):
             raise ValueError(f"image_aspect_ratio={aspect!r} cannot be counted; pad, square and anyres can")

@@ -42,9 +42,9 @@ class Qwen2VL(Family):
         return self.vision.embed_dim
 
     @property
-    def ffn(self) -> tuple[int, int]:
-        """Width of the tower's FFN, and its matrices."""
-        return int(self.vision.embed_dim * self.vision.mlp_ratio), 2
+    def mlp_weights(self) -> int:
+        """Numbers in the matrices of the feed-forward of a tower's layer."""
+        return 2 * self.vision.embed_dim * int(self.vision.embed_dim * self.vision.mlp_ratio)
 
     @property
     def merged_width(self) -> int:
@@ -56,9 +56,9 @@ class Qwen2VL(Family):
 
     def _image(self, grid: Grid) -> float:
         vision, width = self.vision, self.vision_width
-        rows, (ffn, matrices) = grid[0] * grid[1], self.ffn
+        rows = grid[0] * grid[1]
         embed = linear(rows, vision.in_channels * vision.temporal_patch_size * vision.patch_size**2, width)
-        return embed + sum(layer_flops(rows, width, width, ffn, matrices, seen) for seen in self.seen(grid))
+        return embed + sum(layer_flops(rows, width, width, self.mlp_weights, seen) for seen in self.seen(grid))
 
     def seen(self, grid: Grid) -> Iterator[float]:
         """For each layer of the tower how many patches a patch sees, on average."""
@@ -88,8 +88,8 @@ class Qwen2p5VL(Qwen2VL):
         return self.vision.hidden_size
 
     @property
-    def ffn(self) -> tuple[int, int]:
-        return self.vision.intermediate_size, 3
+    def mlp_weights(self) -> int:
+        return 3 * self.vision.hidden_size * self.vision.intermediate_size
 
     @property
     def merged_width(self) -> int:
@@ -116,8 +116,8 @@ class Qwen3VL(Qwen2VL):
         return self.vision.hidden_size
 
     @property
-    def ffn(self) -> tuple[int, int]:
-        return self.vision.intermediate_size, 2
+    def mlp_weights(self) -> int:
+        return 2 * self.vision.hidden_size * self.vision.intermediate_size
 
     @property
     def merged_width(self) -> int:
