@@ -24,6 +24,7 @@ from llava.pictures import Size, to_rgb
 from llava.pictures import load_image as load_image  # LLaVA's users look for them here
 from llava.pictures import load_image_from_base64 as load_image_from_base64
 
+ANYRES = "anyres"  # what the image_aspect_ratio of a model that cuts pictures into crops begins with
 LEAST_SIDE = 2048  # pixels: a square or a strip up to here is made at full size, whatever the picture's proportions
 MOST_SIDE = 8192  # pixels: no square is larger
 
@@ -53,14 +54,14 @@ def process_images(images: Sequence[Image.Image], image_processor: Any, model_cf
 
     images: PIL pictures of any mode (`llava.pictures.to_rgb`), whose `size` is the one that goes into `image_sizes`; EXIF
     orientation is a matter of the file, applied by `load_image`. model_cfg.image_aspect_ratio: "pad" squares each on the
-    processor's mean colour; "anyres" gives each as a stack of crops; anything else lets the processor resize and crop.
+    processor's mean colour; "anyres" (also "anyres_max_9") gives each as a stack of crops; anything else lets the processor resize and crop.
     Returns (n, 3, H, W), for anyres (n, 1+crops, 3, H, W); a list where the pictures got different numbers of crops.
 
     Memory is bounded by the picture's own pixels: one of extreme proportions shrinks before it is squared, or loses before
     the processor resizes it what the processor would crop.
     """
     layout = getattr(model_cfg, "image_aspect_ratio", None)
-    if layout == "anyres":
+    if layout is not None and layout.startswith(ANYRES):
         tensors = [process_anyres_image(image, image_processor, model_cfg.image_grid_pinpoints) for image in images]
     elif layout == "pad":
         colour = tuple(int(value * 255) for value in image_processor.image_mean)

@@ -131,7 +131,7 @@ def _is_next(config: LlavaFamilyConfig) -> bool:
     shape = getattr(config, "image_aspect_ratio", None), getattr(config, "mm_patch_merge_type", None) or "flat"
     if shape == ("anyres", "spatial_unpad"):
         return True
-    if shape[0] == "anyres" or shape[1] != "flat":
+    if (shape[0] or "").startswith("anyres") or shape[1] != "flat":
         raise ValueError(
             f"image_aspect_ratio={shape[0]!r} with mm_patch_merge_type={shape[1]!r} has no counterpart in llava-hf's layout; "
             "'anyres' with 'spatial_unpad' has, and 'pad' or 'square' with 'flat'"

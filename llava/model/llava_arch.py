@@ -22,7 +22,7 @@ from llava.constants import (
 )
 from llava.model.multimodal_encoder.tower import VisionTower
 from llava.model.vision.account import prompt_costs
-from llava.model.vision.anyres import CropLayout, unpad_image
+from llava.model.vision.anyres import CropLayout, most_crops, unpad_image
 from llava.model.vision.encode import VisionPath, VisionRecord
 from llava.model.vision.modules import LlavaMetaModel, load_projector
 from llava.model.vision.pictures import Images, Picture, as_pictures, assign
@@ -118,6 +118,7 @@ class LlavaMetaForCausalLM(ABC, _LanguageModel):
             resolution=tower.image_size,
             pinpoints=getattr(self.config, "image_grid_pinpoints", None),
             newline=getattr(decoder, "image_newline", None),
+            most=most_crops(getattr(self.config, "image_aspect_ratio", None)),
         )
         encode = self.encode_images if self._replaced("encode_images") else None
         return VisionPath(tower, decoder.mm_projector, layout, self._embed.weight, encode)

@@ -11,7 +11,7 @@ from PIL import Image
 from transformers import PreTrainedTokenizerBase
 
 from llava.constants import IMAGE_TOKEN_INDEX
-from llava.mm_utils import Size, process_images
+from llava.mm_utils import ANYRES, Size, process_images
 from llava.model.language_model.llava_family import LlavaFamilyForCausalLM
 
 from .arguments import DataArguments, ModelArguments, TrainingArguments
@@ -31,7 +31,7 @@ def load_records(
     """The checked records, as the model is to read them; its config learns how pictures and prompts are prepared."""
     config = model.config
     config.image_aspect_ratio = data_args.image_aspect_ratio or getattr(config, "image_aspect_ratio", "square")
-    if config.image_aspect_ratio == "anyres" and not getattr(config, "image_grid_pinpoints", None):
+    if config.image_aspect_ratio.startswith(ANYRES) and not getattr(config, "image_grid_pinpoints", None):
         raise ValueError("image_aspect_ratio=anyres needs a model whose config has image_grid_pinpoints, as LLaVA-1.6")
     if args.model_max_length > config.max_position_embeddings:
         raise ValueError(
@@ -81,4 +81,4 @@ def image_positions(model: LlavaFamilyForCausalLM, image_processor: Any) -> int 
             measured[size] = int(spliced.attention_mask.sum())
         return measured[size]
 
-    return positions if model.config.image_aspect_ratio == "anyres" else positions((336, 336))
+    return positions if model.config.image_aspect_ratio.startswith(ANYRES) else positions((336, 336))

@@ -8,10 +8,12 @@ from typing import Any, TypeGuard
 
 from llava.conversation import get_conversation
 from llava.files import excerpt
+from llava.mm_utils import ANYRES
 from llava.model.checkpoint import errors_naming, read_json
 from llava.model.language_model.llava_family import OWN_LAYOUT, LlavaFamilyConfig
 from llava.model.language_model.reducible_family import attention_window
 from llava.model.loading.families import SUPPORTED, Family, family_of
+from llava.model.vision.anyres import most_crops
 
 HF_MODEL_TYPES = ("llava", "llava_next")
 
@@ -112,6 +114,16 @@ def _check_relations(config: LlavaFamilyConfig, path: Path) -> None:
         raise ValueError(f"{path}: num_attention_heads={heads} must be a multiple of num_key_value_heads={groups}")
     if config.mm_vision_tower is None:
         return
+    if getattr(config, "mm_resampler_type", None):
+        raise ValueError(
+            f"{path}: mm_resampler_type={excerpt(config.mm_resampler_type)} is not supported; only models without one are"
+        )
+    layout = getattr(config, "image_aspect_ratio", None)
+    if layout not in (None, "square", "pad", ANYRES) and most_crops(layout) is None:
+        raise ValueError(
+            f"{path}: image_aspect_ratio={excerpt(layout)} is not supported; there are 'square', 'pad', 'anyres' and"
+            " 'anyres_max_9' with any number"
+        )
     for name in ("mm_hidden_size", "mm_vision_select_layer"):
         if getattr(config, name, None) is None:
             raise ValueError(f"{path}: {name} is missing, but there is a vision tower, {config.mm_vision_tower!r}")

@@ -5,13 +5,14 @@ Shapes: n features of a crop, D their width; sizes are (width, height) of the or
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from llava.mm_utils import get_anyres_image_grid_shape
+from llava.mm_utils import ANYRES, get_anyres_image_grid_shape
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,8 @@ class CropLayout:
     """How a model lays out its crops: ``kind`` is "flat", "spatial" or "spatial_unpad".
 
     side: patches along a side of a crop. resolution: pixels along it. pinpoints: the grids of crops that pictures may be
-    cut into. newline (D,): what ends a line under "spatial_unpad".
+    cut into. newline (D,): what ends a line under "spatial_unpad". most: how many crops a picture's grid without padding may
+    be worth; a larger one is shrunk to it, as "anyres_max_9" says with 9.
     """
 
     kind: str
@@ -27,6 +29,7 @@ class CropLayout:
     resolution: int
     pinpoints: Any = None
     newline: Tensor | None = None
+    most: int | None = None
 
     def merge(self, crops: list[Tensor], size: tuple[int, int] | None) -> Tensor:
         """The crops (n, D) of one picture laid out as one (n', D); the first is the whole picture, made small.
@@ -72,9 +75,24 @@ class CropLayout:
         grid = torch.stack(crops).unflatten(1, (self.side, self.side)).unflatten(0, (down, across))
         grid = grid.transpose(1, 2).flatten(2, 3).flatten(0, 1)  # (down * side, across * side, D)
         if newline is not None:
-            grid = unpad_image(grid, size)
+            grid = self._shrunk(unpad_image(grid, size))
             grid = torch.cat((grid, newline.expand(len(grid), 1, -1)), dim=1)
         return grid.flatten(0, 1)
+
+    def _shrunk(self, grid: Tensor) -> Tensor:
+        """A grid (height, width, D), bilinearly shrunk where it is more than a tenth too long on each side for ``most``."""
+        height, width = grid.shape[:2]
+        times = 0.0 if self.most is None else math.sqrt(height * width / (self.most * self.side**2))
+        if times <= 1.1:
+            return grid
+        smaller = (int(height // times), int(width // times))
+        return nn.functional.interpolate(grid.permute(2, 0, 1)[None], smaller, mode="bilinear")[0].permute(1, 2, 0)
+
+
+def most_crops(image_aspect_ratio: str | None) -> int | None:
+    """The number at the end of an "anyres_max_9"; None for another value."""
+    head, _, number = (image_aspect_ratio or "").rpartition("_")
+    return int(number) if head == f"{ANYRES}_max" and number.isdigit() else None
 
 
 def unpad_image(grid: Tensor, original_size: tuple[int, int]) -> Tensor:

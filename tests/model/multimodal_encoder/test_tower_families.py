@@ -11,12 +11,20 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import CLIPVisionModel, Dinov2Model, Dinov2WithRegistersModel, SiglipVisionConfig, SiglipVisionModel
+from transformers import (
+    CLIPVisionModel,
+    Dinov2Model,
+    Dinov2WithRegistersModel,
+    LlavaOnevisionModel,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+)
 
-from llava.mm_utils import process_images
+from llava.mm_utils import get_anyres_image_grid_shape, process_images
 from llava.model.builder import load_pretrained_model
 from llava.model.multimodal_encoder.clip_encoder import CLIPVisionTower
 from llava.model.multimodal_encoder.tower import VisionTower
+from llava.model.vision.anyres import CropLayout, most_crops
 from llava.model.vision.merging import MergingTower
 from llava.model.vision.seen import SeenCrops
 from llava.reduction import plan_from
@@ -255,3 +263,39 @@ def test_a_tower_of_another_family_is_named(tmp_path):
         ValueError, match="'convnext' is no vision tower that is known; there are CLIP .*SigLIP .*DINOv2"
     ):
         tower_in(folder)
+
+
+@pytest.mark.parametrize("size", [(40, 32), (128, 40), (96, 96), (30, 150), (200, 170)])
+def test_a_large_grid_is_shrunk_as_transformers_onevision_does(size):
+    """`anyres_max_2` on crops of 8 x 8 patches, against the packing of transformers' own LLaVA-OneVision."""
+    grids = [[SIDE * across, SIDE * down] for across in (1, 2, 3, 4) for down in (1, 2, 3, 4)]
+    across, down = get_anyres_image_grid_shape(size, grids, SIDE)
+    crops = torch.randn(1 + across * down, 64, 16, generator=torch.Generator().manual_seed(1))
+    newline = torch.randn(16)
+    layout = CropLayout("spatial_unpad", 8, SIDE, grids, newline, most_crops("anyres_max_2"))
+    own = SimpleNamespace(
+        config=SimpleNamespace(
+            vision_config=SimpleNamespace(image_size=SIDE, patch_size=SIDE // 8),
+            image_grid_pinpoints=[[height, width] for width, height in grids],
+        )
+    )
+    (expected,), _ = LlavaOnevisionModel.pack_image_features(
+        own, [crops], torch.tensor([size[::-1]]), newline, vision_aspect_ratio="anyres_max_2"
+    )
+    merged = layout.merge(list(crops), size)
+    torch.testing.assert_close(merged, expected, rtol=0, atol=1e-6)
+    assert len(merged) <= 64 + 2 * 64 * 1.1**2 + 8 * 4
+
+
+def test_a_checkpoint_with_anyres_max(tmp_path):
+    write_tower(tmp_path / "tower", "siglip")
+    folder = write_llava(tmp_path, "qwen", "tower", anyres=True, image_aspect_ratio="anyres_max_1")
+    model, logits = answer(folder, "divprune:40")
+    assert model._last_vision.crops == [[3]] and model._last_vision.projector_rows == [64] * 3
+    _, whole = answer(folder)
+    _, larger = answer(write_llava(tmp_path, "qwen", "tower", anyres=True))
+    assert whole.shape[1] < larger.shape[1] and logits.shape[1] < whole.shape[1]
+    for field, value in (("image_aspect_ratio", "highres"), ("mm_resampler_type", "spatial_pool")):
+        bad = write_llava(tmp_path, "qwen", "tower", **{field: value})
+        with pytest.raises(ValueError, match=f"{field}='?\"?{value}.* is not supported"):
+            answer(bad)
