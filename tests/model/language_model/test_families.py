@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -17,9 +19,12 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
+from llava.conversation import conv_templates
 from llava.mm_utils import process_images, tokenizer_image_token
 from llava.model import LlavaMistralConfig, LlavaMistralForCausalLM, LlavaQwenConfig, LlavaQwenForCausalLM
 from llava.model.builder import load_pretrained_model
+from llava.model.loading.families import FAMILIES
+from llava.model.multimodal_encoder.families import TOWERS
 from llava.reduction import reduced
 from tests.families import LAYERS, write_llava
 
@@ -264,3 +269,63 @@ def test_a_window_is_right_or_refused(tmp_path, kind):
         greedy(llava, given, None, steps=92 - length)
     with pytest.raises(ValueError, match="sliding_window=90 .* shorter than its 1"):
         llava.model(**inputs(llava, MIXED[2]))
+
+
+@pytest.mark.parametrize("kind", ["mistral", "qwen"])
+def test_a_lora_and_a_projector_of_its_own(tmp_path, kind):
+    """A LoRA is merged as peft computes it; a projector finds its language model in another folder."""
+    peft = pytest.importorskip("peft")
+    folder = write_llava(tmp_path / "whole", kind)
+    llava = load(folder)
+    given = inputs(llava, ONE)
+    plain = llava.model(**given).logits
+
+    state = load_file(folder / "model.safetensors")
+    base, projector = tmp_path / "base", tmp_path / "projector"
+    shutil.copytree(folder, base)
+    shutil.copytree(folder, projector)
+    own = {name: tensor for name, tensor in state.items() if "mm_projector" in name}
+    save_file({name: w for name, w in state.items() if name not in own}, base / "model.safetensors", {"format": "pt"})
+    (projector / "model.safetensors").unlink()
+    torch.save(own, projector / "mm_projector.bin")
+    joined = load_pretrained_model(projector, base, device="cpu")[1]
+    torch.testing.assert_close(joined(**given).logits, plain, rtol=0, atol=1e-5)
+
+    settings = peft.LoraConfig(r=2, lora_alpha=8, target_modules=r"model\.layers\..*(q_proj|down_proj)")
+    adapted = peft.get_peft_model(load(folder).model, settings)
+    with torch.no_grad():
+        for name, tensor in adapted.named_parameters():
+            if "lora_B" in name:
+                tensor.normal_(std=0.1)
+    adapted.save_pretrained(tmp_path / "lora")
+    shutil.copy(folder / "config.json", tmp_path / "lora")
+    expected = adapted.base_model.model(**given).logits.detach()
+    assert (expected - plain).abs().max() > 0.01
+    merged = load_pretrained_model(tmp_path / "lora", folder, device="cpu")[1]
+    torch.testing.assert_close(merged(**given).logits, expected, rtol=0, atol=1e-4)
+    assert type(merged) is type(llava.model)
+
+
+@pytest.mark.parametrize("kind", ["mistral", "qwen"])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_packed_weights(tmp_path, kind, bits):
+    pytest.importorskip("bitsandbytes")
+    folder = write_llava(tmp_path, kind)
+    model = load(folder, **{f"load_{bits}bit": True}).model
+    whole = load(folder)
+    given = inputs(whole, ONE)
+    with torch.no_grad():
+        packed, logits = (one(**given, reduction="fastv@1:25%").logits[:, -1] for one in (model, whole.model))
+    assert type(model.model.layers[0].mlp.up_proj).__name__.startswith("Linear") and packed.isfinite().all()
+    assert type(model.model.layers[0].mlp.up_proj) is not torch.nn.Linear
+    assert torch.cosine_similarity(packed, logits).item() > (0.99 if bits == 8 else 0.5)
+
+
+def test_the_page_names_every_family_and_template():
+    page = (Path(__file__).parents[3] / "docs" / "checkpoints.md").read_text()
+    for family in FAMILIES:
+        assert all(f"`{name}`" in page for name in (*family.model_types, family.model.__name__)), family.name
+    for tower in TOWERS:
+        assert tower.name in page and all(f"`{kind}`" in page for kind in tower.kinds)
+    for mode in ("mistral_instruct", "mistral_direct", "llava_llama_3", "qwen_1_5", "qwen_2"):
+        assert f"`{mode}`" in page and mode in conv_templates
