@@ -222,7 +222,7 @@ def _repair_generation_config(model: LlavaFamilyForCausalLM, tokenizer: PreTrain
     They also may name the end of a text alone, where an answer ends with the mark of a turn.
     """
     settings = model.generation_config
-    ends, marks = settings.eos_token_id, tokenizer.get_added_vocab()
+    ends, marks = settings.eos_token_id, {str(mark): token for token, mark in tokenizer.added_tokens_decoder.items()}
     named = list(ends) if isinstance(ends, list) else [] if ends is None else [ends]
     turn_ends = [marks[mark] for mark in ENDS_OF_TURN if mark in marks and marks[mark] not in named]
     if turn_ends:

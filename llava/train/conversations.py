@@ -211,5 +211,6 @@ def _normaliser(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], str]:
     """What the tokenizer makes of a text before it cuts it: one way to write a blank, or Unicode's composed form."""
     if not _is_byte_level(tokenizer):
         return lambda text: text.replace(BLANK, " ")
-    normalizer = tokenizer.backend_tokenizer.normalizer  # pyright: ignore[reportAttributeAccessIssue]  a fast tokenizer's
+    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
+    normalizer = backend.normalizer
     return normalizer.normalize_str if normalizer is not None else lambda text: text
