@@ -26,12 +26,13 @@ def print_costs(
     title = f"{host.name}: {sizes}, {prompt.text} text tokens{batch}"
     table = Table(title=title, title_style="bold", box=box.SIMPLE_HEAD)
     table.add_column("plan", overflow="fold")
-    heads = ["tokens\nin", "mean", "per layer", "tower\nTFLOPs", "projector", "selector", "language\nmodel", "total",
+    unit, scale = ("TFLOPs", 1e12) if rows[0].cost.total_flops >= 1e12 else ("GFLOPs", 1e9)
+    heads = ["tokens\nin", "mean", "per layer", f"tower\n{unit}", "projector", "selector", "language\nmodel", "total",
              "decode\nGFLOPs", "KV\nMB", "fewer\nFLOPs", "at\nmost"]  # fmt: skip
     for head in heads + (["tower\nms", "layers\nms", "faster\n[min-max]"] if timings else []):
         table.add_column(head, justify="right", no_wrap=True)
     for number, row in enumerate(rows):
-        table.add_row(*_cells(row), *(_timing(timings[number]) if timings else ()))
+        table.add_row(*_cells(row, scale), *(_timing(timings[number]) if timings else ()))
     print_table(table, console)
     notes = [f"KV in {dtype}", "at most: the ratio of FLOPs if visual tokens cost nothing"]
     if any(row.approximate for row in rows):
@@ -74,7 +75,7 @@ def per_layer(counts: Sequence[int]) -> str:
     return ", ".join(stretches)
 
 
-def _cells(row: Estimate) -> tuple[str, ...]:
+def _cells(row: Estimate, scale: float) -> tuple[str, ...]:
     cost, about = row.cost, "~" if row.approximate else ""
     parts = (cost.tower_flops, cost.projector_flops, cost.selector_flops, cost.llm_flops, cost.total_flops)
     return (
@@ -82,7 +83,7 @@ def _cells(row: Estimate) -> tuple[str, ...]:
         f"{about}{cost.visual_per_layer[0]}",
         f"{about}{cost.visual_tokens:.1f}",
         about + per_layer(cost.visual_per_layer),
-        *(_tera(part) for part in parts),
+        *(_scaled(part / scale) for part in parts),
         f"{row.decode_flops / 1e9:.2f}",
         f"{cost.kv_bytes / 1e6:.1f}",
         f"{row.speedup:.2f}x",
@@ -90,8 +91,8 @@ def _cells(row: Estimate) -> tuple[str, ...]:
     )
 
 
-def _tera(flops: float) -> str:
-    return "0" if not flops else f"{flops / 1e12:.3f}" if flops >= 5e8 else "<0.001"
+def _scaled(flops: float) -> str:
+    return "0" if not flops else f"{flops:.3f}" if flops >= 0.0005 else "<0.001"
 
 
 def _timing(timing: Timing) -> tuple[str, ...]:

@@ -14,9 +14,11 @@ from llava.cost import Prompt, estimates, from_config, preset
 from llava.cost.command import main
 from llava.cost.measure import _check_fits, timings
 from llava.cost.printing import per_layer
+from llava.reduction.accounting import labels
 from tests.cost.hosts import CONFIGS, config_of
 
-PAGE = Path(__file__).parents[2] / "docs" / "cost.md"
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "cost.md"
 QWEN = ["--host", "qwen2.5-vl-7b", "--image", "1280x720", "--text", "60"]
 
 
@@ -66,6 +68,17 @@ def test_the_ceiling_is_what_no_picture_would_cost():
     rows = estimates(preset("llava-1.5-7b"), Prompt(((336, 336),)), ["blind", "downsample:144", "fastv@2:0"])
     assert rows[1].speedup == rows[1].ceiling > rows[3].speedup  # blind: nothing is projected either
     assert rows[2].cost.tower_flops < rows[0].cost.tower_flops / 3 and rows[2].ceiling > rows[0].ceiling
+
+
+def test_shares_are_those_of_the_accounting_page():
+    published = [label for label in labels(ROOT / "configs/methods") if label.label == "128"]
+    full, *rows = estimates(preset("llava-1.5-7b"), Prompt(((336, 336),)), [label.plan for label in published])
+    assert len(published) > 20
+    for row, label in zip(rows, published, strict=True):
+        assert row.cost.visual_tokens == label.mean and row.cost.visual_per_layer[-1] == label.last
+        assert row.cost.llm_flops / full.cost.llm_flops == pytest.approx(label.flops)
+        assert row.cost.kv_bytes / full.cost.kv_bytes == pytest.approx(label.kv)
+        assert row.cost.selector_flops / full.cost.llm_flops == pytest.approx(label.selection)
 
 
 def test_windows_bound_the_cache():
@@ -157,6 +170,15 @@ def test_milliseconds_of_every_family(name, tmp_path):
     assert dense.tower_ms == fastv.tower_ms > 0
     assert dense.speedup == {"median": 1, "min": 1, "max": 1}
     assert 0 < fastv.speedup["min"] <= fastv.speedup["median"] <= fastv.speedup["max"]
+
+
+def test_half_precision_is_measured_too(tmp_path):
+    for name in ("llava_onevision", "qwen2_5_vl", "smolvlm"):
+        config_of(name).save_pretrained(tmp_path)
+        host, prompt = from_config(tmp_path), Prompt(((56, 56), (28, 56)), text=8, batch=2)
+        rows = estimates(host, prompt, [])
+        (dense,) = timings(host, prompt, rows, torch.device("cpu"), torch.bfloat16, repeats=1)
+        assert dense.tower_ms > 0 and dense.layers_ms["median"] > 0
 
 
 def test_measuring_through_the_command(tmp_path, capsys):
