@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import io
 import re
+import socket
 import threading
 import time
+import zlib
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -34,7 +36,13 @@ ROOT = Path(__file__).parents[2]
 SHAPES = ROOT / "playground/checkpoints/llava-shapes-v1"
 BACKGROUND = "What is the background of the image?"
 LIMITS = Limits(
-    image_bytes=1_000_000, image_pixels=4_000_000, images=3, max_tokens=400, text_bytes=20_000, open_requests=12
+    image_bytes=1_000_000,
+    image_pixels=4_000_000,
+    images=3,
+    max_tokens=400,
+    text_bytes=40_000,
+    upload_seconds=2,
+    open_requests=7,
 )
 
 
@@ -77,12 +85,14 @@ class Watched(LlavaChat):
     """A chat that remembers its batches, and can be made to wait before it answers."""
 
     batches: list[list[str]] = []
-    gate = threading.Event()
+    gate, arrived = threading.Event(), threading.Event()
 
     def generate(self, jobs):
-        self.gate.wait(30)
+        self.arrived.set()
+        self.gate.wait(60)
         self.batches.append(["+".join(map(str, job.prompt.inputs.plan)) for job in jobs])
-        super().generate(jobs)
+        if jobs:
+            super().generate(jobs)
 
 
 @pytest.fixture(scope="module")
@@ -98,8 +108,13 @@ def server(shapes):
 
 
 @pytest.fixture(autouse=True)
-def fresh():
+def fresh_start_of_a_test():
+    fresh_start()
+
+
+def fresh_start() -> None:
     Watched.gate.set()
+    Watched.arrived.clear()
     Watched.batches.clear()
 
 
@@ -118,14 +133,31 @@ def talking(talker):
         yield running
 
 
-@contextmanager
-def held():
-    """Nothing is answered meanwhile, so that requests wait together."""
+def until(condition) -> None:
+    """Wait until something is so."""
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def together(server: Running, *calls, meanwhile=lambda: None):
+    """Make calls at once: the first is held before it is answered until the others wait behind it. Returns their futures.
+
+    meanwhile: what is done while all wait.
+    """
     Watched.gate.clear()
     try:
-        yield
+        with ThreadPoolExecutor(len(calls)) as pool:
+            first = pool.submit(calls[0])
+            until(Watched.arrived.is_set)
+            others = [pool.submit(call) for call in calls[1:]]
+            until(lambda: httpx.get(f"{server.url}/health").json()["waiting"] == len(others))
+            meanwhile()
+            Watched.gate.set()
     finally:
         Watched.gate.set()
+    return [first, *others]
 
 
 def data_url(image: Image.Image, kind: str = "PNG") -> str:
@@ -216,24 +248,13 @@ def test_requests_with_different_plans_at_once_get_what_each_gets_alone(talking)
         return ask(talking, "talker", messages, plans[number], max_tokens=10 + number).choices[0].message.content
 
     alone = [one(number) for number in range(len(plans))]
-    Watched.batches.clear()
-    with ThreadPoolExecutor(len(plans)) as pool:
-        with held():
-            answers = [pool.submit(one, number) for number in range(len(plans))]
-            wait_for_open(talking, len(plans))
-        assert [answer.result() for answer in answers] == alone
+    fresh_start()
+    answers = together(talking, *[partial(one, number) for number in range(len(plans))])
+    assert [answer.result() for answer in answers] == alone
     assert all(len(set(batch)) == 1 for batch in Watched.batches), "plans never mix"
-    assert max(map(len, Watched.batches)) == 2 or sum(map(len, Watched.batches)) == 6
-
-
-def wait_for_open(server: Running, count: int) -> None:
-    """Until so many requests are there, all of them prepared: the first is at the gate, the others wait."""
-    end = time.monotonic() + 30
-    while (health := httpx.get(f"{server.url}/health").json())["waiting"] != count - 1 or health[
-        "open_requests"
-    ] != count:
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    assert sorted(map(len, Watched.batches)) == [1, 1, 1, 1, 2], (
+        "the first did not wait, two of one plan waited together"
+    )
 
 
 def test_requests_of_one_plan_share_a_batch(talking):
@@ -242,13 +263,10 @@ def test_requests_of_one_plan_share_a_batch(talking):
         return ask(talking, "talker", messages, "fastv@2:16", max_tokens=8 + 4 * number).choices[0].message.content
 
     alone = [one(number) for number in range(5)]
-    Watched.batches.clear()
-    with ThreadPoolExecutor(5) as pool:
-        with held():
-            answers = [pool.submit(one, number) for number in range(5)]
-            wait_for_open(talking, 5)
-        assert [answer.result() for answer in answers] == alone
-    assert sorted(map(len, Watched.batches)) == [1, 4], "the first did not wait, the others waited together"
+    fresh_start()
+    answers = together(talking, *[partial(one, number) for number in range(5)])
+    assert [answer.result() for answer in answers] == alone
+    assert list(map(len, Watched.batches)) == [1, 4], "the first did not wait, the others waited together"
 
 
 def test_several_pictures_turns_and_a_system_text(talking, talker):
@@ -330,8 +348,6 @@ def test_a_bomb_is_refused_by_its_header(server):
     """A file that says it has 10 ** 10 pixels is refused without being decoded."""
     content = bytearray(base64.b64decode(data_url(Image.new("L", (8, 8))).partition(",")[2]))
     content[16:24] = (100_000).to_bytes(4, "big") * 2
-    import zlib
-
     content[29:33] = zlib.crc32(bytes(content[12:29])).to_bytes(4, "big")
     url = f"data:image/png;base64,{base64.b64encode(content).decode()}"
     began = time.monotonic()
@@ -379,36 +395,39 @@ def test_other_refusals(server):
     assert httpx.post(f"{server.url}/v1/chat/completions", content=b"{").status_code == 400
     assert httpx.post(f"{server.url}/v1/chat/completions", content=b"\xff" * 10).status_code == 400
     assert httpx.post(f"{server.url}/v1/chat/completions", content=b" " * (LIMITS.body_bytes + 1)).status_code == 413
+    assert server.post(messages=[{"role": "user", "content": "x" * 50_000}]).status_code == 413
     assert "error" in httpx.get(f"{server.url}/v1/nothing").json()
     assert ask(server).choices[0].message.content
 
 
-def test_one_that_cannot_be_answered_does_not_spoil_its_batch(server, shapes):
-    """Two prompts of one plan, of which one asks for more tokens than its text and no picture has."""
+def test_a_request_that_never_arrives_gives_its_place_back(server):
+    with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])), timeout=20) as connection:
+        connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        assert connection.recv(1000).startswith(b"HTTP/1.1 408")
+    assert server.idle()
+
+
+def test_one_that_cannot_be_answered_does_not_spoil_its_batch(server, monkeypatch):
+    """Two prompts of one plan, of which one has no picture, at which the plan fails."""
     plan = "grid:64"
     good = ask(server, reduction=plan).choices[0].message.content
     original = Watched.generate
 
     def failing(self, jobs):
-        self.gate.wait(30)
-        if any(job.prompt.visual == 0 for job in jobs):
+        original(self, [job for job in jobs if job.prompt.visual and len(jobs) == 1])
+        if len(jobs) > 1 or not jobs[0].prompt.visual:
             raise ValueError("no picture to reduce")
-        original(self, jobs)
 
-    Watched.generate = failing
-    try:
-        with ThreadPoolExecutor(3) as pool, held():
-            first = pool.submit(ask, server, reduction="divprune:4")
-            wait_for_open(server, 1)
-            fine = pool.submit(ask, server, reduction=plan)
-            bad = pool.submit(ask, server, messages=[{"role": "user", "content": "Why?"}], reduction=plan)
-            wait_for_open(server, 3)
-            Watched.gate.set()
-            assert fine.result().choices[0].message.content == good and first.result()
-            with pytest.raises(openai.BadRequestError, match="no picture to reduce"):
-                bad.result()
-    finally:
-        Watched.generate = original
+    monkeypatch.setattr(Watched, "generate", failing)
+    first, fine, bad = together(
+        server,
+        partial(ask, server, reduction="divprune:4"),
+        partial(ask, server, reduction=plan),
+        partial(ask, server, messages=[{"role": "user", "content": "Why?"}], reduction=plan),
+    )
+    assert fine.result().choices[0].message.content == good and first.result()
+    with pytest.raises(openai.BadRequestError, match="no picture to reduce"):
+        bad.result()
 
 
 def test_a_failure_of_the_model_is_told_and_survived(server, monkeypatch):
@@ -424,16 +443,15 @@ def test_a_failure_of_the_model_is_told_and_survived(server, monkeypatch):
 
 
 def test_too_many_at_once_are_told_so(server):
-    with ThreadPoolExecutor(LIMITS.open_requests) as pool, held():
-        answers = [pool.submit(ask, server) for _ in range(LIMITS.open_requests)]
-        wait_for_open(server, LIMITS.open_requests)
+    def one_more():
         with pytest.raises(openai.RateLimitError) as error:
             ask(server)
-        Watched.gate.set()
-        assert (
-            error.value.code == "queue_full"
-            and len({answer.result().choices[0].message.content for answer in answers}) == 1
-        )
+        assert error.value.code == "queue_full"
+
+    alone = ask(server).choices[0].message.content
+    fresh_start()
+    answers = together(server, *[partial(ask, server)] * LIMITS.open_requests, meanwhile=one_more)
+    assert {answer.result().choices[0].message.content for answer in answers} == {alone}
     assert server.idle() and ask(server)
 
 
@@ -466,12 +484,16 @@ def test_a_client_that_does_not_wait_for_its_answer_ends_it(talking, counted):
 
 
 def test_a_client_that_leaves_the_queue_is_never_answered(talking):
-    with ThreadPoolExecutor(1) as pool, held():
-        first = pool.submit(ask, talking, "talker", max_tokens=2)
-        wait_for_open(talking, 1)
+    def impatient():
         with pytest.raises(openai.APITimeoutError):
-            ask(talking, "talker", reduction="divprune:4", max_tokens=2, timeout=0.3)
-        time.sleep(0.5)
+            ask(talking, "talker", reduction="divprune:4", max_tokens=2, timeout=1)
+
+    Watched.gate.clear()
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(ask, talking, "talker", max_tokens=2)
+        until(Watched.arrived.is_set)
+        impatient()
+        until(lambda: httpx.get(f"{talking.url}/health").json() == {"status": "ok", "open_requests": 1, "waiting": 0})
         Watched.gate.set()
         assert first.result()
     assert talking.idle() and Watched.batches == [[""]]

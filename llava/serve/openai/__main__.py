@@ -22,6 +22,7 @@ _FLAGS = {
     "text_bytes": ("max_text_bytes", "of everything in a request that is no picture"),
     "batch": ("max_batch", "prompts in one batch"),
     "open_requests": ("max_requests", "requests at once, waiting or being answered; more get status 429"),
+    "upload_seconds": ("max_upload_seconds", "in which a request has to arrive"),
 }
 
 

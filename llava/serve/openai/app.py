@@ -12,6 +12,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from .chat import Chat, End, Piece, Prompt
@@ -20,6 +21,7 @@ from .limits import MEGABYTE, Limits
 from .queue import Queue, Ticket
 from .wire import ChatRequest, Completion, parse_request, read_question
 
+GONE = 499  # nginx's status for a client that did not wait; nobody reads it
 _PREPARING = 2  # requests whose pictures are decoded at once
 _LOOK = 0.2  # seconds after which it is looked whether a client is still there
 
@@ -66,7 +68,8 @@ def create_app(chat: Chat, limits: Limits | None = None, temperature: float = 0.
         ticket: Ticket = app.state.queue.enter()
         handed_over = False
         try:
-            asked = parse_request(await _body(request, limits))
+            body = await _body(request, limits)
+            asked = await asyncio.to_thread(parse_request, body, limits)
             if asked.model != chat.name:
                 raise ApiError(
                     404, f"the model {asked.model!r} is not here; this is {chat.name!r}", "model", "model_not_found"
@@ -94,16 +97,19 @@ def _prepare(chat: Chat, asked: ChatRequest, limits: Limits, temperature: float)
 
 
 async def _body(request: Request, limits: Limits) -> bytes:
-    """The body of a request. Raises ApiError as soon as it is larger than allowed."""
+    """The body of a request. Raises ApiError as soon as it is larger, or slower, than allowed."""
     content = bytearray()
-    async for part in request.stream():
-        content += part
-        if len(content) > limits.body_bytes:
-            raise ApiError(
-                413,
-                f"the request exceeds the server's {limits.body_bytes / MEGABYTE:.0f} MiB",
-                code="request_too_large",
-            )
+    try:
+        async with asyncio.timeout(limits.upload_seconds):
+            async for part in request.stream():
+                content += part
+                if len(content) > limits.body_bytes:
+                    most = f"{limits.body_bytes / MEGABYTE:.0f} MiB"
+                    raise ApiError(413, f"the request exceeds the server's {most}", code="request_too_large")
+    except TimeoutError:
+        raise ApiError(408, f"the request did not arrive within {limits.upload_seconds} seconds") from None
+    except ClientDisconnect:
+        raise ApiError(GONE, "the client has gone") from None
     return bytes(content)
 
 
@@ -112,7 +118,7 @@ async def _next(request: Request, ticket: Ticket) -> Piece | End:
     while not await request.is_disconnected():
         if (event := await ticket.event(_LOOK)) is not None:
             return event
-    raise ApiError(499, "the client has gone")
+    raise ApiError(GONE, "the client has gone")
 
 
 async def _whole(request: Request, ticket: Ticket, completion: Completion) -> dict[str, Any]:

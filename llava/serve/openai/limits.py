@@ -13,8 +13,8 @@ class Limits:
 
     image_bytes: of a picture's file. image_pixels: of a decoded picture. images: of a request. max_tokens: of an answer.
     text_bytes: of everything in a request that is no picture. batch: prompts in one ``generate``. open_requests: requests at
-    once, waiting or being answered. image_urls: fetch http(s) addresses, from the server's own network. Raises ValueError for
-    a number below 1.
+    once, waiting or being answered. upload_seconds: in which a request has to arrive. image_urls: fetch http(s) addresses,
+    from the server's own network. Raises ValueError for a number below 1.
     """
 
     image_bytes: int = 20 * MEGABYTE
@@ -24,6 +24,7 @@ class Limits:
     text_bytes: int = MEGABYTE
     batch: int = 8
     open_requests: int = 64
+    upload_seconds: int = 60
     image_urls: bool = False
 
     def __post_init__(self) -> None:

@@ -85,17 +85,31 @@ class ChatRequest(_Shape):
     metadata: dict[str, str] | None = None
     store: Literal[False] | None = None
 
+    @property
+    def urls(self) -> list[str]:
+        """Where its pictures are."""
+        parts = [part for message in self.messages for part in message.content]
+        return [part.image_url.url for part in parts if isinstance(part, ImagePart)]
 
-def parse_request(body: bytes) -> ChatRequest:
-    """A request from JSON. Raises ApiError that names the field."""
+
+def parse_request(body: bytes, limits: Limits) -> ChatRequest:
+    """A request from JSON. Raises ApiError that names the field, and for more text or pictures than allowed."""
     try:
-        return ChatRequest.model_validate_json(body)
+        request = ChatRequest.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         field = ".".join(map(str, first["loc"])) or None
         if first["type"] == "extra_forbidden":
             raise ApiError(400, f"{field} is not supported by this server; leave it out", field) from None
         raise ApiError(400, f"{field or 'the body'}: {first['msg']}", field) from None
+    text = len(body) - sum(map(len, request.urls))
+    if text > limits.text_bytes:
+        raise ApiError(
+            413, f"{text} bytes without the pictures exceed the server's {limits.text_bytes}", code="request_too_large"
+        )
+    if len(request.urls) > limits.images:
+        raise ApiError(400, f"{len(request.urls)} pictures exceed the server's {limits.images} a request", "messages")
+    return request
 
 
 def read_question(request: ChatRequest, limits: Limits, temperature: float) -> Question:
@@ -144,9 +158,6 @@ def _turns(messages: list[Message], limits: Limits) -> list[Turn]:
     What the system says goes in front of the first question: the templates have a text of their own in its place, which the
     models were trained with.
     """
-    counted = sum(isinstance(part, ImagePart) for message in messages for part in message.content)
-    if counted > limits.images:
-        raise ApiError(400, f"{counted} pictures exceed the server's {limits.images} a request", "messages")
     system = [_text(message) for message in messages if message.role in ("system", "developer")]
     spoken = [message for message in messages if message.role in ("user", "assistant")]
     roles = [message.role for message in spoken]
