@@ -48,6 +48,7 @@ from llava.model.checkpoint import find_folder
 from llava.model.language_model.knobs import plan_from_config
 from llava.model.language_model.llava_family import LlavaFamilyConfig, LlavaFamilyForCausalLM
 from llava.model.loading.layout import hf_name
+from llava.model.multimodal_encoder.families import CLIP
 from llava.model.multimodal_encoder.tower import VisionTower
 from llava.model.tokenizer import LlamaTokenizer, load_tokenizer
 from llava.utils import exit_code
@@ -199,6 +200,11 @@ def _tower_parts(model: LlavaFamilyForCausalLM) -> tuple[VisionTower, CLIPImageP
     tower = model.get_vision_tower()
     if tower is None or tower.image_processor is None:
         raise ValueError("the model has no vision tower with an image processor; there is nothing to convert")
+    if tower.family is not CLIP:
+        raise ValueError(
+            f"vision tower {tower.vision_tower_name!r} is a {tower.family.name}; only models with a CLIP are written in"
+            " llava-hf's layout"
+        )
     return tower, tower.image_processor
 
 

@@ -16,7 +16,7 @@ from llava.conversation import conversation_mode
 from llava.model.builder import read_config
 from llava.model.checkpoint import find_folder, fingerprint
 from llava.model.language_model.llava_family import LlavaFamilyConfig
-from llava.model.multimodal_encoder.tower import load_vision_config
+from llava.model.multimodal_encoder.tower import load_vision_config, picture_side, vision_config
 from llava.model.tokenizer import load_tokenizer
 
 from ..tasks.base import Task, get_task, share_of
@@ -124,6 +124,7 @@ def tokens_of_picture(folder: Path, config: LlavaFamilyConfig) -> int | None:
         return None
     inside = getattr(config, "mm_vision_config", None)
     if inside:
-        return (inside["image_size"] // inside["patch_size"]) ** 2
-    tower = load_vision_config(find_folder(config.mm_vision_tower, "vision tower", (folder,), weights=False))
-    return (tower.image_size // tower.patch_size) ** 2
+        tower = vision_config(inside, "mm_vision_config")
+    else:
+        tower = load_vision_config(find_folder(config.mm_vision_tower, "vision tower", (folder,), weights=False))
+    return (picture_side(config.mm_vision_tower, (folder,), tower) // tower.patch_size) ** 2

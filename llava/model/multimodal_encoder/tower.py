@@ -435,6 +435,13 @@ def _usual(family: TowerFamily, side: int) -> dict[str, Any]:
     return usual | {"do_center_crop": family.crops}
 
 
+def picture_side(name: str, inside: tuple[Path, ...], config: Any, **hub: Any) -> int:
+    """Pixels along a side of the pictures that a tower reads, before it is loaded; arguments as in `load_image_processor`."""
+    if not family_of(config).reads_any_size:
+        return config.image_size
+    return processed_side(load_image_processor(name, inside, config, **hub))
+
+
 def processed_side(processor: Any) -> int:
     """Pixels along a side of the square that an image processor makes."""
     return processor.crop_size["height"] if processor.do_center_crop else processor.size["height"]

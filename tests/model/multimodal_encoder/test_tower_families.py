@@ -23,7 +23,7 @@ from transformers import (
 from llava.mm_utils import get_anyres_image_grid_shape, process_images
 from llava.model.builder import load_pretrained_model
 from llava.model.multimodal_encoder.clip_encoder import CLIPVisionTower
-from llava.model.multimodal_encoder.tower import VisionTower
+from llava.model.multimodal_encoder.tower import VisionTower, picture_side
 from llava.model.vision.anyres import CropLayout, most_crops
 from llava.model.vision.merging import MergingTower
 from llava.model.vision.seen import SeenCrops
@@ -247,6 +247,7 @@ def test_dinov2_reads_the_size_its_processor_makes(tmp_path, pixels):
     raw = json.loads(file.read_text())
     file.write_text(json.dumps(raw | {"crop_size": {"height": 24, "width": 24}}))
     tower = tower_in(folder)
+    assert picture_side(str(folder), (), tower.config) == tower.image_size == 24
     assert tower.num_patches == 36 and tower(torch.zeros(1, 3, 24, 24)).shape == (1, 36, 32)
     with pytest.raises(ValueError, match=r"\(n, 3, 24, 24\)"):
         tower(pixels)
