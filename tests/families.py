@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from llava.model.loading.families import FAMILIES
+from llava.model.tokenizer import load_tokenizer
 from tests.conftest import PARITY15
 from tests.tower import SIDE, write_clip
 
@@ -93,7 +94,7 @@ def write_llava(
             "image_grid_pinpoints": [[SIDE, 2 * SIDE], [2 * SIDE, SIDE], [2 * SIDE, 2 * SIDE]],
         }
     config = {
-        "vocab_size": 4000 if kind == "mistral" else 320, "hidden_size": WIDTH, "intermediate_size": 48,
+        "vocab_size": len(load_tokenizer(folder)), "hidden_size": WIDTH, "intermediate_size": 48,
         "num_hidden_layers": LAYERS, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 1024,
         "hidden_act": "silu", "rms_norm_eps": 1e-5, "tie_word_embeddings": tied, "use_cache": True,
         "bos_token_id": 1, "eos_token_id": 2, "mm_vision_tower": tower, "mm_hidden_size": width,

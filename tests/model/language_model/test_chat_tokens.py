@@ -129,7 +129,7 @@ def test_every_end_ends_an_answer(tmp_path, kind, which):
     with torch.no_grad():  # every answer is this end
         model.lm_head.weight.zero_()
         model.model.norm.weight.zero_()
-    bias = {(token,): -1.0 for token in range(320) if token != ends[which]}
+    bias = {(token,): -1.0 for token in range(model.config.vocab_size) if token != ends[which]}
     out = model.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=4, do_sample=False, sequence_bias=bias)
     assert out.tolist() == [[ends[which]]]
     model.save_pretrained(tmp_path / "again")

@@ -26,6 +26,7 @@ from llava.model.builder import load_pretrained_model
 from llava.model.loading.families import FAMILIES
 from llava.model.multimodal_encoder.families import TOWERS
 from llava.reduction import reduced
+from llava.train.conversations import encode_record
 from tests.families import LAYERS, write_llava
 
 OWN = {"mistral": MistralForCausalLM, "qwen": Qwen2ForCausalLM, "llama3": LlamaForCausalLM}
@@ -329,3 +330,22 @@ def test_the_page_names_every_family_and_template():
         assert tower.name in page and all(f"`{kind}`" in page for kind in tower.kinds)
     for mode in ("mistral_instruct", "mistral_direct", "llava_llama_3", "qwen_1_5", "qwen_2"):
         assert f"`{mode}`" in page and mode in conv_templates
+
+
+def test_what_is_taught_is_the_same_dropped_and_masked(llava, kind):
+    """The loss of an answer behind a reduced picture, and its gradient in the projector."""
+    record = {"conversations": [{"from": "human", "value": ONE}, {"from": "gpt", "value": "A red square."}]}
+    mode = {"mistral": "mistral_instruct", "qwen": "qwen_1_5", "llama3": "llava_llama_3"}[kind]
+    ids, labels = encode_record(record, mode, llava.tokenizer)
+    pixels = process_images([picture()], llava.processor, llava.model.config)
+    found = []
+    for place in ("drop", "mask"):
+        llava.model.zero_grad()
+        plan = {"method": "fastv", "layer": 1, "keep": 16, "place": place}
+        loss = llava.model(ids[None], labels=labels[None], images=pixels, reduction=plan).loss
+        loss.backward()
+        found.append((loss.detach(), llava.model.model.mm_projector[0].weight.grad.clone()))
+    llava.model.zero_grad()
+    assert found[0][1].abs().max() > 0
+    for one, other in zip(*found):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
