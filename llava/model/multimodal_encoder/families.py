@@ -131,7 +131,7 @@ def _clip_parts(layer: Any) -> Parts:
 
 def _dinov2_parts(layer: Any) -> Parts:
     attention = layer.attention
-    if hasattr(attention, "attention"):  # as modules were named before transformers 5.2x
+    if hasattr(attention, "attention"):  # as transformers 5.17 names its modules
         inner = attention.attention
         projections = inner.query, inner.key, inner.value, attention.output.dense
     else:
