@@ -20,6 +20,7 @@ from llava.versions import check_transformers
 if TYPE_CHECKING:
     from llava.eval.run_llava import ask as ask
     from llava.model.builder import load_pretrained_model as load_pretrained_model
+    from llava.model.hosts import reduced as reduced
     from llava.model.language_model.llava_llama import LlavaLlamaForCausalLM as LlavaLlamaForCausalLM
     from llava.reduction import Reducer as Reducer
     from llava.reduction import Stage as Stage
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from llava.reduction import list_methods as list_methods
     from llava.reduction import plan_from as plan_from
     from llava.reduction import qualifies as qualifies
-    from llava.reduction import reduced as reduced
     from llava.reduction import register as register
 
 __version__ = "0.2.0"
@@ -46,7 +46,7 @@ _HOMES = {
     "load_pretrained_model": "llava.model.builder",
     "plan_from": "llava.reduction",
     "qualifies": "llava.reduction",
-    "reduced": "llava.reduction",
+    "reduced": "llava.model.hosts",
     "register": "llava.reduction",
 }
 __all__ = [*_HOMES, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]  the names above, loaded on demand

@@ -115,6 +115,19 @@ class Reduction:
 
 
 @dataclass(frozen=True)
+class Entered:
+    """A prompt as it enters the first layer: hidden states (B, S', D), ledger, and a record for every stage before.
+
+    ``renumbered``: positions count the rows that are left.
+    """
+
+    hidden: Tensor
+    ledger: Ledger
+    records: list[Record]
+    renumbered: bool = False
+
+
+@dataclass(frozen=True)
 class Part:
     """What a reducer has decided about some of G images: ``rows`` (g,), ``kept`` (g, k) ascending, and what they become."""
 
@@ -167,7 +180,10 @@ def reduce_sequence(stage: Stage, hidden: Tensor, ledger: Ledger, evidence: Laye
     for group in evidence.groups():
         tokens = hidden[group.rows[:, None], group.columns]  # (G, N, D)
         about = DecoderEvidence.of(evidence, group)
-        for part in choose(stage, tokens, about, stage.budget(tokens.shape[1])):
+        # A choice has no gradient; only what merging writes has.
+        with torch.set_grad_enabled(torch.is_grad_enabled() and written is not hidden):
+            parts = choose(stage, tokens, about, stage.budget(tokens.shape[1]))
+        for part in parts:
             rows, columns = group.rows[part.rows][:, None], group.columns[part.rows]
             slots = columns.gather(1, part.kept)  # (g, k)
             chosen[rows, slots] = True
@@ -215,7 +231,7 @@ class Views:
     """Images on their way to the decoder: crops until they are laid out, then pictures.
 
     tokens: of each image (n, D). seeds (G,): a number for each. grid (h, w): how the tokens of an image with h * w of them
-    lie on the picture. question: the words asked about each, as in ``Evidence``. owners: for crops, the number of the
+    lie on the picture, or a list of one for each image. question: the words asked about each, as in ``Evidence``. owners: for crops, the number of the
     picture that each belongs to, whose crops share a budget unless a stage says ``per="crop"``; None: each is a picture.
     origins: of each image the patch (n,) in whose place each token stands, None where the tokens are the patches. sizes: how
     many tokens each stands for (n,). tower: what the tower saw of the crops. crop_grids: for a picture of several crops, by its
@@ -224,7 +240,7 @@ class Views:
 
     tokens: list[Tensor]
     seeds: Tensor
-    grid: tuple[int, int] | None = None
+    grid: tuple[int, int] | list[tuple[int, int] | None] | None = None
     question: tuple[Tensor, Tensor] | None = None
     owners: Sequence[int] | None = None
     origins: list[Tensor] | None = None
@@ -236,6 +252,11 @@ class Views:
     def lengths(self) -> list[int]:
         """The number of tokens of each image."""
         return [len(image) for image in self.tokens]
+
+    def grid_of(self, image: int) -> tuple[int, int] | None:
+        """How the tokens of an image lie on the picture, None where they lie on no grid (any more)."""
+        grid = self.grid[image] if isinstance(self.grid, list) else self.grid
+        return grid if grid and grid[0] * grid[1] == len(self.tokens[image]) else None
 
 
 def reduce_images(plan: list[Stage], site: Site, views: Views) -> tuple[Views, list[Record]]:
@@ -269,7 +290,7 @@ def _reduce_images(stage: Stage, views: Views) -> tuple[Views, Record]:
         ledger = replace(ledger, origin=nn.utils.rnn.pad_sequence(before, batch_first=True))
     chosen, notes, source = torch.zeros_like(valid), [], columns.repeat(len(lengths), 1)
     tokens, origins, sizes = list(views.tokens), list(before), list(views.sizes or [None] * len(lengths))
-    for (_, budget), members in _alike(stage, views).items():
+    for (_, budget, _), members in _alike(stage, views).items():
         rows = torch.tensor(members, device=device)
         about = _evidence(stage, views, rows, members)
         stacked = torch.stack([views.tokens[row] for row in members])  # (G, N, D)
@@ -296,7 +317,7 @@ def _reduce_images(stage: Stage, views: Views) -> tuple[Views, Record]:
 def _evidence(stage: Stage, views: Views, rows: Tensor, members: list[int]) -> Evidence:
     """What a stage can learn of some images of one length."""
     length = len(views.tokens[members[0]])
-    grid = views.grid if views.grid and views.grid[0] * views.grid[1] == length else None
+    grid = views.grid_of(members[0])
     if Need.GRID in stage.needs and grid is None:
         raise ValueError(
             f"{stage} needs the arrangement of the tokens on the picture, but these {length} tokens have none (a picture"
@@ -313,8 +334,8 @@ def _evidence(stage: Stage, views: Views, rows: Tensor, members: list[int]) -> E
     )
 
 
-def _alike(stage: Stage, views: Views) -> dict[tuple[int, int | None], list[int]]:
-    """The images of one length and one budget: which they are, by both."""
+def _alike(stage: Stage, views: Views) -> dict[tuple[int, int | None, tuple[int, int] | None], list[int]]:
+    """The images of one length, one budget and one grid: which they are, by all three."""
     lengths = views.lengths
     owners = range(len(lengths)) if views.owners is None else views.owners
     if len(owners) != len(lengths):
@@ -322,10 +343,10 @@ def _alike(stage: Stage, views: Views) -> dict[tuple[int, int | None], list[int]
     crops: dict[int, list[int]] = {}
     for row, owner in enumerate(owners):
         crops.setdefault(owner, []).append(row)
-    alike: dict[tuple[int, int | None], list[int]] = {}
+    alike: dict[tuple[int, int | None, tuple[int, int] | None], list[int]] = {}
     for rows in crops.values():
         for row, budget in zip(rows, _shares(stage, views, rows)):
-            alike.setdefault((lengths[row], budget), []).append(row)
+            alike.setdefault((lengths[row], budget, views.grid_of(row)), []).append(row)
     return alike
 
 

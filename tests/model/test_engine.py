@@ -318,8 +318,23 @@ def test_drop_equals_mask_there_too(qwen3):
     torch.testing.assert_close(dropped, masked, rtol=0, atol=2e-5)
 
 
-def test_attention_that_is_more_than_rows_of_products_is_refused(model):
+def test_a_hook_on_the_attention_is_not_run_when_it_is_read(model):
     layer = copy.deepcopy(model.model.layers[0])
-    layer.self_attn.attn_logit_softcapping = 50.0
-    with pytest.raises(ValueError, match="cannot be read row by row"):
+    entered = torch.randn(1, 3, WIDTH, generator=torch.Generator().manual_seed(0))
+    flat, rows = (torch.ones(1, 3, 16), torch.zeros(1, 3, 16)), torch.tensor([[2]])
+    seen = torch.ones(1, 3, dtype=torch.bool)
+    plain = attention_rows(layer, entered, flat, rows, seen, layer_keys(layer, entered, flat))
+    layer.self_attn.forward = lambda *args, **kwargs: pytest.fail("a hook stays with the module that it was put on")
+    assert torch.equal(plain, attention_rows(layer, entered, flat, rows, seen, layer_keys(layer, entered, flat)))
+
+
+def test_attention_that_calls_no_attention_function_is_refused(model):
+    layer = copy.deepcopy(model.model.layers[0])
+
+    class Own(type(layer.self_attn)):
+        def forward(self, hidden_states, **_):
+            return hidden_states, None
+
+    layer.self_attn.__class__ = Own
+    with pytest.raises(ValueError, match="cannot be read"):
         layer_keys(layer, torch.zeros(1, 3, WIDTH), (torch.ones(1, 3, 16), torch.zeros(1, 3, 16)))

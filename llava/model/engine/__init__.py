@@ -17,15 +17,18 @@ from transformers.cache_utils import Cache
 from llava.reduction import Stage
 from llava.reduction.evidence.attention import Rope
 
-from .base import Decoder, Inputs, Pass, both, eager, with_config
-from .prefill import Prefill
+from .base import Decoder, Inputs, Pass, both, with_config
+from .prefill import Entry, Prefill
 from .prompt import Prompt
-from .state import CACHE, PassRecord, cache_keyword
+from .state import CACHE, STATE, CacheState, PassRecord, cache_keyword, eager
 from .step import Step
 
 __all__ = [
     "CACHE",
+    "STATE",
+    "CacheState",
     "Decoder",
+    "Entry",
     "Inputs",
     "Pass",
     "PassRecord",

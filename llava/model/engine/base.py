@@ -12,12 +12,11 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
-from transformers.masking_utils import create_causal_mask
 
 from llava.reduction import Ledger
 from llava.reduction.evidence.attention import Rope
 
-from .state import PassRecord, cache_keyword
+from .state import PassRecord
 
 
 class Decoder(Protocol):
@@ -30,7 +29,10 @@ class Decoder(Protocol):
 
 @dataclass
 class Inputs:
-    """What a layer is given: hidden states (B, S, D), cosines and sines (B or 1, S, d), mask, positions."""
+    """What a layer is given: hidden states (B, S', D), cosines and sines (B or 1, S, d), mask, positions.
+
+    The host computes all but the hidden states for the whole sequence, once for all layers of a kind.
+    """
 
     hidden: Tensor
     rope: Rope
@@ -46,49 +48,27 @@ class Pass:
     def __init__(self, decoder: Decoder, config: Any, cache: Cache | None):
         self.decoder, self.config, self.cache = decoder, config, cache
         self.record = PassRecord()
+        self._made: dict[tuple, tuple[Any, Any]] = {}
 
     def before(self, number: int, inputs: Inputs) -> Inputs:
-        """What layer ``number`` is given in place of ``inputs``."""
+        """What layer ``number`` is given in place of ``inputs``: the host's own, with the hidden states of the layer before."""
         raise NotImplementedError
 
     def finish(self) -> None:
         """Leave on the cache what later steps need."""
 
-    def _mask(self, number: int, hidden: Tensor, visible: Tensor, size: Tensor | None = None) -> Any:
-        """The attention mask of a layer whose cached and new keys may be seen where ``visible`` (B, keys) says so.
-
-        ``size`` (B, keys): how many tokens each key stands for, whose logarithm its logits gain (proportional attention,
-        arXiv 2210.09461). No positions are handed over: gaps in them would be read as the borders of packed sequences.
-        Raises ValueError for sizes under an attention backend that takes no mask of numbers.
-        """
-        backend = self.config._attn_implementation
-        if size is not None and backend not in ("sdpa", "eager"):
-            raise ValueError(
-                f"attn_implementation={backend!r} cannot weigh merged tokens by their sizes; use 'sdpa', or the method's"
-                " option without sizes"
-            )
-        mask: Any = create_causal_mask(
-            config=self.config if size is None else eager(self.config),
-            inputs_embeds=hidden,
-            attention_mask=visible,
-            position_ids=None,
-            layer_idx=number,
-            **cache_keyword(self.cache),
-        )
-        return mask if size is None else mask + size.log().to(mask)[:, None, None]
+    def _once(self, make: Callable[[], Any], about: Any, *key: Any) -> Any:
+        """What ``make`` gives, made once for an object of the host's and a key: layers share masks and embeddings."""
+        known = self._made.get((id(about), *key))
+        if known is None:
+            known = self._made[(id(about), *key)] = about, make()
+        return known[1]
 
 
 def both(rope: Rope, change: Callable[[Tensor], Tensor]) -> Rope:
     """Cosines and sines, each changed in the same way."""
     cos, sin = rope
     return change(cos), change(sin)
-
-
-def eager(config: Any) -> Any:
-    """A copy of a config whose attention is the eager one, which alone returns its weights."""
-    copied = copy.copy(config)
-    copied._attn_implementation = "eager"
-    return copied
 
 
 def with_config(layer: nn.Module, config: Any) -> nn.Module:

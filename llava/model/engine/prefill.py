@@ -14,17 +14,24 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from llava.reduction import Ledger, Stage
-from llava.reduction.apply import reduce_sequence
+from llava.reduction.apply import Entered, reduce_sequence
 from llava.reduction.evidence import LayerEvidence, LayerSource, Need, Source
 from llava.reduction.evidence.attention import Rope
 
 from .base import Decoder, Inputs, Pass, both
+from .masks import as_allowed, gathered_mask, plain_mask, sliding_window
 from .prompt import Prompt
 from .state import STATE, CacheState, Segment
 
+Entry = Callable[[Ledger, Tensor], Entered]  # of a ledger and the embedded prompt (B, S, D)
+
 
 class Prefill(Pass):
-    """A pass over a whole prompt: applies the stages of a plan, each before its layer."""
+    """A pass over a whole prompt: applies the stages of a plan, each before its layer.
+
+    ``entry``: what a host does to the embedded prompt where it enters the first layer. ``own_masks``: the host's masks are
+    more than causal ones, so that they are cut and never made again.
+    """
 
     def __init__(
         self,
@@ -36,6 +43,8 @@ class Prefill(Pass):
         position_ids: Tensor,
         cache: Cache | None,
         prompt: Prompt,
+        entry: Entry | None = None,
+        own_masks: bool = False,
     ):
         super().__init__(decoder, config, cache)
         batch, length = hidden.shape[:2]
@@ -46,22 +55,30 @@ class Prefill(Pass):
         visual, self.prompt, self.remarks = prompt.image_map(valid)
         self.after_prompt, self.seeds = length - self.prompt, prompt.sample_seeds(batch, hidden.device)
         size = prompt.token_sizes(length)
+        self.length, self.own_masks = length, own_masks
         self.ledger: Ledger = Ledger.start(visual, valid, position_ids, self.prompt, prompt.labels, size=size)
-        in_decoder = [stage for stage in plan() if stage.site == "layer"] if visual.any() else []
-        self.stages = {stage.layer: stage for stage in in_decoder}
+        self.first = self.ledger
+        stages = plan() if visual.any() else []
+        self.entry = entry if any(stage.site != "layer" for stage in stages) else None
+        self.stages = {stage.layer: stage for stage in stages if stage.site == "layer"}
         self.segments: list[Segment] = []
         self.grids = prompt.grids
         self.start: tuple[Ledger, Tensor] | None = None
         self.entered: dict[int, LayerSource] = {}
+        self.moved = False  # rows or their positions are no longer those of the host
+        self.turn: Tensor | None = (
+            None  # (B, 1): from a position to the slot of the prompt that has it, once renumbered
+        )
 
     def before(self, number: int, inputs: Inputs) -> Inputs:
-        """The reduced inputs where a stage stands; the same objects elsewhere."""
+        """The reduced inputs from the first stage on; the same objects before it."""
         if number == 0:
             inputs = self._begin(inputs)
         if number in self.stages:
-            inputs = self._reduce(number, self.stages[number], inputs)
+            inputs = replace(inputs, hidden=self._reduce(number, self.stages[number], inputs))
         self.record.ledgers.append(self.ledger)
-        self.entered[number] = LayerSource(self.decoder.layers[number], inputs.hidden, inputs.rope)
+        inputs = self._fitted(number, inputs)
+        self.entered[number] = self._layer_source(number, inputs)
         self.entered = {layer: source for layer, source in self.entered.items() if self._is_read(layer, number)}
         return inputs
 
@@ -71,14 +88,24 @@ class Prefill(Pass):
         return any(at - looks_back(stage) <= layer for at, stage in behind)
 
     def _begin(self, inputs: Inputs) -> Inputs:
-        """What the first layer is given: merged tokens weigh as much as what they stand for."""
+        """What enters the first layer; merged tokens weigh as much as what they stand for."""
+        if self.entry is not None:
+            entered = self.entry(self.ledger, inputs.hidden)
+            self.record.trace += entered.records
+            if entered.ledger is not self.ledger:
+                inputs = replace(inputs, hidden=entered.hidden)
+                self.ledger, self.moved = entered.ledger, True
+                self.turn = self._turn() if entered.renumbered else None
+                self.segments.append(self._segment(0, None))
         if any(Need.EMBEDDINGS in stage.needs for stage in self.stages.values()):
             self.start = self.ledger, inputs.hidden
-        if self.ledger.size is None:
-            return inputs
-        self.segments.append(self._segment(0, None))
-        mask = self._mask(0, inputs.hidden, self.ledger.visible, self.ledger.size)
-        return replace(inputs, mask=mask)
+        if self.ledger.size is not None and not self.segments:
+            self.segments.append(self._segment(0, None))
+        return inputs
+
+    def _turn(self) -> Tensor:
+        slot = self.first.valid.to(torch.uint8).argmax(1, keepdim=True)
+        return slot - self.first.position.gather(1, slot)
 
     def finish(self) -> None:
         """Leave on the cache which keys of the prompt the layers may see."""
@@ -86,45 +113,112 @@ class Prefill(Pass):
             # A name of ours on transformers' object, which lives as long as the generation does.
             setattr(self.cache, STATE, CacheState(self.prompt, self.segments))
 
-    def _reduce(self, number: int, stage: Stage, inputs: Inputs) -> Inputs:
+    def _fitted(self, number: int, inputs: Inputs) -> Inputs:
+        """What the host made for the whole sequence, for the rows that are left."""
+        if not self.segments:
+            return inputs
+        hidden, segment = inputs.hidden, self.segments[-1]
+        rope, device = self._rope(inputs), hidden.device
+        if self._is_cut(number, inputs.mask):
+            ledger = self.ledger.to(device)
+            mask = self._once(
+                lambda: gathered_mask(inputs.mask.to(device), ledger.origin, ledger.visible, ledger.size, self.config),
+                inputs.mask,
+                segment.layer,
+                device,
+            )
+        else:
+            mask = self._once(lambda: self._causal(number, hidden), segment, device)
+        return Inputs(hidden, rope, mask, None)
+
+    def _is_cut(self, number: int, given: Any) -> bool:
+        """Whether the host's mask of a layer is cut to the rows that are left; else a causal one is made for them.
+
+        Raises ValueError for a window that the attention backend counts in the rows that are left.
+        """
+        window = sliding_window(self.decoder.layers[number])
+        windowed = window is not None and window < self.length
+        if not windowed and not self.own_masks:
+            return False
+        if isinstance(given, Tensor) and given.dim() == 4:
+            return True
+        if self.own_masks and given is None:
+            return False
+        backend = self.config._attn_implementation
+        raise ValueError(
+            f"layer {number} sees {'a window of ' + str(window) if windowed else 'more than a causal mask shows'}, which"
+            f" attn_implementation={backend!r} counts in the rows that are left, not in the prompt's {self.length}; use"
+            " 'sdpa' or 'eager'"
+        )
+
+    def _causal(self, number: int, hidden: Tensor) -> Any:
+        ledger = self.ledger.to(hidden.device)
+        return plain_mask(self.config, number, hidden, ledger.visible, self.cache, ledger.size)
+
+    def _rope(self, inputs: Inputs) -> Rope:
+        if not self.moved:
+            return inputs.rope
+        hidden, segment = inputs.hidden, self.segments[-1]
+        ledger = self.ledger.to(hidden.device)
+        if segment.shift is not None:
+
+            def renumbered() -> Rope:
+                return self.decoder.rotary_emb(hidden, position_ids=ledger.position)
+
+            return self._once(renumbered, inputs.rope, segment.layer, hidden.device)
+        index = ledger.origin if self.turn is None else ledger.position + self.turn.to(hidden.device)
+        return self._once(
+            lambda: both(inputs.rope, lambda part: _gathered(part.to(hidden.device), index)),
+            inputs.rope,
+            segment.layer,
+            hidden.device,
+        )
+
+    def _reduce(self, number: int, stage: Stage, inputs: Inputs) -> Tensor:
+        """The hidden states behind a stage."""
         # Layers of one model may lie on several devices: the ledger follows the hidden states.
         device = inputs.hidden.device
         self.ledger = before = self.ledger.to(device)
-        rope = both(inputs.rope, lambda part: part.to(device))
-        reduction = reduce_sequence(stage, inputs.hidden, before, self._evidence(number, inputs.hidden, rope))
+        reduction = reduce_sequence(stage, inputs.hidden, before, self._evidence(number, inputs))
         self.ledger = reduction.ledger
         self.record.trace.append(replace(reduction.record, remarks=self.remarks))
         if reduction.index is None and reduction.ledger is before:
-            return Inputs(reduction.hidden, inputs.rope, inputs.mask, inputs.position_ids)
-        turned = reduction.index if reduction.turned is None else reduction.turned
-        if reduction.index is not None and stage.positions == "compact":
-            rope = self.decoder.rotary_emb(reduction.hidden, position_ids=self.ledger.position)
-        elif turned is not None:
-            rope = both(rope, lambda part: _gathered(part, turned))
+            return reduction.hidden
+        self.moved |= reduction.index is not None or reduction.turned is not None
         if reduction.index is not None:
-            index = reduction.index
-            for layer, source in self.entered.items():
-                states = _gathered(source.entered.to(device), index)
-                self.entered[layer] = LayerSource(
-                    source.layer, states, both(source.rope, lambda part: _gathered(part, index))
-                )
-        visible, size = self.ledger.visible, self.ledger.size
+            self.entered = {layer: source.at(reduction.index) for layer, source in self.entered.items()}
         self.segments.append(self._segment(number, self._shift(stage, before)))
-        return Inputs(reduction.hidden, rope, self._mask(number, reduction.hidden, visible, size), None)
+        return reduction.hidden
 
     def _segment(self, number: int, shift: Tensor | None) -> Segment:
         """What the layers from ``number`` on leave of the prompt for later steps."""
-        visible, size = self.ledger.visible, self.ledger.size
-        length = visible.shape[1] - self.after_prompt
-        return Segment(number, visible[:, :length], shift, None if size is None else size[:, :length])
+        ledger, length = self.ledger, self.ledger.visible.shape[1] - self.after_prompt
+        size = None if ledger.size is None else ledger.size[:, :length]
+        return Segment(number, ledger.visible[:, :length], ledger.origin[:, :length], shift, size)
 
-    def _evidence(self, number: int, hidden: Tensor, rope: Rope) -> LayerEvidence:
+    def _layer_source(self, number: int, inputs: Inputs) -> LayerSource:
+        mask = inputs.mask if self._has_own_mask(number, inputs.mask) else None
+        return LayerSource(
+            self.decoder.layers[number],
+            inputs.hidden,
+            both(inputs.rope, lambda part: part.expand(len(inputs.hidden), -1, -1)),
+            mask=None if mask is None else as_allowed(mask[:, 0]),
+        )
+
+    def _has_own_mask(self, number: int, mask: Any) -> bool:
+        """Whether a layer's mask says more than which keys are visible."""
+        window = sliding_window(self.decoder.layers[number])
+        special = self.own_masks or window is not None and window < self.length
+        return special and isinstance(mask, Tensor) and mask.dim() == 4
+
+    def _evidence(self, number: int, inputs: Inputs) -> LayerEvidence:
         """What the stage before layer ``number`` can learn."""
+        hidden = inputs.hidden
         sources: dict[int, Source] = {}
 
         def source(back: int) -> Source:
             if back not in sources:
-                sources[back] = self._source(number, back, hidden, rope)
+                sources[back] = self._source(number, back, inputs)
             return sources[back]
 
         device = hidden.device
@@ -134,27 +228,23 @@ class Prefill(Pass):
         seeds = self.seeds.to(device)
         return LayerEvidence(self.ledger, hidden, source, seeds, self.decoder.norm, start, grids, reach)
 
-    def _source(self, number: int, back: int, hidden: Tensor, rope: Rope) -> LayerSource:
+    def _source(self, number: int, back: int, inputs: Inputs) -> LayerSource:
         """The layer so many before ``number``, with what went into it; 0 is the layer itself, which has not run."""
-        rope = both(rope, lambda part: part.expand(len(hidden), -1, -1))
         if back == 0:
-            return LayerSource(self.decoder.layers[number], hidden, rope)
-        kept = self.entered.get(number - back)
+            return self._layer_source(number, self._fitted(number, inputs))
+        kept, hidden = self.entered.get(number - back), inputs.hidden
         if kept is None:
             raise ValueError(
                 f"a reducer at layer {number} asks for layer {number - back}; a method that reads attention or the change"
                 f" of a layer has Need.ATTENTION or Need.CHANGE among its needs, and looks_back of at least {back}"
             )
-        turn = both(kept.rope, lambda part: part.to(hidden.device).expand(len(hidden), -1, -1))
         cached = self._cached_keys(number - 1, hidden.shape[1]) if back == 1 else None
-        return LayerSource(
-            kept.layer, kept.entered.to(hidden.device), turn, None if cached is None else cached.to(hidden.device)
-        )
+        return kept.on(hidden.device, cached)
 
     def _cached_keys(self, number: int, length: int) -> Tensor | None:
         """The rotated keys of a layer that has just run, where a plain cache holds them all."""
         keys = getattr(self.cache.layers[number], "keys", None) if self.cache is not None else None
-        return keys[:, :, :length] if keys is not None and keys.shape[2] >= length else None
+        return keys if keys is not None and keys.shape[2] == length else None
 
     def _shift(self, stage: Stage, before: Ledger) -> Tensor | None:
         """How far compact positions have moved a row's next token: (B, 1)."""

@@ -162,10 +162,9 @@ class ReducibleDecoder(_Family):
         )
         prompt = Prompt(visual, sample_seed, labels, token_size, grids, self.image_map)
         run = begin(self, config, partial(self.plan, reduction), hidden, attention_mask, position_ids, cache, prompt)
-        inputs = Inputs(hidden, rope, mask, position_ids)
         for number, layer in enumerate(self.layers[: self.config.num_hidden_layers]):
-            inputs = run.before(number, inputs)
-            inputs.hidden = (with_config(layer, config) if with_weights else layer)(
+            inputs = run.before(number, Inputs(hidden, rope, mask, position_ids))
+            hidden = (with_config(layer, config) if with_weights else layer)(
                 inputs.hidden,
                 attention_mask=inputs.mask,
                 position_embeddings=inputs.rope,
@@ -178,7 +177,7 @@ class ReducibleDecoder(_Family):
         if run.ledger is not None:
             remember(self, run.record)
         return ReducibleOutput(
-            last_hidden_state=self.norm(inputs.hidden),
+            last_hidden_state=self.norm(hidden),
             ledger=run.ledger,
             trace=run.record.trace,
             **cache_keyword(cache),

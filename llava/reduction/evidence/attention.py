@@ -5,23 +5,24 @@ Shapes: B batch, S sequence, H heads, R query rows, D width, d width of a head.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from .reading import Projections, read, weights
 
 Rope = tuple[Tensor, Tensor]
 
 
 def layer_keys(layer: Any, entered: Tensor, rope: Rope | None) -> Tensor:
     """The keys (B, H_kv, S, d) of a decoder layer, from what went into it; rotated where ``rope`` is given."""
-    keys = _heads(layer, "k", entered)
-    return keys if rope is None else rotate(keys, *rope)
+    return _read(layer, "k", entered, rope).keys
 
 
 def layer_queries(layer: Any, entered: Tensor) -> Tensor:
     """The queries (B, H, S, d) of a decoder layer, from what went into it, before the rotary embedding."""
-    return _heads(layer, "q", entered)
+    return _read(layer, "q", entered, None).queries
 
 
 def attention_rows(
@@ -31,41 +32,41 @@ def attention_rows(
     rows: Tensor,
     visible: Tensor,
     keys: Tensor,
+    mask: Tensor | None = None,
 ) -> Tensor:
     """A few rows of a decoder layer's attention.
 
-    ``layer`` is a decoder layer of Llama's kind (Mistral, Qwen2, Qwen3: biases and q/k norms are respected), ``entered``
-    (B, S, D) what went into it, ``rope`` its cosines and sines (B, S, d), None for queries without positions,
-    ``rows`` (B, R) the columns whose queries are wanted, ``visible`` (B, S) which keys may be seen, ``keys``
-    (B, H_kv, S, d) the layer's keys, from its cache or ``layer_keys``. Returns (B, H, R, S) in float32, causal.
+    ``layer`` is a decoder layer of any family that transformers writes with ``self_attn`` (biases, norms on heads, fused
+    projections, soft caps are its own), ``entered`` (B, S, D) what went into it, ``rope`` its cosines and sines (B, S, d),
+    None for queries without positions, ``rows`` (B, R) the columns whose queries are wanted, ``visible`` (B, S) which keys
+    may be seen, ``keys`` (B, H_kv, S, d) the layer's keys, from its cache or ``layer_keys``. ``mask`` (B or 1, S, S): what
+    each row may see where that is not all before it (windows, pictures that see both ways). Returns (B, H, R, S) in float32.
     Cost: R query projections and R x S products a head; 0.2-0.4 % of a layer for one row. Raises ValueError for a layer
-    whose attention is more than that (soft caps, sliding windows).
+    whose attention cannot be read.
     """
     batch, length, width = entered.shape
     picked = rows[..., None]  # (B, R, 1)
-    queries = _heads(layer, "q", entered.gather(1, picked.expand(-1, -1, width)))  # (B, H, R, d)
     if rope is not None:
-        turn = [part.expand(batch, -1, -1).gather(1, picked.expand(-1, -1, part.shape[-1])) for part in rope]
-        queries = rotate(queries, *turn)
-    shared = queries.unflatten(1, (keys.shape[1], -1))  # (B, H_kv, H / H_kv, R, d)
-    logits = (shared @ keys[:, :, None].transpose(-1, -2)).flatten(1, 2) * layer.self_attn.scaling  # (B, H, R, S)
-    seen = torch.arange(length, device=rows.device) <= picked  # (B, R, S)
-    return logits.float().masked_fill(~(seen & visible[:, None])[:, None], -torch.inf).softmax(-1)
+        cos, sin = (part.expand(batch, -1, -1).gather(1, picked.expand(-1, -1, part.shape[-1])) for part in rope)
+        rope = cos, sin
+    made = _read(layer, "q", entered.gather(1, picked.expand(-1, -1, width)), rope)
+    if mask is None:
+        seen = torch.arange(length, device=rows.device) <= picked  # (B, R, S)
+    else:
+        seen = mask.expand(batch, -1, -1).gather(1, picked.expand(-1, -1, length))
+    return weights(made, keys, seen & visible[:, None])
 
 
-def _heads(layer: Any, which: Literal["q", "k"], hidden: Tensor) -> Tensor:
-    """Queries or keys of (B, S, D) before rotation, split into heads: (B, H, S, d)."""
+def _read(layer: Any, wanted: Any, hidden: Tensor, rope: Rope | None) -> Projections:
+    """Queries and keys of rows (B, R, D) of a decoder layer's input; without ``rope`` they are not rotated."""
     attention = layer.self_attn
-    unknown = [name for name in ("attn_logit_softcapping", "sliding_window") if getattr(attention, name, None)]
-    if unknown or not hasattr(layer, "input_layernorm") or not hasattr(attention, f"{which}_proj"):
-        raise ValueError(
-            f"the attention of {type(layer).__name__} cannot be read row by row ({', '.join(unknown) or 'other projections'});"
-            " use a plan that reads no attention, such as grid, pool or random"
-        )
-    projected = getattr(attention, f"{which}_proj")(layer.input_layernorm(hidden))
-    heads = projected.unflatten(-1, (-1, attention.head_dim))
-    norm = getattr(attention, f"{which}_norm", None)
-    return (heads if norm is None else norm(heads)).transpose(1, 2)
+    if rope is None:
+        width = attention.head_dim
+        rope = hidden.new_ones(1, hidden.shape[1], width), hidden.new_zeros(1, hidden.shape[1], width)
+    # Families without a norm before the attention have their norms behind it.
+    norm = getattr(layer, "input_layernorm", None)
+    states = hidden if norm is None else norm(hidden)
+    return read(attention, wanted, hidden_states=states, position_embeddings=rope, attention_mask=None)[0]
 
 
 def rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

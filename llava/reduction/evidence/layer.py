@@ -17,11 +17,12 @@ from .needs import TextScope
 
 
 class Source(Protocol):
-    """A decoder layer whose attention can be asked: the layer, what went into it (B, S, D), its rotary embedding."""
+    """A decoder layer whose attention can be asked: the layer, what went into it (B, S, D), its rotary embedding, its mask."""
 
     layer: Any
     entered: Tensor
     rope: Rope
+    mask: Tensor | None
 
     def keys(self, rope: bool) -> Tensor:
         """Its keys (B, H_kv, S, d), rotated or not."""
@@ -29,10 +30,16 @@ class Source(Protocol):
 
 
 class LayerSource:
-    """A ``Source`` that computes the keys once each way; ``cached``: the rotated keys, where a cache holds them."""
+    """A ``Source`` that computes the keys once each way.
 
-    def __init__(self, layer: Any, entered: Tensor, rope: Rope, cached: Tensor | None = None):
-        self.layer, self.entered, self.rope = layer, entered, rope
+    ``cached``: the rotated keys, where a cache holds them. ``mask`` (B or 1, S, S): which keys each row may see, where that
+    is not all before it.
+    """
+
+    def __init__(
+        self, layer: Any, entered: Tensor, rope: Rope, cached: Tensor | None = None, mask: Tensor | None = None
+    ):
+        self.layer, self.entered, self.rope, self.mask = layer, entered, rope, mask
         self._keys = {True: cached} if cached is not None else {}
 
     def keys(self, rope: bool) -> Tensor:
@@ -41,6 +48,24 @@ class LayerSource:
             self._keys[rope] = layer_keys(self.layer, self.entered, self.rope if rope else None)
         return self._keys[rope]
 
+    def at(self, index: Tensor) -> LayerSource:
+        """The same layer, of which only the rows ``index`` (B, S') are known."""
+        device = self.entered.device
+        index, mask = index.to(device), self.mask
+        rows = index[..., None]
+        if mask is not None:
+            mask = mask.expand(len(index), -1, -1).gather(1, rows.expand(-1, -1, mask.shape[-1]))
+            mask = mask.gather(2, index[:, None].expand(-1, index.shape[1], -1))
+        entered, cos, sin = (part.gather(1, rows.expand(-1, -1, part.shape[-1])) for part in (self.entered, *self.rope))
+        return LayerSource(self.layer, entered, (cos, sin), mask=mask)
+
+    def on(self, device: torch.device, cached: Tensor | None) -> LayerSource:
+        """The same on a device, with the rotated keys that a cache holds."""
+        cos, sin = self.rope
+        mask = None if self.mask is None else self.mask.to(device)
+        keys = None if cached is None else cached.to(device)
+        return LayerSource(self.layer, self.entered.to(device), (cos.to(device), sin.to(device)), keys, mask)
+
 
 class LayerEvidence:
     """What a stage of one decoder layer can learn, each thing computed only when a group of images asks.
@@ -48,7 +73,7 @@ class LayerEvidence:
     ``hidden`` (B, S, D) is what arrives at the stage's layer; ``source(back)`` gives the layer so many before it, raising
     ValueError where that was not asked for in time; ``seeds`` (B,) is a number for each sample. ``start``: the ledger of the
     unreduced sequence and what entered the decoder (B, S0, D), where a stage needs it. ``grids`` (B, I, 2): height and width
-    of each image's grid, zero where it has none. ``reach``: how many layers back ``source`` can be asked for.
+    of each image's grid, or (B, I, 3) with the number of frames before them, zero where it has none. ``reach``: how many layers back ``source`` can be asked for.
     Evidence about an image ends where the first answer after it begins: what is to be learned never decides what is kept.
     """
 
@@ -101,11 +126,12 @@ class LayerEvidence:
 
     def _rows(self, rows: Tensor, columns: Tensor, back: int, rope: bool, visible: Tensor) -> Tensor:
         source = self.source(back)
-        entered, keys, turn = source.entered, source.keys(rope), source.rope if rope else None
+        entered, keys, turn, mask = source.entered, source.keys(rope), source.rope if rope else None, source.mask
         if not torch.equal(rows, torch.arange(len(entered), device=rows.device)):
             entered, keys = entered[rows], keys[rows]
             turn = turn and (turn[0][rows], turn[1][rows])
-        return attention_rows(source.layer, entered, turn, columns, visible, keys)
+            mask = mask if mask is None or len(mask) == 1 else mask[rows]
+        return attention_rows(source.layer, entered, turn, columns, visible, keys, mask)
 
     def mean_rows(self, rows: Tensor, columns: Tensor) -> Tensor:
         """Attention of the tokens at ``columns`` (G, R) of samples ``rows`` (G,), mean over the heads: (G, R, S)."""
@@ -152,9 +178,14 @@ class LayerEvidence:
         return ledger.valid[group.rows] & (turn <= turn.gather(1, group.columns[:, -1:]))
 
     def grids_of(self, group: Group) -> Tensor:
-        """Height and width of the grid of each image of a group, zero where it is none any more: (G, 2)."""
+        """Height and width of the grid of each image of a group, zero where it is none any more: (G, 2).
+
+        The frames of a video lie one below another.
+        """
         image = self.ledger.visual[group.rows, group.columns[:, 0]]
         grids = self.grids[group.rows, image - 1]  # pyright: ignore[reportOptionalSubscript]
+        if grids.shape[1] == 3:
+            grids = torch.stack([grids[:, 0] * grids[:, 1], grids[:, 2]], dim=1)
         return grids * (grids.prod(1, keepdim=True) == group.columns.shape[1])
 
     @staticmethod
