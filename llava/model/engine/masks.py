@@ -68,7 +68,11 @@ def sliding_window(layer: Any) -> int | None:
         return attention.sliding_window
     config, number = attention.config, attention.layer_idx
     types = getattr(config, "layer_types", None)
-    if types is not None and types[number] != "sliding_attention" or getattr(config, "use_sliding_window", True) is False:
+    if (
+        types is not None
+        and types[number] != "sliding_attention"
+        or getattr(config, "use_sliding_window", True) is False
+    ):
         return None
     return getattr(config, "sliding_window", None)
 

@@ -166,7 +166,7 @@ class Prefill(Pass):
                 return self.decoder.rotary_emb(hidden, position_ids=ledger.position)
 
             return self._once(renumbered, inputs.rope, segment.layer, hidden.device)
-        index = ledger.origin if self.turn is None else ledger.position + self.turn.to(hidden.device)
+        index = ledger.origin if self.turn is None else (ledger.position + self.turn.to(hidden.device)).clamp(min=0)
         return self._once(
             lambda: both(inputs.rope, lambda part: _gathered(part.to(hidden.device), index)),
             inputs.rope,

@@ -167,7 +167,9 @@ class Attachment:
     def _generate(stock: Callable, *args: Any, **kwargs: Any) -> Any:
         """An answer: what it adds to the prompt is no part of the question, even where it is read again without a cache."""
         given = _named(stock, args, kwargs)
-        prompt = next((given[name] for name in ("input_ids", "inputs", "inputs_embeds") if given.get(name) is not None), None)
+        prompt = next(
+            (given[name] for name in ("input_ids", "inputs", "inputs_embeds") if given.get(name) is not None), None
+        )
         token = _PROMPT.set(None if prompt is None else prompt.shape[1])
         try:
             return stock(*args, **kwargs)
