@@ -13,9 +13,10 @@ from llava.reduction.plan import Spec
 
 from .families import HOSTS, Host
 from .layout import Layout
+from .outcome import kept_grids, model_trace
 from .stock import attached
 
-__all__ = ["HOSTS", "Host", "Layout", "reduced"]
+__all__ = ["HOSTS", "Host", "Layout", "kept_grids", "model_trace", "reduced"]
 
 
 @contextmanager

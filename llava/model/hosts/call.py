@@ -5,13 +5,13 @@ Shapes: B rows, S positions, n tokens of an image.
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from llava.model.vision.pictures import checksum
 from llava.reduction.evidence import mixed_seed
 
 from .families import Host
@@ -173,7 +173,7 @@ def _seed(host: Host, encoded: Encoded, kind: str, number: int, layout: Layout, 
         own = pixels[number][: layout.crops]
     else:
         own = pixels[crop : crop + layout.crops]
-    return zlib.crc32(own.detach().float().cpu().contiguous().numpy().tobytes())
+    return checksum(own)
 
 
 def told(visual: Tensor) -> list[Sight]:

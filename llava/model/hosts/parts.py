@@ -6,29 +6,15 @@ Shapes: none.
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from torch import nn
 
-from llava.model.engine import PassRecord, Prefill
-from llava.reduction import Stage
-
-from .call import Call, Sight
 from .families import Host
 from .seen import attention_blocks
 
 _NEEDED = {"hidden_states", "attention_mask", "position_embeddings"}
-
-
-@dataclass
-class LastPrompt:
-    """What the last prompt with an image was, and what became of it."""
-
-    sights: list[Sight] = field(default_factory=list)
-    record: PassRecord = field(default_factory=PassRecord)
-    call: Call | None = None
 
 
 class Parts:
@@ -37,7 +23,6 @@ class Parts:
     def __init__(self, model: Any, core: Any, text: Any, host: Host | None):
         self.model, self.core, self.text, self.host = model, core, text, host
         self.config = text.config
-        self.last = LastPrompt()
 
     @classmethod
     def of(cls, model: Any, host: Host | None) -> Parts:
@@ -79,13 +64,10 @@ class Parts:
                 f" ({self.host.image_token}); set image_token= of its Host"
             )
 
-    def check_layer(self, stage: Stage) -> None:
-        """Refuse a stage that reads queries a layer does not have by name."""
-        if stage.positions == "compact" and "layer_type" in inspect.signature(self.text.rotary_emb.forward).parameters:
-            raise ValueError(
-                f"positions='compact' of {stage} has no meaning for {type(self.text).__name__}, whose layers turn by different"
-                " angles; use positions='original'"
-            )
+    @property
+    def counts_positions(self) -> bool:
+        """Whether positions are one count, by which all layers turn alike, so that rows can be numbered again."""
+        return not self.several_axes and "layer_type" not in inspect.signature(self.text.rotary_emb.forward).parameters
 
     @cached_property
     def tower(self) -> Any:
@@ -129,7 +111,3 @@ class Parts:
     def checkpoints(self) -> bool:
         """Whether layers are run again in the backward pass."""
         return bool(self.text.training and getattr(self.text.layers[0], "gradient_checkpointing", False))
-
-    def remember(self, call: Call, sights: list[Sight], run: Prefill) -> None:
-        """Keep what a prompt with an image became."""
-        self.last = LastPrompt(sights, run.record, call)

@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -31,6 +32,7 @@ from .call import ENCODED, Call, Encoded, Sight, image_map, row_seeds
 from .entry import Entry, regions
 from .families import Host, host_of
 from .guard import RUNNING, guard
+from .outcome import Outcome
 from .parts import Parts
 from .seen import SeenParts, layer_number
 
@@ -85,26 +87,31 @@ class Attachment:
     def plan(self) -> list[Stage]:
         """The plan of this context's innermost block, else of the block that was opened last in any."""
         own = [entry for entry in _PLAN.get() if entry[0] == id(self.parts.model)]
-        stages = (own or self.plans)[-1][1]
-        return spelled_out(stages, len(self.parts.text.layers))
+        return self._fitted((own or self.plans)[-1][1])
+
+    def _fitted(self, plan: list[Stage]) -> list[Stage]:
+        """A plan spelled out; where positions cannot be counted again a method's default to do so is left out."""
+        stages = spelled_out(plan, len(self.parts.text.layers))
+        if self.parts.counts_positions:
+            return stages
+        usual = [stage.positions == stage.reducer.default_positions for stage in stages]
+        return [replace(stage, positions="original") if same else stage for stage, same in zip(stages, usual)]
 
     def check(self, plan: list[Stage]) -> None:
         """Refuse a plan that this host cannot run."""
         sites = ("features", "projected", "prompt", "layer")
-        for stage in spelled_out(plan, len(self.parts.text.layers)):
+        for stage in self._fitted(plan):
             if stage.site in BATCHED_SITES:
                 raise ValueError(
                     f"{stage} stands at site={stage.site!r}, inside the tower of {type(self.parts.model).__name__}, which is left"
                     " as it is; use a method at 'features', 'projected', 'prompt' or in a layer, such as divprune, or a"
                     " checkpoint in LLaVA's own layout"
                 )
-            if stage.positions == "compact" and self.parts.several_axes:
+            if stage.positions == "compact" and not self.parts.counts_positions:
                 raise ValueError(
                     f"positions='compact' of {stage} has no meaning for {type(self.parts.text).__name__}, whose positions"
-                    " lie as the picture does; use positions='original'"
+                    " are not one count from the start; use positions='original'"
                 )
-            if stage.layer is not None:
-                self.parts.check_layer(stage)
         check_plan(plan, len(self.parts.text.layers), sites)
 
     # ---------------------------------------------------------------------------------------------- attach and detach
@@ -319,11 +326,11 @@ class _Running:
                 "position_embeddings": handed.rope,
                 "position_ids": handed.position_ids,
             }
-        self._remember(number, changed, origin, hidden.requires_grad)
+        self._remember(number, changed, origin)
         return {**changed, "hidden_states": handed.hidden}
 
-    def _remember(self, number: int, changed: dict[str, Any], origin: Tensor | None, with_gradients: bool) -> None:
-        if not (with_gradients and torch.is_grad_enabled() and self.parts.checkpoints):
+    def _remember(self, number: int, changed: dict[str, Any], origin: Tensor | None) -> None:
+        if not self.parts.checkpoints:
             return
         run = self.run
         index = None
@@ -364,7 +371,7 @@ class _Running:
 
     def _check_gradients(self, plan: list[Stage]) -> None:
         merging = [stage for stage in plan if stage.reducer.merges]
-        if merging and self.parts.checkpoints and torch.is_grad_enabled():
+        if merging and self.parts.checkpoints:
             raise ValueError(
                 f"{merging[0]} merges tokens inside a layer that gradient checkpointing runs twice; train without"
                 " checkpointing, or with a method that keeps tokens as they are"
@@ -418,8 +425,7 @@ class _Running:
         if not isinstance(run, Prefill):
             return output
         if self.sights:
-            remember(self.parts.text, run.record)
-            self.attachment.parts.remember(self.call, self.sights, run)
+            remember(self.parts.model, Outcome(self.sights, run.record, self.rows))
         cache = output.get(CACHE) if hasattr(output, "get") else None
         if run.segments:
             if cache is not None and run.cache is not None:

@@ -24,7 +24,7 @@ HEADS = 16  # of CLIP ViT-L, over which the keys are averaged
 class VisionZip(Reducer):
     """Keep the tokens that the class token attends to most, and merge the rest into a few by the likeness of their keys.
 
-    Paper: https://arxiv.org/abs/2412.04467   Site: features   Needs: class token's attention and keys of layer -2   Training: none
+    Paper: https://arxiv.org/abs/2412.04467   Site: features, or projected where a token is several features   Needs: class token's attention and keys of layer -2   Training: none
 
     Dominant tokens have the highest sum over the heads of the class token's attention. Of the rest, in raster order, every
     step-th is a target, step = max(1, floor(r / c)) for r of them and c contextual tokens; every other goes to the target whose
@@ -40,7 +40,7 @@ class VisionZip(Reducer):
     """
 
     needs = frozenset({Need.CLS, Need.TOWER})
-    sites = ("features",)
+    sites = ("features", "projected")
     tower_layers = (-2,)
     merges = True
     least_keep = 2
@@ -79,6 +79,7 @@ class VisionZip(Reducer):
         member = one_hot(nearest, targets.shape[1]).to(tokens) * merges[..., None].to(tokens)
         added, count = member.transpose(1, 2) @ tokens, member.sum(1)[..., None]  # (G, c, D), (G, c, 1)
         if self.mode == "code":
+            self._check_width(evidence.cls_row(), tokens)
             rows = [evidence.cls_row()[:, None].to(tokens), gather(tokens, origin)]
             rows[1][:, dominant.shape[1] :] += added / count.clamp(min=1)
             return Merged(torch.cat(rows, dim=1), torch.cat([lent, origin], dim=1))
@@ -98,3 +99,10 @@ class VisionZip(Reducer):
     def flops(self, rows: int, tokens: int, kept: int, width: int, text: int | None = None) -> float:
         merged = 2 * tokens * self._contextual(kept) * (width / HEADS + width)
         return prices.cls_attention(tokens, width) + merged
+
+    def _check_width(self, row: Tensor, tokens: Tensor) -> None:
+        if row.shape[-1] != tokens.shape[-1]:
+            raise ValueError(
+                f"mode={self.mode!r} of visionzip carries the class token's feature ({row.shape[-1]} wide) along, but the tokens"
+                f" are {tokens.shape[-1]} wide behind the projector; put it at site='features'"
+            )
