@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -40,7 +40,7 @@ PASS = "llava_pass"  # the keyword under which a pass goes through the stock loo
 _PROMPT: ContextVar[int | None] = ContextVar("prompt", default=None)  # positions of the prompt that is being answered
 _ENCODING: ContextVar[Encoded | None] = ContextVar("encoding", default=None)
 _CALL: ContextVar[Call | None] = ContextVar("call", default=None)
-_PLAN: ContextVar[tuple[tuple[int, list[Stage]], ...]] = ContextVar("plan", default=())
+_OPEN: ContextVar[tuple[_Block, ...]] = ContextVar("open", default=())  # the blocks of this context
 _ATTACHED: dict[int, Attachment] = {}
 _LOCK = threading.Lock()
 
@@ -50,28 +50,37 @@ def attached(model: PreTrainedModel, plan: list[Stage], host: Host | None = None
     """Run a stock model under a plan, and give it back bit for bit.
 
     The plan holds for every thread that has no block of its own, so that a thread started inside, as a streamer needs one,
-    is under it too. Blocks nest; the inner one wins. Raises ValueError for a model that cannot be attached to, and for a plan that it cannot run.
+    is under it too; where threads have blocks with several plans, such a thread is an error. Blocks nest; the inner one wins. Raises ValueError for a model that cannot be attached to, and for a plan that it cannot run.
     """
     with _LOCK:
         attachment = _ATTACHED.get(id(model))
         if attachment is None:
             attachment = Attachment(model, host)
         attachment.check(plan)
-        if not attachment.plans:
+        if not attachment.blocks:
             attachment.attach()
             _ATTACHED[id(model)] = attachment
-        entry = (id(model), plan)
-        attachment.plans.append(entry)
-    token = _PLAN.set((*_PLAN.get(), entry))
+        block = _Block(attachment, plan, threading.get_ident())
+        attachment.blocks.append(block)
+    token = _OPEN.set((*_OPEN.get(), block))
     try:
         yield model
     finally:
-        _PLAN.reset(token)
+        _OPEN.reset(token)
         with _LOCK:
-            attachment.plans = [other for other in attachment.plans if other is not entry]
-            if not attachment.plans:
+            attachment.blocks.remove(block)
+            if not attachment.blocks:
                 attachment.detach()
                 del _ATTACHED[id(model)]
+
+
+@dataclass(eq=False, frozen=True)
+class _Block:
+    """An open block: whose it is, its plan, the thread that opened it."""
+
+    attachment: Attachment
+    plan: list[Stage]
+    thread: int
 
 
 class Attachment:
@@ -79,15 +88,27 @@ class Attachment:
 
     def __init__(self, model: PreTrainedModel, host: Host | None):
         self.parts = Parts.of(model, host or host_of(model))
-        self.plans: list[tuple[int, list[Stage]]] = []
+        self.blocks: list[_Block] = []
         self._replaced: list[tuple[nn.Module, str, Any, Any]] = []
 
     # ------------------------------------------------------------------------------------------------------ the plan
 
     def plan(self) -> list[Stage]:
-        """The plan of this context's innermost block, else of the block that was opened last in any."""
-        own = [entry for entry in _PLAN.get() if entry[0] == id(self.parts.model)]
-        return self._fitted((own or self.plans)[-1][1])
+        """The plan of this context's innermost block; in a thread without one that of the other threads, where it is one.
+
+        Raises ValueError where other threads have the model under several.
+        """
+        own = [block for block in _OPEN.get() if block.attachment is self]
+        if own:
+            return self._fitted(own[-1].plan)
+        innermost = {block.thread: block.plan for block in list(self.blocks)}
+        plans = list(innermost.values())
+        if any(plan != plans[0] for plan in plans):
+            raise ValueError(
+                f"this thread has no reduced(...) block of its own, and others have {type(self.parts.model).__name__} under"
+                " several plans; open a block in this thread, or start it with contextvars.copy_context().run"
+            )
+        return self._fitted(plans[0] if plans else [])
 
     def _fitted(self, plan: list[Stage]) -> list[Stage]:
         """A plan spelled out; where positions cannot be counted again a method's default to do so is left out."""
@@ -270,8 +291,9 @@ class Attachment:
         if running is None:
             return stock(*args, **kwargs)
         given = _named(stock, args, kwargs)
-        inputs = running.before(number, given)
-        return stock(**{**given, **inputs})
+        given |= running.before(number, given)
+        # By position: that is what checkpointing takes for the input with a gradient.
+        return stock(given.pop("hidden_states"), **given)
 
     @staticmethod
     def _deepstack(stock: Callable, hidden: Tensor, visual: Tensor, features: Tensor) -> Any:

@@ -37,12 +37,38 @@ def test_a_thread_started_inside_the_block_is_under_its_plan(llava):
         got[name] = logits(model, inputs, plan)
 
     with reduced(model, "fastv@2:2"):
-        threads = [threading.Thread(target=run, args=("plan",)), threading.Thread(target=run, args=("own", "full"))]
-        for thread in threads:
+        for arguments in (("plan",), ("own", "full")):
+            thread = threading.Thread(target=run, args=arguments)
             thread.start()
-        for thread in threads:
             thread.join()
     assert torch.equal(got["plan"], wanted) and torch.equal(got["own"], stock)
+
+
+def test_a_thread_that_could_be_under_several_plans_is_told(llava):
+    model, inputs = llava
+    errors: list[str] = []
+    opened, close = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with reduced(model, "divprune:3"):
+            opened.set()
+            close.wait()
+
+    def run() -> None:
+        try:
+            model(**inputs)
+        except ValueError as error:
+            errors.append(str(error))
+
+    holder, other = threading.Thread(target=hold), threading.Thread(target=run)
+    with reduced(model, "fastv@2:2"):
+        holder.start()
+        opened.wait()
+        other.start()
+        other.join()
+        close.set()
+        holder.join()
+    assert len(errors) == 1 and "several plans" in errors[0]
 
 
 def test_threads_with_plans_of_their_own(llava):
