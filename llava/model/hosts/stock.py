@@ -313,9 +313,9 @@ class _Running:
 
     def __init__(self, attachment: Attachment, call: Call, given: dict[str, Any]):
         self.parts, self.attachment, self.call, self.given = attachment.parts, attachment, call, given
-        self.hidden: Tensor | None = given.get("inputs_embeds")
-        ids = given.get("input_ids")
-        self.rows, self.length = (ids if self.hidden is None else self.hidden).shape[:2]
+        self.rows, self.length = (
+            given["input_ids"] if given.get("inputs_embeds") is None else given["inputs_embeds"]
+        ).shape[:2]
         self.run: Pass | None = None
         self.sights: list[Sight] = []
         self._done: dict[int, dict[str, Any]] = {}

@@ -45,10 +45,7 @@ def read(attention: nn.Module, wanted: Literal["q", "k", "both"], *given: Any, *
     twin: Any = copy.copy(attention)
     twin.config = copy.copy(twin.config)
     twin.config._attn_implementation = NAME
-    twin._modules = {
-        name: _Skipped(module.out_features) if name in unwanted and hasattr(module, "out_features") else module
-        for name, module in attention._modules.items()
-    }
+    twin._modules = {name: _skipped(part) if name in unwanted else part for name, part in attention._modules.items()}
     seen: list[Projections] = []
     setattr(twin, _READ, seen)
     # Past the hooks of the module, which belong to its own passes.
@@ -59,6 +56,11 @@ def read(attention: nn.Module, wanted: Literal["q", "k", "both"], *given: Any, *
             " use a plan that reads no attention, such as grid, pool or random"
         )
     return seen
+
+
+def _skipped(part: nn.Module | None) -> nn.Module | None:
+    width = getattr(part, "out_features", None)
+    return _Skipped(width) if isinstance(width, int) else part
 
 
 class _Skipped(nn.Module):

@@ -79,8 +79,12 @@ class VisionZip(Reducer):
         member = one_hot(nearest, targets.shape[1]).to(tokens) * merges[..., None].to(tokens)
         added, count = member.transpose(1, 2) @ tokens, member.sum(1)[..., None]  # (G, c, D), (G, c, 1)
         if self.mode == "code":
-            self._check_width(evidence.cls_row(), tokens)
-            rows = [evidence.cls_row()[:, None].to(tokens), gather(tokens, origin)]
+            row = evidence.cls_row()[:, None].to(tokens)
+            if row.shape[-1] != tokens.shape[-1]:
+                raise ValueError(
+                    "mode='code' of visionzip carries a feature of the tower along; put it at site='features'"
+                )
+            rows = [row, gather(tokens, origin)]
             rows[1][:, dominant.shape[1] :] += added / count.clamp(min=1)
             return Merged(torch.cat(rows, dim=1), torch.cat([lent, origin], dim=1))
         contextual = (gather(tokens, targets) + added) / (1 + count)
@@ -99,10 +103,3 @@ class VisionZip(Reducer):
     def flops(self, rows: int, tokens: int, kept: int, width: int, text: int | None = None) -> float:
         merged = 2 * tokens * self._contextual(kept) * (width / HEADS + width)
         return prices.cls_attention(tokens, width) + merged
-
-    def _check_width(self, row: Tensor, tokens: Tensor) -> None:
-        if row.shape[-1] != tokens.shape[-1]:
-            raise ValueError(
-                f"mode={self.mode!r} of visionzip carries the class token's feature ({row.shape[-1]} wide) along, but the tokens"
-                f" are {tokens.shape[-1]} wide behind the projector; put it at site='features'"
-            )
