@@ -74,7 +74,7 @@ def estimates(host: Host, prompt: Prompt, plans: Sequence[Spec], bytes_per_numbe
     """
     seen = pictures(host, prompt)
     stages = [plan_from(plan) for plan in plans]
-    costs = [_cost(host, prompt, seen, plan, bytes_per_number) for plan in [[], *stages]]
+    costs = [_named(host, prompt, seen, plan, bytes_per_number) for plan in [[], *stages]]
     text = _text(prompt, seen)
     blank = prompt.batch * decoder_flops(host.family.text, [text] * host.layers)
     return [
@@ -97,6 +97,14 @@ def runs(counts: Sequence[int]) -> list[tuple[int, int]]:
 
 def _text(prompt: Prompt, seen: Sequence[Picture]) -> int:
     return prompt.text + sum(picture.separators for picture in seen)
+
+
+def _named(host: Host, prompt: Prompt, seen: Sequence[Picture], plan: list[Stage], bytes_per_number: int) -> Cost:
+    """The cost of a plan. Raises ValueError that names the model for one that it cannot run."""
+    try:
+        return _cost(host, prompt, seen, plan, bytes_per_number)
+    except ValueError as error:
+        raise ValueError(f"{host.name}: {error}") from error
 
 
 def _cost(host: Host, prompt: Prompt, seen: Sequence[Picture], plan: list[Stage], bytes_per_number: int) -> Cost:
@@ -137,6 +145,6 @@ def _check(host: Host, plan: list[Stage]) -> None:
     inside = [stage for stage in spelled_out(plan, host.layers) if stage.site in IN_TOWER and stage.name != "full"]
     if inside and not host.family.shapes_tower:
         raise ValueError(
-            f"{inside[0]} acts at site={inside[0].site!r}, but the tower of {host.name} runs as it is; put a stage at"
+            f"{inside[0]} acts at site={inside[0].site!r}, but the tower of this model runs as it is; put a stage at"
             " site='features', 'prompt' or in a layer"
         )
