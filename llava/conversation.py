@@ -351,6 +351,8 @@ _MODE_BY_NAME = (
 _MODE_BY_TYPE = {"llava_mistral": "mistral_instruct", "llava_qwen": "qwen_1_5"}
 
 
+# Templates of models that were never trained on Vicuna's, which LLaVA's scripts name.
+OTHER_DECODERS = ("llava_llama_3", *_MODE_BY_TYPE.values())
 _MODE_FIELDS = ("conv_mode", "model_type")
 
 

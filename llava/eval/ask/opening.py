@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from llava.cli.loading import load_model
 from llava.cli.settings import EvalSettings, ModelSpec
 from llava.constants import IMAGE_TOKEN_INDEX
-from llava.conversation import conversation_mode
+from llava.conversation import OTHER_DECODERS, conversation_mode
 from llava.model.builder import read_config
 from llava.model.checkpoint import find_folder, fingerprint
 from llava.model.language_model.llava_family import LlavaFamilyConfig
@@ -77,12 +77,13 @@ class Checkpoint:
 def open_checkpoint(spec: ModelSpec) -> Checkpoint:
     """Find a model, read its config and settle its template; nothing is loaded.
 
-    The first that names a template decides: the spec's ``conv_mode``, the checkpoint's, ``usual_conv_mode``, the model's
-    name. Raises FileNotFoundError and ValueError as ``load_pretrained_model`` does, and ValueError for an unknown template.
+    The first that names a template decides: the spec's ``conv_mode``, the checkpoint's, ``usual_conv_mode`` (not for a model
+    over Mistral, Qwen2 or Llama-3, whose name or type says what it was trained on), the model's name. Raises FileNotFoundError and ValueError as ``load_pretrained_model`` does, and ValueError for an unknown template.
     """
     folder = find_folder(spec.path, "model")
     config = read_config(folder)
-    usual = None if getattr(config, "conv_mode", None) else spec.usual_conv_mode
+    own = conversation_mode(spec.name, config)
+    usual = None if getattr(config, "conv_mode", None) or own in OTHER_DECODERS else spec.usual_conv_mode
     return Checkpoint(spec, folder, config, conversation_mode(spec.name, config, spec.conv_mode or usual))
 
 

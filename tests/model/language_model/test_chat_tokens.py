@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import torch
 from transformers import Qwen2Tokenizer
 
+from llava.cli.settings import ModelSpec
 from llava.constants import IGNORE_INDEX
 from llava.conversation import get_conversation
+from llava.eval.ask.opening import open_checkpoint
 from llava.mm_utils import tokenizer_image_token
 from llava.model.builder import load_pretrained_model
 from llava.model.tokenizer import load_tokenizer
@@ -133,3 +136,16 @@ def test_every_end_ends_an_answer(tmp_path, kind, which):
     out = model.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=4, do_sample=False, sequence_bias=bias)
     assert out.tolist() == [[ends[which]]]
     model.save_pretrained(tmp_path / "again")
+
+
+def test_an_evaluation_asks_with_the_models_own_template(tmp_path):
+    """LLaVA's scripts name Vicuna's, which only models over Vicuna were trained on."""
+    for kind, mode in (("qwen", "qwen_1_5"), ("mistral", "mistral_instruct")):
+        folder = write_llava(tmp_path / f"tiny-{kind[0]}", kind)
+        spec = ModelSpec(folder, usual_conv_mode="vicuna_v1")
+        assert open_checkpoint(spec).conv_mode == mode
+        assert open_checkpoint(replace(spec, conv_mode="vicuna_v1")).conv_mode == "vicuna_v1"
+    folder = write_llava(tmp_path / "llama3-tiny", "llama3")
+    assert open_checkpoint(ModelSpec(folder, usual_conv_mode="vicuna_v1")).conv_mode == "llava_llama_3"
+    folder = write_llava(tmp_path / "tiny-l", "llama3")
+    assert open_checkpoint(ModelSpec(folder, usual_conv_mode="vicuna_v1")).conv_mode == "vicuna_v1"
