@@ -23,7 +23,7 @@ from llava.model.loading.layout import own_name
 from llava.model.loading.lora import LORA_FILE, NON_LORA_FILE, check_peft, fill_beside, grow_vocabulary, merge_lora
 from llava.model.loading.placement import dtype_of, leave_odd_shapes_unpacked, placement, quantization
 from llava.model.loading.weights import PROJECTION, PROJECTOR_FILE, UNTRAINED, check_finite, load_tower, load_whole
-from llava.model.multimodal_encoder.tower import check_tower
+from llava.model.multimodal_encoder.opening import check_tower
 from llava.model.tokenizer import load_tokenizer
 from llava.reduction import check_plan, did_you_mean
 

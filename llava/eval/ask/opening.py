@@ -16,7 +16,8 @@ from llava.conversation import OTHER_DECODERS, conversation_mode
 from llava.model.builder import read_config
 from llava.model.checkpoint import find_folder, fingerprint
 from llava.model.language_model.llava_family import LlavaFamilyConfig
-from llava.model.multimodal_encoder.tower import load_vision_config, picture_side, vision_config
+from llava.model.multimodal_encoder.opening import load_vision_config, vision_config
+from llava.model.multimodal_encoder.processor import picture_side
 from llava.model.tokenizer import load_tokenizer
 
 from ..tasks.base import Task, get_task, share_of

@@ -27,7 +27,7 @@ from llava.model.language_model.llava_family import LlavaFamilyConfig, LlavaFami
 from llava.model.loading.families import model_class
 from llava.model.loading.layout import HF_LAYOUT, TOWER, is_hf, is_recomputed, own_name
 from llava.model.multimodal_encoder.families import as_stored
-from llava.model.multimodal_encoder.tower import family_of, load_vision_config, vision_config
+from llava.model.multimodal_encoder.opening import family_of, load_vision_config, vision_config
 
 PROJECTOR_FILE = "mm_projector.bin"
 

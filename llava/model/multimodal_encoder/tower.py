@@ -2,36 +2,27 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from llava.files import excerpt
-from llava.model.checkpoint import (
-    check_depth,
-    check_tensors,
-    errors_naming,
-    find_folder,
-    headers_of,
-    no_loading_report,
-    read_json,
-    weight_headers,
-)
+from llava.model.checkpoint import find_folder, no_loading_report
 from llava.model.multimodal_encoder.clip_text import CLIPText
-from llava.model.multimodal_encoder.families import CLIP, SUPPORTED, TOWERS, TowerFamily, as_stored, tower_family
-
-logger = logging.getLogger(__name__)
-
-# Parts of a whole CLIP or SigLIP that are not its vision tower.
-_NOT_VISION = ("text_model.", "text_projection.", "visual_projection.", "logit_")
+from llava.model.multimodal_encoder.families import CLIP, TowerFamily
+from llava.model.multimodal_encoder.opening import (
+    check_select_layer,
+    family_of,
+    load_vision_config,
+    open_tower,
+    vision_config,
+)
+from llava.model.multimodal_encoder.processor import load_image_processor, processed_side
 
 
 @dataclass
@@ -302,184 +293,3 @@ class VisionTower(nn.Module):
     def num_patches(self) -> int:
         """N, the patches of one image."""
         return self.num_patches_per_side**2
-
-
-def open_tower(name: str, inside: tuple[Path, ...], select_layer: int, **hub: Any) -> tuple[Path, Any]:
-    """The folder of a tower and its config, once its weights are known to fit; none is read.
-
-    select_layer: the hidden state that is wanted, which it must have. Others and errors as in `VisionTower.load_model`.
-    """
-    folder = find_folder(name, "vision tower", inside, **hub)
-    config = load_vision_config(folder)
-    check_select_layer(select_layer, config)
-    family = family_of(config)
-    # Whole CLIPs hold a text tower too; older ones name the vision part, and save buffers that are computed now.
-    held = as_stored(
-        {
-            name: header
-            for name, header in weight_headers(folder).items()
-            if not name.startswith(_NOT_VISION) and not name.endswith("position_ids")
-        }
-    )
-    depth = select_layer % (config.num_hidden_layers + 1) if family.is_cut else config.num_hidden_layers
-    with errors_naming(folder / "config.json"):
-        check_depth(folder, held, family.layer_prefix, depth, "num_hidden_layers")
-        with torch.device("meta"):
-            model = family.kinds[config.model_type][1](config)
-        if family.is_cut:
-            family.cut(model, depth)
-    wanted = {name: header.shape for name, header in as_stored(headers_of(model.state_dict())).items()}
-    # A mask is learned only to be trained with; nothing is masked here.
-    optional = ("embeddings.mask_token",)
-    check_tensors(folder, {name: header for name, header in held.items() if name in wanted}, wanted, optional)
-    return folder, config
-
-
-def check_tower(config: Any, inside: tuple[Path, ...], **hub: Any) -> None:
-    """Raises what loading the tower of a config would, before any weight is read, and ValueError for another width.
-
-    config: `mm_vision_tower`, `mm_vision_select_layer`, `mm_hidden_size`. Others as in `VisionTower.load_model`.
-    """
-    _, tower = open_tower(config.mm_vision_tower, inside, config.mm_vision_select_layer, **hub)
-    if config.mm_hidden_size != tower.hidden_size:
-        raise ValueError(
-            f"mm_hidden_size={config.mm_hidden_size}, but the features of vision tower {config.mm_vision_tower!r} are "
-            f"{tower.hidden_size} wide; was the model trained with another tower?"
-        )
-
-
-def check_select_layer(layer: int, config: Any) -> None:
-    """Raises ValueError unless the tower has this hidden state: 0 is its embeddings, -1 what the last layer gives."""
-    depth = config.num_hidden_layers
-    if not -depth - 1 <= layer <= depth:
-        raise ValueError(
-            f"mm_vision_select_layer={layer}, but the vision tower has {depth} layers; give -{depth + 1} to {depth}"
-        )
-
-
-def load_vision_config(folder: Path) -> Any:
-    """The config of the vision tower in a folder, also of a whole CLIP or SigLIP. Raises ValueError for another model."""
-    path = folder / "config.json"
-    raw = read_json(path)
-    vision = raw.get("vision_config", raw)
-    if isinstance(vision, dict) and vision is not raw:
-        # The vision part of a whole model's config does not always say what it is.
-        kind = next((next(iter(family.kinds)) for family in TOWERS if family.whole == raw.get("model_type")), None)
-        vision = {**({} if kind is None else {"model_type": kind}), **vision}
-    return vision_config(vision, path)
-
-
-def family_of(config: Any) -> TowerFamily:
-    """The family of a tower's config, which ``vision_config`` has read."""
-    family = tower_family(config.model_type)
-    if family is None:
-        raise ValueError(
-            f"model_type {excerpt(config.model_type)} is no vision tower that is known; there are {SUPPORTED}"
-        )
-    return family
-
-
-def vision_config(raw: Any, source: str | Path) -> Any:
-    """A tower's config from its fields. Raises ValueError naming `source` for fields that no tower of its family has."""
-    kind = raw.get("model_type", "clip_vision_model") if isinstance(raw, dict) else type(raw).__name__
-    family = tower_family(kind)
-    if family is None:
-        raise ValueError(
-            f"{source}: model_type {excerpt(kind)} is no vision tower that is known; there are {SUPPORTED}"
-        )
-    with errors_naming(source):
-        config = family.kinds[kind][0].from_dict({key: value for key, value in raw.items() if key != "model_type"})
-    for name in (
-        "hidden_size",
-        "intermediate_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "image_size",
-        "patch_size",
-    ):
-        value = getattr(config, name, 1)  # a family may measure its feed-forward otherwise
-        if type(value) is not int or value < 1:
-            raise ValueError(
-                f"{source}: {name}={excerpt(value)} of the vision tower must be a whole number of at least 1"
-            )
-    return config
-
-
-def load_image_processor(name: str, inside: tuple[Path, ...], config: Any, **hub: Any) -> CLIPImageProcessorPil:
-    """The processor of the tower's folder, else of the checkpoint's, else the hub's, else CLIP's at the tower's size.
-
-    It is the PIL one by name: which processor the plain name means depends on whether torchvision is installed.
-    """
-    for folder in (*(folder / name for folder in inside), Path(name), *inside):
-        if file := _processor_file(folder):
-            return _processor(file, config)
-    try:
-        downloaded = find_folder(name, "vision tower", inside, weights=False, **hub)
-    except FileNotFoundError:
-        downloaded = None
-    if downloaded and (file := _processor_file(downloaded)):
-        return _processor(file, config)
-    side, family = config.image_size, family_of(config)
-    logger.warning(
-        "no preprocessor_config.json for %s; images are prepared as %s does, at %d pixels", name, family.name, side
-    )
-    return CLIPImageProcessorPil(**_usual(family, side))
-
-
-def _usual(family: TowerFamily, side: int) -> dict[str, Any]:
-    """How a family's pictures are prepared where no file says it."""
-    square = {"height": side, "width": side}
-    usual: dict[str, Any] = {"size": {"shortest_edge": side} if family.crops else square, "crop_size": square}
-    if family.look is not None:
-        usual["image_mean"], usual["image_std"] = family.look
-    return usual | {"do_center_crop": family.crops}
-
-
-def picture_side(name: str, inside: tuple[Path, ...], config: Any, **hub: Any) -> int:
-    """Pixels along a side of the pictures that a tower reads, before it is loaded; arguments as in `load_image_processor`."""
-    if not family_of(config).reads_any_size:
-        return config.image_size
-    return processed_side(load_image_processor(name, inside, config, **hub))
-
-
-def processed_side(processor: Any) -> int:
-    """Pixels along a side of the square that an image processor makes."""
-    return processor.crop_size["height"] if processor.do_center_crop else processor.size["height"]
-
-
-def _processor_file(folder: Path) -> Path | None:
-    """The file of a folder that says how images are prepared; transformers 5 writes that of a whole processor."""
-    for file, field in (
-        (folder / "preprocessor_config.json", None),
-        (folder / "processor_config.json", "image_processor"),
-    ):
-        if file.is_file() and (field is None or field in read_json(file)):
-            return file
-    return None
-
-
-def _processor(file: Path, config: Any) -> CLIPImageProcessorPil:
-    """The processor in a file, tried on a picture. Raises ValueError naming the file where it does not suit the tower.
-
-    CLIP's does what those of the other families do: it resizes, cuts or not, and normalises by the file's numbers.
-    """
-    raw, family = read_json(file), family_of(config)
-    raw = raw.get("image_processor", raw)
-    # What SigLIP's file leaves out is not what CLIP's would mean by it.
-    unsaid = {} if family.crops else {"do_center_crop": raw.get("do_center_crop", False)}
-    with errors_naming(file):
-        processor = CLIPImageProcessorPil.from_pretrained(file.parent, **unsaid)
-        shape = processor(Image.new("RGB", (2, 2)), return_tensors="pt")["pixel_values"].shape
-    height, width = shape[-2:]
-    suits = height == width and height % config.patch_size == 0
-    if not (suits if family.reads_any_size else (height, width) == (config.image_size, config.image_size)):
-        wanted = (
-            f"squares of whole patches of {config.patch_size}"
-            if family.reads_any_size
-            else (f"{config.image_size}x{config.image_size}")
-        )
-        raise ValueError(
-            f"{file} makes pictures of {width}x{height} pixels, but the vision tower reads {wanted}; "
-            "correct its size and crop_size"
-        )
-    return processor

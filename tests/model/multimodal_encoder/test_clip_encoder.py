@@ -85,7 +85,7 @@ def test_a_processor_is_found_or_made_for_the_towers_size(tmp_path, caplog):
 
 
 def tower_config():
-    from llava.model.multimodal_encoder.tower import load_vision_config
+    from llava.model.multimodal_encoder.opening import load_vision_config
 
     return load_vision_config(FOLDER).to_dict()
 

@@ -23,7 +23,8 @@ from transformers import (
 from llava.mm_utils import get_anyres_image_grid_shape, process_images
 from llava.model.builder import load_pretrained_model
 from llava.model.multimodal_encoder.clip_encoder import CLIPVisionTower
-from llava.model.multimodal_encoder.tower import VisionTower, picture_side
+from llava.model.multimodal_encoder.processor import picture_side
+from llava.model.multimodal_encoder.tower import VisionTower
 from llava.model.vision.anyres import CropLayout, most_crops
 from llava.model.vision.merging import MergingTower
 from llava.model.vision.seen import SeenCrops
