@@ -178,10 +178,10 @@ def reduce_sequence(stage: Stage, hidden: Tensor, ledger: Ledger, evidence: Laye
     if stage.reducer.merges or stage.place is Place.ZERO_FILL:
         written = hidden.clone()
     for group in evidence.groups():
-        tokens = hidden[group.rows[:, None], group.columns]  # (G, N, D)
         about = DecoderEvidence.of(evidence, group)
         # A choice has no gradient; only what merging writes has.
         with torch.set_grad_enabled(torch.is_grad_enabled() and written is not hidden):
+            tokens = hidden[group.rows[:, None], group.columns]  # (G, N, D)
             parts = choose(stage, tokens, about, stage.budget(tokens.shape[1]))
         for part in parts:
             rows, columns = group.rows[part.rows][:, None], group.columns[part.rows]

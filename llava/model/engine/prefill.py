@@ -186,7 +186,8 @@ class Prefill(Pass):
             return reduction.hidden
         self.moved |= reduction.index is not None or reduction.turned is not None
         if reduction.index is not None:
-            self.entered = {layer: source.at(reduction.index) for layer, source in self.entered.items()}
+            still = {layer: source for layer, source in self.entered.items() if self._is_read(layer, number)}
+            self.entered = {layer: source.at(reduction.index) for layer, source in still.items()}
         self.segments.append(self._segment(number, self._shift(stage, before)))
         return reduction.hidden
 

@@ -48,6 +48,11 @@ class Encoded:
     lengths: list[int] = field(default_factory=list)
     tile_tokens: int = 1
 
+    def pixels(self, kind: str) -> Tensor | None:
+        """The pixels of images or videos, which versions of transformers name differently."""
+        named = self.arguments.get("pixel_values" if kind == "image" else "pixel_values_videos")
+        return named if named is not None else self.arguments.get("pixel_values")
+
 
 ENCODED = "llava_encoded"  # the attribute of an output under which its Encoded lies
 
@@ -120,6 +125,10 @@ class Call:
             return []
         places = (ids == token).nonzero().cpu()  # (n, 2)
         lengths = [part.shape[-2] for part in output.pooler_output]
+        if sum(lengths) + len(lengths) == len(
+            places
+        ):  # before transformers 5.20 the end of a video came behind its features
+            lengths = [length + 1 for length in lengths]
         if sum(lengths) != len(places):
             raise ValueError(
                 f"the prompt has {len(places)} placeholders of {kind}s for {sum(lengths)} tokens; make it with the model's"
@@ -159,7 +168,7 @@ def _sources(rows: list[int], copies: int) -> list[int]:
 
 def _seed(host: Host, encoded: Encoded, kind: str, number: int, layout: Layout, crop: int) -> int:
     """A number that depends on an image's pixels alone."""
-    pixels = encoded.arguments.get("pixel_values" if kind == "image" else "pixel_values_videos")
+    pixels = encoded.pixels(kind)
     if pixels is None:
         return 0
     grid = encoded.arguments.get(f"{kind}_grid_thw")

@@ -44,6 +44,20 @@ class Entry:
         if not self.sights:
             return Entered(hidden, ledger, [])
         places = self._places(hidden.device)
+        slots, rows = [columns for _, columns, _ in places], [sight.row for sight, _, _ in places]
+        # A choice has no gradient; only what merging writes has.
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self._merges):
+            views, records = self._chosen(ledger, hidden, places)
+        return self._written(ledger, hidden, slots, rows, views, records)
+
+    @property
+    def _merges(self) -> bool:
+        return any(stage.reducer.merges for stage in self.plan if stage.site != "layer")
+
+    def _chosen(
+        self, ledger: Ledger, hidden: Tensor, places: list[tuple[Sight, Tensor, int]]
+    ) -> tuple[Views, list[Record]]:
+        """What the stages leave of every part of every picture, and what they did."""
         views = Views(
             tokens=[hidden[sight.row, columns] for sight, columns, _ in places],
             seeds=torch.tensor([mixed_seed(s.seed, part) for s, _, part in places], device=hidden.device),
@@ -55,8 +69,7 @@ class Entry:
         views, records = self._from_features(views)
         views, projected = reduce_images(self.plan, "projected", views)
         views, prompt = self._whole(views)
-        slots = [columns for _, columns, _ in places]
-        return self._written(ledger, hidden, slots, [s.row for s, _, _ in places], views, records + projected + prompt)
+        return views, records + projected + prompt
 
     def _places(self, device: torch.device) -> list[tuple[Sight, Tensor, int]]:
         """Every part of every picture: whose it is, the columns (N,) of its tokens, its number."""
@@ -150,12 +163,11 @@ class Entry:
     ) -> Entered:
         """The prompt with the tokens that are left, each in the place that it stands for."""
         kept = torch.zeros_like(ledger.valid)
-        merges = any(stage.reducer.merges for stage in self.plan if stage.site != "layer")
-        written = hidden.clone() if merges else hidden
+        written = hidden.clone() if self._merges else hidden
         size = None if views.sizes is None else torch.ones_like(kept, dtype=torch.float32)
         for number, (row, columns, origin) in enumerate(zip(rows, slots, _origins(views))):
             kept[row, columns[origin]] = True
-            if merges:
+            if self._merges:
                 written[row, columns[origin]] = views.tokens[number].to(hidden.dtype)
             if size is not None and views.sizes is not None:
                 size[row, columns[origin]] = views.sizes[number].float()

@@ -78,7 +78,7 @@ def anyres(core: Any, encoded: Any, kind: str, number: int, tokens: int) -> Layo
     What the host does to features it is asked to do to their numbers: so crops, cutting and row ends are its own.
     """
     if kind == "video":
-        count = encoded.arguments["pixel_values_videos"].shape[1]
+        count = encoded.pixels(kind).shape[1]
         each = (tokens - 1) // count
         layout = _equal_parts(count, _side(each), each, is_video=True)
         return _with_row_end(layout)

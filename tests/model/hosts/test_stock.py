@@ -139,6 +139,9 @@ def _alone(name: str, model: Any, rows: list, number: int) -> dict[str, Any]:
 @pytest.mark.parametrize("name", NAMES)
 def test_cached_steps_are_those_of_a_prompt_read_again(worlds, name, plan):
     model, inputs = worlds[name]
+    stock, unreduced = (steps(answers(model, inputs, use_cache=cache)) for cache in (True, False))
+    if (stock - unreduced).abs().max() > 1e-3:
+        pytest.skip(f"this version of transformers reads {name} again differently, without any plan")
     cached, again = (steps(answers(model, inputs, plan, use_cache=cache)) for cache in (True, False))
     torch.testing.assert_close(cached, again, rtol=0, atol=5e-5)
 
