@@ -18,8 +18,12 @@ from llava.threads import limit_spinning
 from llava.versions import check_transformers
 
 if TYPE_CHECKING:
+    from llava.cost import model_cost as model_cost
     from llava.eval.run_llava import ask as ask
     from llava.model.builder import load_pretrained_model as load_pretrained_model
+    from llava.model.hosts import Host as Host
+    from llava.model.hosts import kept_grids as kept_grids
+    from llava.model.hosts import model_trace as model_trace
     from llava.model.hosts import reduced as reduced
     from llava.model.language_model.llava_llama import LlavaLlamaForCausalLM as LlavaLlamaForCausalLM
     from llava.reduction import Reducer as Reducer
@@ -35,6 +39,7 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 _HOMES = {
+    "Host": "llava.model.hosts",
     "LlavaLlamaForCausalLM": "llava.model.language_model.llava_llama",
     "Reducer": "llava.reduction",
     "Stage": "llava.reduction",
@@ -42,8 +47,11 @@ _HOMES = {
     "kept_count": "llava.reduction",
     "kept_indices": "llava.reduction",
     "kept_tokens": "llava.reduction",
+    "kept_grids": "llava.model.hosts",
     "list_methods": "llava.reduction",
     "load_pretrained_model": "llava.model.builder",
+    "model_cost": "llava.cost",
+    "model_trace": "llava.model.hosts",
     "plan_from": "llava.reduction",
     "qualifies": "llava.reduction",
     "reduced": "llava.model.hosts",

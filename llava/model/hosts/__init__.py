@@ -13,10 +13,10 @@ from llava.reduction.plan import Spec
 
 from .families import HOSTS, Host
 from .layout import Layout
-from .outcome import kept_grids, model_trace
+from .outcome import kept_grids, last_outcome, model_trace
 from .stock import attached
 
-__all__ = ["HOSTS", "Host", "Layout", "kept_grids", "model_trace", "reduced"]
+__all__ = ["HOSTS", "Host", "Layout", "kept_grids", "last_outcome", "model_trace", "reduced"]
 
 
 @contextmanager
