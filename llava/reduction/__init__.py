@@ -1,4 +1,5 @@
-"""Visual-token reduction: ledger, stages, evidence, methods. Imports torch only, never ``llava.model``."""
+"""Visual-token reduction: ledger, stages, evidence, methods. Never imports ``llava.model``; of transformers only how a
+layer calls its attention."""
 
 from . import methods  # noqa: F401  registers every method
 from .aggregate import Merged
