@@ -5,12 +5,16 @@ from __future__ import annotations
 import sys
 from argparse import ArgumentParser, BooleanOptionalAction, Namespace
 from dataclasses import fields
+from typing import Any
 
-from llava.cli.flags import add_model_flags, add_reduction_flags, load_from_flags, spellings
+import torch
+
+from llava.cli.flags import add_model_flags, add_reduction_flags, load_from_flags, reduction_kwargs, spellings
 from llava.conversation import conversation_mode, get_conversation
 from llava.mm_utils import get_model_name_from_path
 from llava.utils import exit_code, installed
 
+from .chat import Chat
 from .limits import Limits
 
 NEEDED = ("fastapi", "uvicorn", "pydantic")
@@ -33,6 +37,11 @@ def parser() -> ArgumentParser:
     group = flags.add_argument_group("server")
     group.add_argument("--host", default="127.0.0.1", help="address to listen at (default: this machine alone)")
     group.add_argument("--port", type=int, default=8000, help="0: a free one (default: 8000)")
+    group.add_argument(
+        "--stock",
+        action="store_true",
+        help="transformers' own class and processor of the checkpoint, not this package's LLaVA",
+    )
     group.add_argument(*spellings("served_name"), help="the model's name for clients (default: its folder's)")
     group.add_argument(
         "--temperature", type=float, default=0.0, help="of requests that name none; 0 is greedy (default)"
@@ -65,14 +74,36 @@ def main(options: Namespace) -> None:
     import uvicorn
 
     from .app import create_app
-    from .llava_chat import LlavaChat
 
-    limits = limits_from(options)
-    tokenizer, model, image_processor, _ = load_from_flags(options)
+    app = create_app(open_chat(options), limits_from(options), options.temperature)
+    uvicorn.run(app, host=options.host, port=options.port)
+
+
+def open_chat(options: Namespace) -> Chat:
+    """The model of a command line. Raises ValueError for flags that a stock model has no use for."""
     name = options.served_name or get_model_name_from_path(options.model_path)
-    mode = conversation_mode(get_model_name_from_path(options.model_path), model.config, options.conv_mode)
-    chat = LlavaChat(name, tokenizer, model, image_processor, get_conversation(mode))
-    uvicorn.run(create_app(chat, limits, options.temperature), host=options.host, port=options.port)
+    if not options.stock:
+        from .llava_chat import LlavaChat
+
+        tokenizer, model, image_processor, _ = load_from_flags(options)
+        mode = conversation_mode(get_model_name_from_path(options.model_path), model.config, options.conv_mode)
+        return LlavaChat(name, tokenizer, model, image_processor, get_conversation(mode))
+    knobs = reduction_kwargs(options)
+    plan = knobs.pop("reduction", None)
+    for flag in ("model_base", "conv_mode", "load_8bit", "load_4bit", *knobs):
+        if getattr(options, flag):
+            raise ValueError(f"{spellings(flag)[0]} has no effect on a --stock model; leave it out")
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    from .stock_chat import StockChat
+
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    stock: Any = AutoModelForImageTextToText.from_pretrained(
+        options.model_path,
+        dtype=options.dtype or ("float32" if device == "cpu" else "float16"),
+        attn_implementation=options.attn_implementation,
+    )
+    return StockChat(name, stock.to(device).eval(), AutoProcessor.from_pretrained(options.model_path), plan)
 
 
 if __name__ == "__main__":

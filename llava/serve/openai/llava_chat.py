@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import StoppingCriteriaList
 
 from llava.constants import DEFAULT_IMAGE_TOKEN
 from llava.conversation import Conversation
@@ -16,7 +15,8 @@ from llava.mm_utils import process_images, question_with_images, tokenizer_image
 from llava.model.builder import context_length
 from llava.reduction import Stage, check_plan, plan_from
 
-from .chat import Job, Prompt, Question, Sampling, Turn
+from .chat import Job, Prompt, Question, Turn
+from .generation import end_ids, generation_options, group_of, most_new_tokens
 from .progress import AnswerText, Progress
 
 
@@ -38,7 +38,7 @@ class LlavaChat:
         self.conversation = conversation
         self._layers = model.config.num_hidden_layers
         self._stops = (conversation.stop_string,)
-        self._ends = _end_ids(tokenizer, model, self._stops)
+        self._ends = end_ids(tokenizer, model, self._stops)
 
     def prepare(self, question: Question, most_tokens: int) -> Prompt:
         """The prompt of a dialogue, its pictures preprocessed, checked against the model's positions and plan."""
@@ -51,27 +51,21 @@ class LlavaChat:
         sizes = [picture.size for picture in pictures]
         visual = sum(self.model.visual_tokens(_together(images), sizes)) if images else 0
         positions = len(ids) - len(images) + visual
-        spare = context_length(self.model.config) - positions
-        wanted = question.sampling.max_tokens
-        if spare < (wanted or 1):
-            raise ValueError(
-                f"the prompt of {positions} positions, {visual} of them of pictures, and an answer of {wanted or 1} tokens"
-                f" exceed the model's {context_length(self.model.config)} positions; shorten the prompt or max_tokens"
-            )
         return Prompt(
             inputs=_Inputs(ids, images, sizes, plan),
             sampling=question.sampling,
-            max_tokens=min(most_tokens, spare) if wanted is None else wanted,
+            max_tokens=most_new_tokens(
+                question.sampling, positions, visual, context_length(self.model.config), most_tokens
+            ),
             positions=positions,
             visual=visual,
-            group=_group(question.sampling, plan),
+            group=group_of(question.sampling, plan),
         )
 
     @torch.inference_mode()
     def generate(self, jobs: Sequence[Job]) -> None:
         """Answer prompts of one group in one ``generate``."""
         inputs: list[_Inputs] = [job.prompt.inputs for job in jobs]
-        sampling = jobs[0].prompt.sampling
         rows = [part.ids for part in inputs]
         ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
         mask = torch.arange(ids.shape[1]) < torch.tensor([len(row) for row in rows])[:, None]
@@ -82,20 +76,14 @@ class LlavaChat:
             self._ends,
             lambda: [cost.visual_per_layer for cost in self.model.last_cost()],
         )
-        with torch.random.fork_rng(enabled=sampling.seed is not None):
-            if sampling.seed is not None:
-                torch.manual_seed(sampling.seed)
+        with generation_options(jobs, progress) as options:
             self.model.generate(
                 ids.to(self.model.device),
                 attention_mask=mask.to(self.model.device),
                 images=_together(images) if images else None,
                 image_sizes=[size for part in inputs for size in part.sizes] or None,
                 reduction=inputs[0].plan,
-                stopping_criteria=StoppingCriteriaList([progress]),
-                max_new_tokens=max(job.prompt.max_tokens for job in jobs),
-                do_sample=sampling.temperature > 0,
-                temperature=sampling.temperature or None,
-                top_p=sampling.top_p if sampling.temperature else None,
+                **options,
             )
 
     def _written(self, turns: Sequence[Turn]) -> str:
@@ -114,25 +102,6 @@ class LlavaChat:
         return dialogue.get_prompt()
 
 
-def _group(sampling: Sampling, plan: list[Stage]) -> tuple[Any, ...] | None:
-    """What prompts that share a batch have in common. A seed is one answer's, so that it does not depend on others'."""
-    if sampling.temperature and sampling.seed is not None:
-        return None
-    chance = (sampling.temperature, sampling.top_p) if sampling.temperature else ()
-    return *chance, *map(str, plan)
-
-
 def _together(images: list[Tensor]) -> Tensor | list[Tensor]:
     """Single views (3, H, W) as one stack, which says that there is nothing to merge; stacks of crops as they are."""
     return torch.stack(images) if all(image.dim() == 3 for image in images) else images
-
-
-def _end_ids(tokenizer: Any, model: Any, stops: Sequence[str]) -> frozenset[int]:
-    """The ids that end an answer: the model's own, and the template's where it is one special token."""
-    own = model.generation_config.eos_token_id
-    ends = set(own) if isinstance(own, list | tuple) else {own}
-    special = set(tokenizer.all_special_ids)
-    for stop in stops:
-        ids = [token for token in tokenizer(stop).input_ids if token != tokenizer.bos_token_id]
-        ends |= set(ids) & special if len(ids) == 1 else set()
-    return frozenset(end for end in ends if end is not None)
