@@ -62,7 +62,7 @@ class Call:
     """One forward of the module that takes pixels and prompt: its arguments by name, and what its parts made.
 
     outputs: what get_image_features and get_video_features returned in it. labels (B, S): what is taught. visual (B, S): the
-    images as a caller tells them.
+    images as a caller tells them. known: how images were encoded before this forward, where its output no longer says.
     """
 
     host: Host | None
@@ -71,6 +71,7 @@ class Call:
     outputs: dict[str, Any] = field(default_factory=dict)
     labels: Tensor | None = None
     visual: Tensor | None = None
+    known: dict[str, Encoded] = field(default_factory=dict)
 
     @property
     def mask(self) -> Tensor | None:
@@ -93,7 +94,10 @@ class Call:
     def encoded(self, kind: str) -> Encoded | None:
         """How that was made; only its arguments are known where it was made outside of the block."""
         output = self.output(kind)
-        return None if output is None else getattr(output, ENCODED, None) or Encoded(self.arguments)
+        if output is None:
+            return None
+        # Offloading copies the output on its way into the forward, without what lies on it.
+        return getattr(output, ENCODED, None) or self.known.get(kind) or Encoded(self.arguments)
 
     def sights(self) -> list[Sight]:
         """The images and videos of the prompt, by row and column.

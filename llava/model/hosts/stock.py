@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -37,7 +37,7 @@ from .parts import Parts
 from .seen import SeenParts, layer_number
 
 PASS = "llava_pass"  # the keyword under which a pass goes through the stock loop
-_PROMPT: ContextVar[int | None] = ContextVar("prompt", default=None)  # positions of the prompt that is being answered
+_ANSWER: ContextVar[_Answer | None] = ContextVar("answer", default=None)  # the answer that is being generated
 _ENCODING: ContextVar[Encoded | None] = ContextVar("encoding", default=None)
 _CALL: ContextVar[Call | None] = ContextVar("call", default=None)
 _OPEN: ContextVar[tuple[_Block, ...]] = ContextVar("open", default=())  # the blocks of this context
@@ -72,6 +72,14 @@ def attached(model: PreTrainedModel, plan: list[Stage], host: Host | None = None
             if not attachment.blocks:
                 attachment.detach()
                 del _ATTACHED[id(model)]
+
+
+@dataclass(eq=False, frozen=True)
+class _Answer:
+    """An answer that is being generated: positions of its prompt, and how its images were encoded before the first forward."""
+
+    prompt: int | None
+    encoded: dict[str, Encoded] = field(default_factory=dict)
 
 
 @dataclass(eq=False, frozen=True)
@@ -198,11 +206,11 @@ class Attachment:
         prompt = next(
             (given[name] for name in ("input_ids", "inputs", "inputs_embeds") if given.get(name) is not None), None
         )
-        token = _PROMPT.set(None if prompt is None else prompt.shape[1])
+        token = _ANSWER.set(_Answer(None if prompt is None else prompt.shape[1]))
         try:
             return stock(*args, **kwargs)
         finally:
-            _PROMPT.reset(token)
+            _ANSWER.reset(token)
 
     def _outer(self, stock: Callable, *args: Any, **kwargs: Any) -> Any:
         """The whole model: its labels tell where an answer begins."""
@@ -251,6 +259,8 @@ class Attachment:
             _ENCODING.reset(token)
         encoded.lengths = [part.shape[-2] for part in output.pooler_output]
         setattr(output, ENCODED, encoded)
+        if (answer := _ANSWER.get()) is not None:
+            answer.encoded[kind] = encoded
         if (call := _CALL.get()) is not None:
             call.outputs[kind] = output
         return output
@@ -371,6 +381,9 @@ class _Running:
                     " empty cache"
                 )
             return Step(parts.text, parts.config, mask, self.given.get("position_ids"), cache, past, self.length)
+        answer = _ANSWER.get()
+        if answer is not None:
+            call.known = answer.encoded
         self.sights = call.sights()
         visual, grids = image_map(self.sights, (self.rows, self.length), hidden.device)
         if cache is not None and getattr(cache, "is_compileable", False) and self.sights:
@@ -388,7 +401,7 @@ class _Running:
         positions = self._positions(hidden)
         return Prefill(
             parts.text, parts.config, lambda: plan, hidden, mask, positions, cache,
-            Prompt(visual[:, : _PROMPT.get()], seeds, labels, grids=grids), entry, own,
+            Prompt(visual[:, : None if answer is None else answer.prompt], seeds, labels, grids=grids), entry, own,
         )  # fmt: skip
 
     def _check_gradients(self, plan: list[Stage]) -> None:

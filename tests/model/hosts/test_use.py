@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import threading
 from typing import Any
 
 import pytest
 import torch
+from accelerate import cpu_offload
 from torch import Tensor
 from transformers import LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM, TextIteratorStreamer
 from transformers.cache_utils import DynamicCache
@@ -170,6 +172,23 @@ def test_under_an_adapter(llava):
     adapted = peft.get_peft_model(model, config).eval()
     torch.testing.assert_close(logits(adapted, inputs, "fastv@2:2"), wanted, rtol=0, atol=1e-6)
     assert model_trace(adapted)[0].stage.layer == 2
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", "qwen3_vl", "smolvlm", "gemma3"])
+@pytest.mark.parametrize("plan", ["fastv@2:2", "divprune:3"])
+def test_offloaded_drafted_and_encoded_beforehand(name, plan):
+    model = build(name)
+    inputs = inputs_of(name, model, SOME[:1])
+    wanted = answers(model, inputs, plan, output_logits=False).sequences
+    assert torch.equal(answers(model, inputs, plan, output_logits=False, prompt_lookup_num_tokens=2).sequences, wanted)
+    asked = {key: value for key, value in inputs.items() if key in ("pixel_values", "image_grid_thw")}
+    rest = {key: value for key, value in inputs.items() if key != "pixel_values"}
+    with torch.no_grad(), reduced(model, plan):
+        encoded = {"image": model.model.get_image_features(**asked)}
+        if "mm_encoder_outputs" in inspect.signature(model.forward).parameters:
+            assert torch.equal(model(**rest, mm_encoder_outputs=encoded).logits, model(**inputs).logits)
+    away = cpu_offload(copy.deepcopy(model), execution_device=torch.device("cpu"))
+    assert torch.equal(answers(away, inputs, plan, output_logits=False).sequences, wanted)
 
 
 # ------------------------------------------------------------------------------------------------- decoders alone, others
