@@ -20,6 +20,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
+    entry_points={"console_scripts": ["llava = llava.cli.main:main"]},
     packages=find_packages(include=["llava", "llava.*"]),
     package_data={"llava.eval.report.page": ["*.html", "*.css", "*.js"], "llava.cost": ["*.yaml"]},
     install_requires=[
