@@ -240,3 +240,31 @@ def test_two_models_and_two_plans_at_once(worlds):
         with reduced(one, "full"):
             assert torch.equal(one(**inputs).logits, logits(one, inputs, "full"))
         assert torch.equal(one(**inputs).logits, first)
+
+
+def _right(inputs: dict[str, Any]) -> dict[str, Any]:
+    """The same batch padded on the right."""
+    mask = inputs["attention_mask"].bool()
+    order = (~mask).to(torch.uint8).argsort(dim=1, stable=True)
+    padded = {key: value for key, value in inputs.items() if key.startswith(("pixel", "image_"))}
+    for key in ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"):
+        if key in inputs:
+            padded[key] = inputs[key].gather(1, order)
+    return padded
+
+
+@pytest.mark.parametrize("plan", ["fastv@2:2", "divprune:3", "fastv@1:75%+fastv@3:50%"])
+@pytest.mark.parametrize("name", NAMES)
+def test_padding_on_the_right_is_padding_on_the_left(worlds, name, plan):
+    model, inputs = worlds[name]
+    right = _right(inputs)
+    left_mask, right_mask = inputs["attention_mask"].bool(), right["attention_mask"].bool()
+    same = {key: torch.zeros_like(left_mask, dtype=torch.long) for key in ("left", "right")}
+    # Positions by the words that are there, as generate counts them; a plain forward counts the padding too.
+    for key, mask in (("left", left_mask), ("right", right_mask)):
+        same[key] = (mask.long().cumsum(1) - 1).clamp(min=0)
+    axes = name.startswith("qwen") and "vl" in name
+    placed = [{} if axes else {"position_ids": same[key] + name.startswith("paligemma")} for key in ("left", "right")]
+    one, other = logits(model, inputs, plan, **placed[0]), logits(model, right, plan, **placed[1])
+    for row in range(len(left_mask)):
+        torch.testing.assert_close(one[row, left_mask[row]], other[row, right_mask[row]], rtol=0, atol=5e-5)

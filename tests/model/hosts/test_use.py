@@ -352,3 +352,11 @@ def test_a_decoder_of_another_kind_is_refused(kind):
         pytest.skip(f"this transformers has no {kind}")
     with pytest.raises(ValueError, match="cannot be reduced|no decoder layers"), reduced(model, "fastv@1:2"):
         pass
+
+
+def test_windows_are_refused_under_a_backend_that_counts_them_in_what_is_left():
+    model = build("llava-mistral-window")
+    inputs = inputs_of("llava-mistral-window", model, SOME[:1])
+    model.config.text_config._attn_implementation = "flash_attention_2"
+    with pytest.raises(ValueError, match="layer 0 sees a window of 12.*use 'sdpa' or 'eager'"):
+        logits(model, inputs, "divprune:3")
