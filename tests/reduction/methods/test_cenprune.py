@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
-from llava.reduction import make_stage
+from llava.reduction import make_stage, plan_from
 from tests.reduction.methods.golden import about, given_tower
 
 
@@ -65,3 +66,8 @@ def test_it_is_the_selectors_option():
         evidence = about(tokens, **tower.given)
         own = make_stage("cenprune", keep=6, base=base).reducer.select(tokens, evidence, 6)
         assert torch.equal(own, make_stage(base, keep=6, centred=True).reducer.select(tokens, evidence, 6))
+
+
+def test_a_base_that_reads_no_question_refuses_one():
+    with pytest.raises(ValueError, match="base='divprune' reads no question"):
+        plan_from("cenprune:64,base=divprune,relevance=embeddings")

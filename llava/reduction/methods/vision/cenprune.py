@@ -35,6 +35,10 @@ class CenPrune(Reducer):
     def __init__(self, base: Base = "cdpruner", relevance: Relevance = "clip"):
         super().__init__()
         check_choice("base", base, get_args(Base))
+        if base == "divprune" and relevance != "clip":
+            raise ValueError(
+                f"relevance={relevance!r} of cenprune: base='divprune' reads no question; leave it out, or use base='cdpruner'"
+            )
         self.base, self.relevance = base, relevance
         self.selector = CDPruner(relevance, centred=True) if base == "cdpruner" else DivPrune(centred=True)
         self.needs = self.selector.needs
