@@ -9,6 +9,7 @@ import torch
 from llava.model.hosts import last_outcome
 from llava.model.hosts.call import Sight
 from llava.model.hosts.layout import SEPARATOR
+from llava.model.hosts.parts import base_of
 from llava.reduction import Cost
 from llava.reduction.cost import decoder_flops, kv_bytes, selector_flops
 
@@ -25,7 +26,7 @@ def model_cost(model: Any) -> list[Cost]:
     """
     if hasattr(model, "last_cost"):
         return model.last_cost()
-    model = model.get_base_model() if hasattr(model, "get_base_model") else model
+    model = base_of(model)
     outcome, config = last_outcome(model), model.config
     ledgers = outcome.record.ledgers
     if not ledgers:

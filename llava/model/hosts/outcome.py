@@ -16,6 +16,7 @@ from llava.reduction import Record
 from llava.reduction.context import recall
 
 from .call import Sight
+from .parts import base_of
 
 
 @dataclass(eq=False)
@@ -29,8 +30,7 @@ class Outcome:
 
 def last_outcome(model: Any) -> Outcome:
     """What the last prompt of this context became; of any context where this one made none."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return recall(base, Outcome())
+    return recall(base_of(model), Outcome())
 
 
 def model_trace(model: Any) -> list[Record]:

@@ -17,6 +17,11 @@ from .seen import attention_blocks
 _NEEDED = {"hidden_states", "attention_mask", "position_embeddings"}
 
 
+def base_of(model: Any) -> Any:
+    """The model under an adapter of PEFT's; any other model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 class Parts:
     """A stock model: ``model`` the whole, ``core`` what is given pixels (None for a decoder alone), ``text`` the decoder."""
 
@@ -27,7 +32,6 @@ class Parts:
     @classmethod
     def of(cls, model: Any, host: Host | None) -> Parts:
         """The parts of a model. Raises ValueError where one is missing, naming it."""
-        model = model.get_base_model() if hasattr(model, "get_base_model") else model
         if host is None:
             text = model if hasattr(model, "layers") else getattr(model, "model", None)
             parts = cls(model, None, text, None) if text is not None else None

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from llava.model.hosts import HOSTS
+from llava.model.hosts.parts import Parts
 from llava.model.hosts.table import host_rows, host_table
 from tests.model.hosts.worlds import SOME, WORLDS, build, inputs_of
 
@@ -40,8 +41,6 @@ def test_the_description_of_a_new_host_runs():
 @pytest.mark.parametrize("name", HOSTS)
 def test_every_host_finds_its_parts(name):
     world = next(key for key, value in WORLDS.items() if value.config().model_type == name)
-    from llava.model.hosts.parts import Parts
-
     parts = Parts.of(build(world), HOSTS[name])
     assert len(parts.blocks) == {"qwen2_vl": 2, "qwen2_5_vl": 2, "qwen3_vl": 4}.get(name, 3)
     assert parts.has_class == (name in ("llava", "llava_next", "internvl"))
