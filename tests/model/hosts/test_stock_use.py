@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import copy
 import inspect
+import random
 import threading
 from typing import Any
 
 import pytest
 import torch
 from accelerate import cpu_offload
+from PIL import Image
 from torch import Tensor
 from transformers import LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM, TextIteratorStreamer
 from transformers.cache_utils import DynamicCache
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from llava import reduced
+from llava import model_cost, reduced
 from llava.model.hosts import Host, kept_grids, model_trace
 from tests.model.hosts.test_stock import answers, logits, steps
-from tests.model.hosts.worlds import IMAGE, SOME, TEXT, VIDEO, build, inputs_of, text_config
+from tests.model.hosts.worlds import END, IMAGE, SOME, START, TEXT, VIDEO, build, inputs_of, text_config
 
 FAMILIES = [LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM]
 
@@ -360,3 +363,30 @@ def test_windows_are_refused_under_a_backend_that_counts_them_in_what_is_left():
     model.config.text_config._attn_implementation = "flash_attention_2"
     with pytest.raises(ValueError, match="layer 0 sees a window of 12.*use 'sdpa' or 'eager'"):
         logits(model, inputs, "divprune:3")
+
+
+# ------------------------------------------------------------------------------------------------------------ real pictures
+
+
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+def test_pictures_of_any_size_by_the_real_image_processor(name):
+    """Its processor's grids are those that stages see, row by row of a batch."""
+    model = build(name)
+    prepare = Qwen2VLImageProcessorPil(
+        patch_size=7, merge_size=2, temporal_patch_size=2, min_pixels=196, max_pixels=12544
+    )
+    draw = random.Random(0)
+    pictures = [Image.frombytes("RGB", size, draw.randbytes(3 * size[0] * size[1])) for size in ((90, 60), (50, 100))]
+    seen = prepare(images=pictures, return_tensors="pt")
+    counts = [int(grid.prod()) // 4 for grid in seen["image_grid_thw"]]
+    rows = [[5, START, *[IMAGE] * count, END, 44, 45, 46] for count in counts]
+    longest = max(map(len, rows))
+    ids = torch.tensor([[0] * (longest - len(row)) + row for row in rows])
+    inputs = {**seen, "input_ids": ids, "attention_mask": (ids != 0).long(), "mm_token_type_ids": (ids == IMAGE).long()}
+    answers(model, inputs, "grid@projected:25%", output_logits=False)
+    for row, (grid, count) in enumerate(zip(seen["image_grid_thw"].tolist(), counts)):
+        (kept,) = kept_grids(model, row)
+        assert list(kept.shape) == [grid[0], grid[1] // 2, grid[2] // 2]
+        assert kept.sum() == round(count * 0.25)
+    visual = [cost.visual_per_layer for cost in model_cost(model)]
+    assert visual == [[round(count * 0.25)] * 5 for count in counts]
