@@ -5,6 +5,7 @@ Shapes: B batch, S sequence, S' the rows that are left, q new rows, k keys.
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import torch
@@ -61,9 +62,19 @@ def window_mask(config: Any, query: Tensor, key: Tensor, visible: Tensor, window
     return _closed(torch.zeros_like(allowed, dtype=hidden.dtype), ~allowed)
 
 
+_WINDOWS: weakref.WeakKeyDictionary[Any, int | None] = (
+    weakref.WeakKeyDictionary()
+)  # asked for every layer of every step
+
+
 def sliding_window(layer: Any) -> int | None:
     """How many positions back a decoder layer sees, itself included; None for all."""
-    attention = layer.self_attn
+    if layer not in _WINDOWS:
+        _WINDOWS[layer] = _window(layer.self_attn)
+    return _WINDOWS[layer]
+
+
+def _window(attention: Any) -> int | None:
     if hasattr(attention, "sliding_window"):
         return attention.sliding_window
     config, number = attention.config, attention.layer_idx

@@ -37,10 +37,10 @@ class Step(Pass):
 
     def before(self, number: int, inputs: Inputs) -> Inputs:
         """Rotary embedding and mask for what the prefill left to this layer; the same objects before its first stage."""
-        reached = [segment for segment in self.segments if segment.layer <= number]
-        if not reached:
+        segment = next((segment for segment in reversed(self.segments) if segment.layer <= number), None)
+        if segment is None:
             return inputs
-        segment, hidden, rope = reached[-1], inputs.hidden, inputs.rope
+        hidden, rope = inputs.hidden, inputs.rope
         if segment.shift is not None:
             rope = self._once(lambda: self._moved(segment, hidden), inputs.rope, segment.layer, hidden.device)
         window = sliding_window(self.decoder.layers[number])

@@ -5,6 +5,7 @@ Shapes: B rows, S positions, S' rows that are left, D width.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -202,10 +203,25 @@ class Forward:
 
 def named(stock: Callable, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
     """The arguments of a call by name, however they were given."""
-    return {**inspect.signature(stock).bind_partial(*args).arguments, **kwargs}
+    if not args:
+        return dict(kwargs)
+    function = getattr(stock, "__func__", None)
+    names = _names(stock) if function is None else _method_names(function)
+    return {**dict(zip(names, args)), **kwargs}
+
+
+@functools.lru_cache(maxsize=256)
+def _method_names(function: Callable) -> tuple[str, ...]:
+    # Of a class's function, which may be kept; a bound one would keep its model.
+    return _names(function)[1:]
+
+
+def _names(function: Callable) -> tuple[str, ...]:
+    return tuple(inspect.signature(function).parameters)
 
 
 def cache_of(given: dict[str, Any]) -> Any:
+    """The cache among the arguments of a forward, under either of its names."""
     return given.get("cache", given.get("past_key_values"))
 
 
