@@ -10,6 +10,7 @@ EVAL = ["matplotlib>=3.8", "scipy>=1.11", "jinja2>=3.1"]
 TRAIN = [*EVAL, "peft>=0.15", "pydantic>=2"]
 CAPTION = ["pycocoevalcap>=1.2"]  # CIDEr; of what comes with it only that part is used, which needs no Java
 SERVE = ["fastapi>=0.110", "uvicorn>=0.30", "pydantic>=2"]
+THINGS = ["gguf>=0.17", "onnx>=1.17"]  # the files that llava.things reads
 QUANTIZE = ["bitsandbytes>=0.46"]  # the first that also computes on CPUs
 
 setup(
@@ -42,12 +43,14 @@ setup(
         "lora": ["peft>=0.15"],
         "quantize": QUANTIZE,
         "serve": SERVE,
+        "things": THINGS,
         "dev": [
             *EVAL,
             *TRAIN,
             *CAPTION,
             *QUANTIZE,
             *SERVE,
+            *THINGS,
             "openai>=1.40",
             "httpx>=0.27",
             "hypothesis>=6",

@@ -20,6 +20,7 @@ BELOW = {
     "serve": PLAIN | {"reduction", "model", "cli", "eval.tasks"},
     "analysis": PLAIN | {"reduction", "model", "cli", "eval"},
     "experiments": PLAIN | {"reduction", "model", "cli", "eval", "train", "analysis"},
+    "things": PLAIN | {"reduction", "model", "cli"},
     "shapes": PLAIN | {"reduction", "model", "cli", "eval", "train"},
 }
 # A documented command whose code lies in a room above.

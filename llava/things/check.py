@@ -58,7 +58,7 @@ def continuations(tokenizer: Any, model: Any, prompts: Sequence[str] = PROMPTS) 
         dialogue.append_message(dialogue.roles[1], None)
         ids = tokenizer(dialogue.get_prompt(), return_tensors="pt").input_ids.to(model.device)
         written = model.generate(ids, do_sample=False, max_new_tokens=NEW_TOKENS)
-        answers.append((prompt, tokenizer.decode(written[0], skip_special_tokens=True).removeprefix(prompt).strip()))
+        answers.append((prompt, tokenizer.decode(written[0], skip_special_tokens=True).strip()))
     return answers
 
 

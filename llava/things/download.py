@@ -10,12 +10,13 @@ import hashlib
 import logging
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from html.parser import HTMLParser
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urldefrag, urljoin, urlsplit
 from urllib.request import Request, urlopen
@@ -25,6 +26,7 @@ logger = logging.getLogger(__name__)
 BLOCK = 1 << 20  # bytes
 SILENCE = 60  # seconds without a byte after which a connection counts as cut
 ATTEMPTS = 4  # connections in a row that bring nothing before it is given up
+PAUSE = 2.0  # seconds before the next attempt
 CUT = (HTTPException, URLError, TimeoutError, ConnectionError)
 
 
@@ -49,19 +51,26 @@ def download(url: str, file: Path, sha256: str, size: int) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f".{file.name}.{sha256[:8]}.part")
     check_room(file.parent, size - _size(part), file.name)
-    failures = 0
+    failures, most = 0, _size(part)
     while (before := _size(part)) < size:
         logger.info("fetching %s%s", url, f" from byte {before}" if before else "")
         try:
             _append(url, part, size)
             cause: Any = "the connection was closed"
         except CUT as error:
-            if isinstance(error, HTTPError) and error.code < 500:
-                _refuse(url, error)
-            if isinstance(error, URLError) and isinstance(error.reason, FileNotFoundError):
-                raise FileNotFoundError(f"{url} has no file") from None
+            if _is_absent(error):
+                raise FileNotFoundError(
+                    f"{url} has no file ({error}); look whether it was moved or withdrawn"
+                ) from None
+            if isinstance(error, HTTPError) and error.code == 416:  # asked for bytes behind its end
+                part.unlink()
+                raise ValueError(
+                    f"{url} has no more than {before} bytes where {size} belong: it is another file"
+                ) from None
             cause = error
-        failures = 0 if _size(part) > before else failures + 1
+        failures, most = (0, _size(part)) if _size(part) > most else (failures + 1, most)
+        if failures:
+            time.sleep(PAUSE)
         if failures == ATTEMPTS:
             raise ConnectionError(
                 f"{url} stopped after {_size(part)} of {size} bytes ({cause}); what has come is kept, the same command goes "
@@ -110,11 +119,9 @@ def index_file(index: str, package: str, name: str) -> str:
     try:
         with urlopen(page + ("index.html" if urlsplit(page).scheme == "file" else ""), timeout=SILENCE) as answer:  # noqa: S310
             links = _Links(answer.read().decode("utf-8", "replace")).found
-    except HTTPError as error:
-        raise FileNotFoundError(f"{index} has no package {package} ({error}); give another --index") from None
     except CUT as error:
-        if isinstance(error, URLError) and isinstance(error.reason, FileNotFoundError):
-            raise FileNotFoundError(f"{index} has no package {package}; give another --index") from None
+        if _is_absent(error):
+            raise FileNotFoundError(f"{index} has no package {package} ({error}); give another --index") from None
         raise ConnectionError(f"{index} cannot be reached ({error}); give another --index") from None
     if name not in links:
         raise FileNotFoundError(f"{page} has no {name}; it has {', '.join(links) or 'no files'}")
@@ -153,8 +160,11 @@ def _append(url: str, part: Path, size: int) -> None:
                 left -= len(block)
 
 
-def _refuse(url: str, error: HTTPError) -> NoReturn:
-    raise FileNotFoundError(f"{url} has no file ({error}); look whether it was moved or withdrawn") from None
+def _is_absent(error: Exception) -> bool:
+    """Whether an address was refused for good, not for now."""
+    if isinstance(error, HTTPError):
+        return error.code < 500 and error.code not in (408, 416, 429)
+    return isinstance(error, URLError) and isinstance(error.reason, FileNotFoundError)
 
 
 def _size(file: Path) -> int:
