@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from llava.model.checkpoint import errors_naming, no_loading_report, stored_tensors
 from llava.model.checkpoint import read_json as read_config
@@ -43,8 +43,8 @@ def language_from_gguf(file: Path) -> Language:
     with errors_naming(file):
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
         with no_loading_report():
-            model = LlamaForCausalLM.from_pretrained(file.parent, gguf_file=file.name)
-        return _language(model.config.to_dict(), dict(model.state_dict()), tokenizer, file)
+            model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name)
+    return _language(model.config.to_dict(), dict(model.state_dict()), tokenizer, file)
 
 
 def language_from_folder(folder: Path) -> Language:
@@ -61,17 +61,18 @@ def _language(config: dict[str, Any], tensors: dict[str, Tensor], tokenizer: Any
     config = {name: value for name, value in config.items() if name not in _OF_THE_FILE}
     if config.get("tie_word_embeddings"):
         tensors.pop("lm_head.weight", None)
-    return Language(config, tensors, _chatml(tokenizer, source))
+    return Language(config, tensors, _chatml(tokenizer, config["vocab_size"], source))
 
 
-def _chatml(tokenizer: Any, source: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer with the marks that a ChatML dialogue needs.
+def _chatml(tokenizer: Any, rows: int, source: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer with the marks that a ChatML dialogue needs, each with one of the model's rows.
 
     It has no BOS: ``<|im_start|>``, which the files name, opens every turn and is part of the template. The padding is not the
     end of a turn, or training would hide the ends from the model.
     """
     vocabulary = tokenizer.get_vocab()
-    missing = [mark for mark in (END, PAD) if mark not in vocabulary]
+    # A mark that no text of a GGUF file has may be added on reading, behind the last row.
+    missing = [mark for mark in (END, PAD) if vocabulary.get(mark, rows) >= rows]
     if missing:
         raise ValueError(f"the tokenizer of {source} has no {' and no '.join(missing)}; give one with ChatML's marks")
     return PreTrainedTokenizerFast(

@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import Dinov2Config, Dinov2Model, LlamaConfig, LlamaForCausalLM
 
 from llava.things.parts import LANGUAGE, TOWER, Part
-from tests.families import draw, write_tokenizer
+from tests.families import MARKS, draw, write_tokenizer
 
 WIDTH, SIDE = 128, 6  # of the tower: two heads; positions along a side, as it was trained
 
@@ -90,24 +90,25 @@ _GGUF_NAMES = {
 }  # fmt: skip
 
 
-def write_gguf(file: Path, folder: Path) -> LlamaForCausalLM:
+def write_gguf(file: Path, folder: Path, kind: str = "llama", tokenizer: str = "qwen") -> LlamaForCausalLM:
     """A rounded random Llama in a GGUF file; the model with exactly the weights that the rounded ones stand for.
 
-    folder: where its tokenizer is written first.
+    folder: where its tokenizer, that of a family of ``tests.families``, is written first. kind: what the file says it is.
     """
-    write_tokenizer(folder, "qwen")
+    write_tokenizer(folder, tokenizer)
     raw = json.loads((folder / "tokenizer.json").read_text())
     ids: dict[str, int] = raw["model"]["vocab"] | {token["content"]: token["id"] for token in raw["added_tokens"]}
     special = {token["content"] for token in raw["added_tokens"]}
     tokens = sorted(ids, key=lambda token: ids[token])
+    bos, eos = (ids[mark] for mark in MARKS[tokenizer][1:3])
     config = LlamaConfig(
         vocab_size=len(tokens), hidden_size=64, intermediate_size=96, num_hidden_layers=4, num_attention_heads=4,
         num_key_value_heads=2, max_position_embeddings=1024, rope_theta=1e5, rms_norm_eps=1e-5, tie_word_embeddings=True,
-        bos_token_id=ids["<|im_start|>"], eos_token_id=ids["<|im_end|>"], pad_token_id=ids["<|im_end|>"],
+        bos_token_id=bos, eos_token_id=eos, pad_token_id=eos,
     )  # fmt: skip
     model = LlamaForCausalLM(config).eval()
     draw(model)
-    out = gguf.GGUFWriter(str(file), "llama")
+    out = gguf.GGUFWriter(str(file), kind)
     out.add_block_count(4)
     out.add_context_length(1024)
     out.add_embedding_length(64)
@@ -123,10 +124,10 @@ def write_gguf(file: Path, folder: Path) -> LlamaForCausalLM:
     out.add_token_list(tokens)
     out.add_token_types([3 if token in special else 1 for token in tokens])
     out.add_token_merges([" ".join(pair) for pair in raw["model"]["merges"]])
-    out.add_bos_token_id(ids["<|im_start|>"])
-    out.add_eos_token_id(ids["<|im_end|>"])
-    out.add_unk_token_id(ids["<|endoftext|>"])
-    out.add_pad_token_id(ids["<|im_end|>"])
+    out.add_bos_token_id(bos)
+    out.add_eos_token_id(eos)
+    out.add_unk_token_id(ids[MARKS[tokenizer][0]])
+    out.add_pad_token_id(eos)
     out.add_add_bos_token(False)
     with torch.no_grad():
         for name, tensor in model.state_dict().items():

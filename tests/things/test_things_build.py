@@ -184,6 +184,12 @@ def test_files_that_hold_something_else(world, tmp_path):
         (tmp_path / name).write_bytes(b"something else")
         with pytest.raises(ValueError, match=name):
             read(tmp_path / name)
+    write_gguf(tmp_path / "other.gguf", tmp_path / "tokenizer", kind="qwen2")
+    with pytest.raises(ValueError, match=r"other\.gguf holds a qwen2; give a Llama$"):
+        language_from_gguf(tmp_path / "other.gguf")
+    write_gguf(tmp_path / "unmarked.gguf", tmp_path / "unmarked", tokenizer="llama3")
+    with pytest.raises(ValueError, match=r"has no <\|im_end\|> and no <\|endoftext\|>; give one with ChatML's marks$"):
+        language_from_gguf(tmp_path / "unmarked.gguf")
     with pytest.raises(ValueError, match="holds a llava_llama; give a Llama"):
         language_from_folder(world.output)
     with pytest.raises(ValueError, match="holds a llava_llama; give a DINOv2"):
