@@ -16,6 +16,7 @@ COMMANDS = {
     "report": ("llava.eval.report", "tables and pages of runs"),
     "reproduce": ("llava.eval.reproduce", "a published row, measured here"),
     "serve": ("llava.serve.openai", "an OpenAI-compatible server"),
+    "things": ("llava.things.build", "put a LLaVA of real parts together"),
 }
 
 
