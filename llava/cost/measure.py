@@ -22,6 +22,7 @@ from transformers import AutoModel, AutoModelForImageTextToText
 
 from llava.cli.settings import check_least
 from llava.eval.bench.clock import median_seconds, now, progress, spread
+from llava.eval.bench.memory import kernel_bytes
 from llava.reduction import spelled_out
 
 from .estimate import Estimate, Prompt, pictures
@@ -175,7 +176,4 @@ def _free_bytes(device: torch.device) -> int | None:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     meminfo = Path("/proc/meminfo")
-    if not meminfo.exists():
-        return None
-    line = next(line for line in meminfo.read_text().splitlines() if line.startswith("MemAvailable"))
-    return int(line.split()[1]) * 1024
+    return kernel_bytes(meminfo, "MemAvailable") if meminfo.exists() else None

@@ -114,10 +114,10 @@ def check(output: Path, cache: Path, mirror: str, console: Console) -> dict[str,
         )
     if said["preferred"] < PREFERRED:
         raise ValueError(
-            f"{output}: the language model tells no sentence from its words; remove the folder, build it anew"
+            f"{output}: the language model tells no sentence from its words; remove the folder and build it again"
         )
     if "tower" in figures and figures["tower"]["named"] < NAMED:
-        raise ValueError(f"{output}: the tower tells no things apart; remove the folder, build it anew")
+        raise ValueError(f"{output}: the tower tells no things apart; remove the folder and build it again")
     return figures
 
 

@@ -1,4 +1,4 @@
-"""Files from the network that are whole or not there: what was cut goes on where it stopped, and checksums decide.
+"""Files from the network that are whole or not there: a cut download is resumed, and checksums decide.
 
 ``http``, ``https`` and ``file`` addresses are read.
 """

@@ -59,7 +59,7 @@ def fetch_things(cache: Path, mirror: str) -> list[Thing]:
         partial.rename(folder)
     things = find_things(folder / STAMPS)
     if not things:
-        raise ValueError(f"{folder} holds no pictures of things; remove it, and it is fetched anew")
+        raise ValueError(f"{folder} holds no pictures of things; remove it, and it is fetched again")
     return things
 
 
@@ -89,7 +89,7 @@ def package_content(package: Path) -> Iterator[tarfile.TarFile]:
     """
     with open(package, "rb") as file:
         if file.read(8) != b"!<arch>\n":
-            raise ValueError(f"{package} is no Debian package; remove it, and it is fetched anew")
+            raise ValueError(f"{package} is no Debian package; remove it, and it is fetched again")
         while header := file.read(60):
             name, size = header[:16].decode("ascii").strip().rstrip("/"), int(header[48:58])
             if name.startswith("data.tar"):
@@ -102,4 +102,4 @@ def package_content(package: Path) -> Iterator[tarfile.TarFile]:
                     yield content
                 return
             file.seek(size + size % 2, 1)
-    raise ValueError(f"{package} holds no data.tar; remove it, and it is fetched anew")
+    raise ValueError(f"{package} holds no data.tar; remove it, and it is fetched again")

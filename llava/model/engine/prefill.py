@@ -78,7 +78,8 @@ class Prefill(Pass):
             inputs = replace(inputs, hidden=self._reduce(number, self.stages[number], inputs))
         self.record.ledgers.append(self.ledger)
         inputs = self._fitted(number, inputs)
-        self.entered[number] = self._layer_source(number, inputs)
+        if self._is_read(number, number):
+            self.entered[number] = self._layer_source(number, inputs)
         self.entered = {layer: source for layer, source in self.entered.items() if self._is_read(layer, number)}
         return inputs
 
@@ -136,17 +137,16 @@ class Prefill(Pass):
 
         Raises ValueError for a window that the attention backend counts in the rows that are left.
         """
-        window = sliding_window(self.decoder.layers[number])
-        windowed = window is not None and window < self.length
-        if not windowed and not self.own_masks:
+        window = self._shorter_window(number)
+        if window is None and not self.own_masks:
             return False
-        if isinstance(given, Tensor) and given.dim() == 4:
+        if self._has_own_mask(number, given):
             return True
         if self.own_masks and given is None:
             return False
         backend = self.config._attn_implementation
         raise ValueError(
-            f"layer {number} sees {'a window of ' + str(window) if windowed else 'more than a causal mask shows'}, which"
+            f"layer {number} sees {'more than a causal mask shows' if window is None else f'a window of {window}'}, which"
             f" attn_implementation={backend!r} counts in the rows that are left, not in the prompt's {self.length}; use"
             " 'sdpa' or 'eager'"
         )
@@ -208,9 +208,13 @@ class Prefill(Pass):
 
     def _has_own_mask(self, number: int, mask: Any) -> bool:
         """Whether a layer's mask says more than which keys are visible."""
-        window = sliding_window(self.decoder.layers[number])
-        special = self.own_masks or window is not None and window < self.length
+        special = self.own_masks or self._shorter_window(number) is not None
         return special and isinstance(mask, Tensor) and mask.dim() == 4
+
+    def _shorter_window(self, number: int) -> int | None:
+        """A layer's window, where the sequence is longer than it."""
+        window = sliding_window(self.decoder.layers[number])
+        return window if window is not None and window < self.length else None
 
     def _evidence(self, number: int, inputs: Inputs) -> LayerEvidence:
         """What the stage before layer ``number`` can learn."""

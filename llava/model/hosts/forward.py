@@ -48,8 +48,7 @@ class Forward:
         ).shape[:2]
         self.run: Pass | None = None
         self.sights: list[Sight] = []
-        self._done: dict[int, dict[str, Any]] = {}
-        self._index: dict[int, Tensor | None] = {}
+        self._done: dict[int, tuple[dict[str, Any], Tensor | None]] = {}
 
     def shift(self) -> Tensor | None:
         """How far a step's positions have moved, where the prompt was numbered again."""
@@ -63,15 +62,15 @@ class Forward:
         """What layer ``number`` is given in place of what the stock loop gives it."""
         hidden = given["hidden_states"]
         if number in self._done:  # a layer that checkpointing runs again
-            index = self._index[number]
-            return {**self._done[number], "hidden_states": hidden if index is None else _rows(hidden, index)}
+            changed, index = self._done[number]
+            return {**changed, "hidden_states": hidden if index is None else _rows(hidden, index)}
         if self.run is None:
             self.run = self._begin(hidden, given)
         inputs = Inputs(hidden, given["position_embeddings"], given.get("attention_mask"), given.get("position_ids"))
         origin = None if self.run.ledger is None else self.run.ledger.origin
         handed = self.run.before(number, inputs)
         if handed is inputs:
-            changed: dict[str, Any] = {}
+            changed = {}
         else:
             changed = {
                 "attention_mask": handed.mask,
@@ -88,19 +87,18 @@ class Forward:
         index = None
         if isinstance(run, Prefill) and origin is not None and run.ledger.origin.shape != origin.shape:
             index = _found(run.ledger.origin, origin)
-        self._done[number], self._index[number] = changed, index
+        self._done[number] = changed, index
 
     def _begin(self, hidden: Tensor, given: dict[str, Any]) -> Pass:
         call, parts, cache = self.call, self.parts, cache_of(given)
         past = cache.get_seq_length() if cache is not None else 0
-        mask = call.mask if call.arguments else None
         if past or self.length == 1:
             if past and call.has_pixels and self.plan():
                 raise ValueError(
                     f"an image arrives after {past} tokens that are cached already; reduction needs a prompt whole: begin with an"
                     " empty cache"
                 )
-            return Step(parts.text, parts.config, mask, self.given.get("position_ids"), cache, past, self.length)
+            return Step(parts.text, parts.config, call.mask, self.given.get("position_ids"), cache, past, self.length)
         answer = ANSWER.get()
         if answer is not None:
             call.known = answer.encoded
@@ -117,11 +115,9 @@ class Forward:
         tower, features = self._seen(plan)
         entry = Entry(plan, parts.host, parts.projector, features, self.sights, tower, compact=not parts.several_axes)
         seeds = row_seeds(self.sights, self.rows).to(hidden.device)
-        labels = call.labels
-        positions = self._positions(hidden)
         return Prefill(
-            parts.text, parts.config, lambda: plan, hidden, mask, positions, cache,
-            Prompt(visual[:, : None if answer is None else answer.prompt], seeds, labels, grids=grids), entry, own,
+            parts.text, parts.config, lambda: plan, hidden, call.mask, self._positions(hidden), cache,
+            Prompt(visual[:, : None if answer is None else answer.prompt], seeds, call.labels, grids=grids), entry, own,
         )  # fmt: skip
 
     def _check_gradients(self, plan: list[Stage]) -> None:

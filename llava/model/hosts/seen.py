@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from llava.reduction.evidence.reading import Projections, read
 
 CHUNK = 128  # query rows at a time
+NO_TEXT = "this host comes without CLIP's text tower; give relevance=embeddings"
 
 
 def attention_blocks(tower: nn.Module) -> list[nn.Module]:
@@ -104,15 +105,15 @@ class SeenParts:
 
     def clip_patches(self, crops: Tensor) -> Tensor:
         """Raises ValueError: a checkpoint of a host has no text side of CLIP."""
-        raise ValueError("this host comes without CLIP's text tower; give relevance=embeddings")
+        raise ValueError(NO_TEXT)
 
     def clip_text(self, crops: Tensor) -> tuple[Tensor, Tensor]:
         """Raises ValueError: a checkpoint of a host has no text side of CLIP."""
-        raise ValueError("this host comes without CLIP's text tower; give relevance=embeddings")
+        raise ValueError(NO_TEXT)
 
     def clip_words(self, crops: Tensor) -> tuple[Tensor, Tensor]:
         """Raises ValueError: a checkpoint of a host has no text side of CLIP."""
-        raise ValueError("this host comes without CLIP's text tower; give relevance=embeddings")
+        raise ValueError(NO_TEXT)
 
     def _check_class(self, way_out: str) -> None:
         if not self.cls:
