@@ -24,7 +24,7 @@ from .assemble import SIDE, assemble, is_built
 from .check import continuations, naming_figures, sentence_figures
 from .language import Language, language_from_folder, language_from_gguf
 from .parts import CACHE, DEBIAN, LANGUAGE, TOWER, Part, default_index, unpacked
-from .pictures import PACKAGE, fetch_things
+from .pictures import STAMPS, fetch_things
 from .tower import Tower, tower_from_folder, tower_from_onnx
 
 logger = logging.getLogger(__name__)
@@ -104,7 +104,7 @@ def check(output: Path, cache: Path, mirror: str, console: Console) -> dict[str,
     try:
         things = fetch_things(cache.expanduser(), mirror)
     except (FileNotFoundError, ConnectionError) as error:
-        console.print(f"tower: not checked, {PACKAGE} cannot be had: {error}", markup=False)
+        console.print(f"tower: not checked, {STAMPS.name} cannot be had: {error}", markup=False)
     else:
         seen = figures["tower"] = naming_figures(model, image_processor, things)
         console.print(

@@ -12,9 +12,10 @@ import torch
 from PIL import Image
 from torch import nn
 
-from llava.things import pictures
+from llava.things import debian, pictures
 from llava.things.check import naming_figures, sentence_figures
-from llava.things.pictures import Thing, fetch_things, find_things, package_content
+from llava.things.debian import package_content
+from llava.things.pictures import Thing, fetch_things, find_things
 
 STAMPS = {
     "animals/birds/heron": "A grey heron.",
@@ -30,14 +31,14 @@ STAMPS = {
 def write_stamps(folder):
     """Pictures with their texts, in the layout of the package; one text has no picture."""
     for number, (name, said) in enumerate(STAMPS.items()):
-        file = folder / pictures.STAMPS / f"{name}.png"
+        file = folder / pictures.STAMPS.folder / f"{name}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         picture = Image.new("RGBA", (40, 30))
         picture.paste((20 * number, 200 - 20 * number, 90, 255), (5, 5, 30, 20))
         picture.save(file)
         file.with_suffix(".txt").write_text(f"{said}\nde.utf8=Ein Ding.\n", encoding="utf-8")
-    (folder / pictures.STAMPS / "food" / "alone.txt").write_text("A pear.\n")
-    return folder / pictures.STAMPS
+    (folder / pictures.STAMPS.folder / "food" / "alone.txt").write_text("A pear.\n")
+    return folder / pictures.STAMPS.folder
 
 
 def write_package(file, folder, compression="xz"):
@@ -68,11 +69,11 @@ def test_a_package_is_unpacked_once_and_whole(tmp_path, monkeypatch):
     write_package(tmp_path / "made.deb", tmp_path / "content")
 
     def fetched(url, file, sha256, size):
-        assert url == f"https://mirror/debian/{pictures.ADDRESS}"
+        assert url == f"https://mirror/debian/{pictures.STAMPS.address}"
         file.parent.mkdir(exist_ok=True)
         return (tmp_path / "made.deb").rename(file)
 
-    monkeypatch.setattr(pictures, "download", fetched)
+    monkeypatch.setattr(debian, "download", fetched)
     for _ in range(2):
         things = fetch_things(tmp_path / "cache", "https://mirror/debian/")
         assert [thing.name for thing in things] == ["toad", "grey heron", "apple"]

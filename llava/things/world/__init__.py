@@ -1,0 +1,5 @@
+"""The world of things: pictures composed of photographs of named things, and questions about them whose answers are certain."""
+
+from .scene import GRID, PATCH, SIZE, Placed, Scene, World, load_world
+
+__all__ = ["GRID", "PATCH", "SIZE", "Placed", "Scene", "World", "load_world"]
