@@ -112,8 +112,7 @@ class World:
         )
         for item in scene.items:
             tile = _tile(item)
-            light = item.light
-            picture.paste(tile.convert("RGB").point(lambda value: value * light), _corner(item), tile.getchannel("A"))
+            picture.paste(tile, _corner(item), tile.getchannel("A"))
         return picture
 
 
@@ -176,7 +175,10 @@ def _tile(item: Placed) -> Image.Image:
     """A thing as it is pasted, RGBA."""
     left, top, right, bottom = item.box
     size = (max(1, round(right - left)), max(1, round(bottom - top)))
-    return _cut_out(item.thing.file, item.mirrored, item.turn).resize(size, Image.Resampling.LANCZOS)
+    tile = _cut_out(item.thing.file, item.mirrored, item.turn).resize(size, Image.Resampling.LANCZOS)
+    lit = tile.convert("RGB").point(lambda value: value * item.light)
+    lit.putalpha(tile.getchannel("A"))
+    return lit
 
 
 @lru_cache(maxsize=256)
