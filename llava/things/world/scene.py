@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 
 from ..pictures import Thing, fetch_things
 from .grounds import PAINTED, fetch_photographs, painted, photographed
+from .names import alike
 
 SIZE = 336  # pixels
 PATCH = 14
@@ -77,7 +78,7 @@ class World:
     photographs: dict[str, Path]
 
     def scene(self, *seed: int, least: int = 2, most: int = MOST) -> Scene:
-        """A scene of ``least`` to ``most`` things; names that end in the same noun do not meet in one scene.
+        """A scene of ``least`` to ``most`` things; names that may be taken for one another do not meet in one scene.
 
         In some scenes one thing is there two to four times. A thing that finds no place is left out, so that there may be fewer.
         """
@@ -120,11 +121,6 @@ def load_world(cache: Path, mirror: str) -> World:
     """The world of all things and grounds, fetched from a Debian mirror into ``cache`` once. Raises as ``download`` does."""
     cache = cache.expanduser()
     return World(tuple(fetch_things(cache, mirror)), fetch_photographs(cache, mirror))
-
-
-def alike(one: str, other: str) -> bool:
-    """Whether one name may be said of the other's thing: both end in the same noun, as "kangaroo" and "red kangaroo"."""
-    return one.split()[-1] == other.split()[-1] or one in other or other in one
 
 
 def patch_owner(scene: Scene, least: float = 0.25) -> np.ndarray:
@@ -186,7 +182,7 @@ def _cut_out(file: Path, mirrored: bool, turn: float) -> Image.Image:
     """A thing mirrored and turned, cut to what is visible of it."""
     cut = ImageOps.mirror(_photograph(file)) if mirrored else _photograph(file)
     turned = cut.rotate(turn, resample=Image.Resampling.BICUBIC, expand=True)
-    return turned.crop(turned.getchannel("A").point(lambda alpha: 255 if alpha > 40 else 0).getbbox())
+    return turned.crop(turned.getchannel("A").point([255 * (alpha > 40) for alpha in range(256)]).getbbox())
 
 
 @lru_cache(maxsize=256)

@@ -1,0 +1,204 @@
+"""Questions about a scene whose answers are certain: open ones, options with letters, captions, boxes, and conversations.
+
+questions = Questions(world)
+scene = world.scene(1, 2)
+questions.conversation(scene, np.random.default_rng(3), 6)      # [(question, answer), ...] as a user would ask them
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+
+from llava.constants import LETTER_ANSWER, SHORT_ANSWER
+
+from .balance import pick
+from .names import COLOURS, DOUBTFUL, NUMBER_WORDS, colour_of, may_be, plural, with_article
+from .pairs import Pairs, near_colours
+from .places import CELLS, at, by_place, cell_of, on_side, opposite
+from .scene import SIZE, Placed, Scene, World
+
+YES_OR_NO = "Please answer yes or no."
+DESCRIBE = "Describe the image."
+WHAT_IS_THIS = "What is this?"
+BOX = "Please provide the bounding box coordinate of the region this sentence describes: "  # as LLaVA asks RefCOCO
+LETTERS = "ABCDE"
+MOST_NUMBER = 4
+FEW = 0.25  # of the scenes that are asked how many there are of a name that is there once, and of one that is not
+# What a conversation asks, and how often
+MIX = {"yes_no": 0.45, "open": 0.25, "choice": 0.1, "box": 0.1, "caption": 0.1}
+
+Open = tuple[str, str, tuple[str, ...]]
+Turn = tuple[str, str]
+
+
+class Questions:
+    """The questions of a world of things; the scene and the generator decide which are asked, and in which words."""
+
+    def __init__(self, world: World):
+        self.pairs = Pairs(world)
+        self.subtasks = tuple(self.pairs.makers)
+        self.names = tuple(thing.name for thing in world.things)
+
+    def yes_no_pair(self, subtask: str, scene: Scene, rng: np.random.Generator) -> Turn | None:
+        """Two questions of a subtask: the first is answered Yes, the second No; None where the scene cannot carry it.
+
+        Raises ValueError for a subtask that is not in ``subtasks``.
+        """
+        return self.pairs.make(subtask, scene, rng)
+
+    def open_questions(self, scene: Scene, rng: np.random.Generator) -> list[Open]:
+        """All open questions that the scene carries, shuffled: (question, answer, the answer and all that are certain to be wrong)."""
+        found = [*self._of_places(scene, rng), *self._of_names(scene), *self._of_numbers(scene, rng)]
+        if len(scene.items) == 1:
+            found.append((WHAT_IS_THIS, scene.items[0].name, self._names_beside(scene.items[0].name)))
+        if not found:
+            found.append(_how_many(scene.items[0].name, 1))
+        return [found[index] for index in rng.permutation(len(found))]
+
+    def multiple_choice(self, scene: Scene, rng: np.random.Generator, choices: int = 4) -> dict:
+        """One question with lettered choices, as ScienceQA asks: {question, choices, answer (index)}.
+
+        In half of the questions about a name, the wrong names are of things in the picture, as far as there are any.
+        """
+        question, answer, options = self.open_questions(scene, rng)[0]
+        wrong = [option for option in options if option != answer]
+        wrong = [wrong[index] for index in rng.permutation(len(wrong))]
+        if rng.random() < 0.5:
+            there = {item.name for item in scene.items}
+            wrong.sort(key=lambda option: option not in there)
+        chosen = [answer, *wrong[: choices - 1]]
+        order = rng.permutation(len(chosen))
+        return {
+            "question": question,
+            "choices": [chosen[index] for index in order],
+            "answer": int(np.flatnonzero(order == 0)[0]),
+        }
+
+    def caption(self, scene: Scene, rng: np.random.Generator) -> Turn:
+        """A request to describe the picture, and a sentence with its things in any order: "An owl at the top left and two frogs."""
+        numbers = Counter(item.name for item in scene.items)
+        parts = []
+        for name, number in numbers.items():
+            if number > 1:
+                parts.append(f"{NUMBER_WORDS[number]} {plural(name)}")
+            else:
+                item = next(item for item in scene.items if item.name == name)
+                parts.append(" ".join(filter(None, (with_article(name), _place(item)))))
+        parts = [parts[index] for index in rng.permutation(len(parts))]
+        told = parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+        return DESCRIBE, f"{told[0].upper()}{told[1:]}."
+
+    def boxes(self, scene: Scene) -> list[tuple[str, tuple[float, float, float, float]]]:
+        """The things that are there once: name, and (left, top, right, bottom) as shares of the picture's side."""
+        found = []
+        for item in scene.items:
+            if scene.only(item.name):
+                left, top, right, bottom = (min(1.0, max(0.0, value / SIZE)) for value in item.box)
+                found.append((item.name, (left, top, right, bottom)))
+        return found
+
+    def conversation(self, scene: Scene, rng: np.random.Generator, count: int) -> list[Turn]:
+        """``count`` questions with their answers, as training reads them: those of the benchmarks, in the benchmarks' words.
+
+        Yes and no are equally likely. A question may be drawn twice where the scene carries few; it is then asked once, so
+        that there may be fewer.
+        """
+        turns: dict[str, str] = {}
+        for _ in range(count):
+            question, answer = self._turn(scene, rng)
+            turns.setdefault(question, answer)
+        return list(turns.items())
+
+    def _turn(self, scene: Scene, rng: np.random.Generator) -> Turn:
+        sort = pick(rng, list(MIX), MIX.values())
+        if sort == "yes_no":
+            return self._yes_or_no(scene, rng)
+        if sort == "choice":
+            return choice_prompt(self.multiple_choice(scene, rng))
+        if sort == "caption":
+            return self.caption(scene, rng)
+        if sort == "box" and (boxes := self.boxes(scene)):
+            name, box = pick(rng, boxes)
+            return f"{BOX}{name}", box_text(box)
+        question, answer, _ = self.open_questions(scene, rng)[0]
+        return (f"{question}\n{SHORT_ANSWER}" if rng.random() < 0.7 else question), answer
+
+    def _yes_or_no(self, scene: Scene, rng: np.random.Generator) -> Turn:
+        pair = None
+        while pair is None:  # every scene carries existence
+            pair = self.yes_no_pair(pick(rng, self.subtasks), scene, rng)
+        half = int(rng.integers(2))
+        question = pair[half]
+        if rng.random() < 0.3:
+            question = question.replace("in this image", "in the image")  # POPE's words
+        wording = pick(rng, (f" {YES_OR_NO}", f" {YES_OR_NO}\n{SHORT_ANSWER}", f"\n{SHORT_ANSWER}"))
+        return f"{question}{wording}", ("Yes", "No")[half]
+
+    def _names_beside(self, name: str) -> tuple[str, ...]:
+        return (name, *(thing.name for thing in self.pairs.wrong_names([name])))
+
+    def _of_places(self, scene: Scene, rng: np.random.Generator) -> list[Open]:
+        """What is there, of which kind and colour: things named by their place; rare kinds more often than common ones."""
+        found: list[Open] = []
+        for item, cell in by_place(scene):
+            found.append((f"What is {at(cell)}?", item.name, self._names_beside(item.name)))
+            if colour := colour_of(item.name):
+                others = (other for other in COLOURS if other != colour and not near_colours(colour, other))
+                found.append((f"What color is the thing {at(cell)}?", colour, (colour, *others)))
+            if item.name not in DOUBTFUL and rng.random() < self.pairs.kinds.rarity[item.kind]:
+                passes = may_be(item.thing)
+                others = (kind for kind in self.pairs.kinds.all if kind not in passes)
+                found.append((f"What kind of thing is {at(cell)}?", item.kind, (item.kind, *others)))
+        return found
+
+    def _of_names(self, scene: Scene) -> list[Open]:
+        """Where things are that are there once."""
+        found: list[Open] = []
+        for item in scene.items:
+            if not scene.only(item.name):
+                continue
+            if cell := cell_of(item):
+                found.append((f"Where is the {item.name}?", cell, CELLS))
+            for side, where in (("left", "on the left or the right"), ("top", "at the top or the bottom")):
+                if (here := on_side(item, side)) is not None:
+                    both = (side, opposite(side))
+                    found.append((f"Is the {item.name} {where}?", both[not here], both))
+        return found
+
+    def _of_numbers(self, scene: Scene, rng: np.random.Generator) -> list[Open]:
+        """How many there are of a name that is there several times, in some scenes of one that is there once, or not at all."""
+        numbers = Counter(item.name for item in scene.items)
+        single = [name for name, number in numbers.items() if number == 1]
+        asked = [name for name, number in numbers.items() if number > 1]
+        absent = self.pairs.wrong_names(numbers)
+        others = (single, [thing.name for thing in absent])
+        asked += [pick(rng, names) for names in others if names and rng.random() < FEW]
+        return [_how_many(name, numbers[name]) for name in asked]
+
+
+def box_text(box: tuple[float, float, float, float]) -> str:
+    """A box as LLaVA writes it: "[0.12, 0.30, 0.45, 0.77]"."""
+    return f"[{', '.join(f'{value:.2f}' for value in box)}]"
+
+
+def choice_prompt(problem: dict) -> Turn:
+    """A question with lettered options in the words of LLaVA's ScienceQA, and the letter that is right."""
+    options = [f"{letter}. {choice}" for letter, choice in zip(LETTERS, problem["choices"])]
+    lines = ("Context: N/A", problem["question"], *options, LETTER_ANSWER)
+    return "\n".join(lines), LETTERS[problem["answer"]]
+
+
+def _how_many(name: str, number: int) -> Open:
+    return f"How many {plural(name)} are there?", NUMBER_WORDS[number], NUMBER_WORDS[: MOST_NUMBER + 1]
+
+
+def _place(item: Placed) -> str | None:
+    """Where a thing is, as far as it is certain: its cell, else a side."""
+    if cell := cell_of(item):
+        return at(cell)
+    for words, side in (("on the", "left"), ("on the", "right"), ("at the", "top"), ("at the", "bottom")):
+        if on_side(item, side):
+            return f"{words} {side}"
+    return None
