@@ -40,7 +40,7 @@ class Kinds:
             if not may.any():
                 return None
             places = np.flatnonzero(may).tolist()
-            halves.append(self.all[pick(rng, places, None)])
+            halves.append(self.all[pick(rng, places, weights[places])])
         yes, no = (f"Is there {with_article(kind)} in this image?" for kind in halves)
         return yes, no
 

@@ -37,7 +37,7 @@ def by_place(scene: Scene) -> list[tuple[Placed, str]]:
     return [
         (item, cell)
         for item in scene.items
-        if (cell := cell_of(item)) and any(_reaches(other, cell) for other in scene.items if other is not item)
+        if (cell := cell_of(item)) and not any(_reaches(other, cell) for other in scene.items if other is not item)
     ]
 
 
