@@ -34,14 +34,14 @@ def write_clip(folder: Path, text: bool = True) -> Path:
     config = CLIPConfig(
         text_config={
             "hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
-            "vocab_size": len(vocabulary), "max_position_embeddings": 77, "projection_dim": 16,
+            "vocab_size": len(vocabulary), "max_position_embeddings": 77, "projection_dim": 24,
             "bos_token_id": vocabulary["<|startoftext|>"], "eos_token_id": end, "pad_token_id": end,
         },
         vision_config={
             "hidden_size": WIDTH, "intermediate_size": 64, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS,
-            "image_size": SIDE, "patch_size": PATCH, "projection_dim": 16,
+            "image_size": SIDE, "patch_size": PATCH, "projection_dim": 24,
         },
-        projection_dim=16,
+        projection_dim=24,
     )  # fmt: skip
     clip = CLIPModel(config).eval()
     with torch.no_grad():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import torch
@@ -11,7 +12,8 @@ from llava.model.hosts.call import Sight
 from llava.model.hosts.layout import SEPARATOR
 from llava.model.hosts.parts import base_of
 from llava.reduction import Cost
-from llava.reduction.cost import decoder_flops, kv_bytes, selector_flops
+from llava.reduction.cost import Read, decoder_flops, kv_bytes, selector_flops
+from llava.reduction.stage import CROP_SITES
 
 from .families.base import FAMILIES, Family, Picture
 from .vit import crop_grid
@@ -74,16 +76,21 @@ def _picture(family: Family, sight: Sight) -> Picture:
 def _selection(outcome: Any, row: int, width: int, family: Family | None) -> float:
     """What the stages computed for one row: a record's rows are parts of pictures, pictures, or prompts."""
     pictures = [number for number, sight in enumerate(outcome.sights) if sight.row == row]
-    owners = [
-        sight.row
-        for sight in outcome.sights
-        for part in range(len(sight.layout.grids))
-        if (sight.layout.part == part).any()
-    ]
+    owners, patches = [], []
+    for sight in outcome.sights:
+        grids = [] if family is None else _picture(family, sight).grids
+        for part in range(len(sight.layout.grids)):
+            crops = sight.layout.crop[sight.layout.part == part].unique().tolist()
+            if crops:
+                owners.append(sight.row)
+                patches.append([prod(grids[crop]) for crop in crops] if grids else [])
     parts = [number for number, owner in enumerate(owners) if owner == row]
     total = 0.0
     for record in outcome.record.trace:
-        rows = {"layer": [row], "prompt": pictures}.get(record.site, parts)
-        seen = family.vision_width if record.site == "features" and family is not None else width
-        total += selector_flops([record], rows, seen)
+        if family is None or record.site not in CROP_SITES:
+            total += selector_flops([record], {"layer": [row], "prompt": pictures}.get(record.site, parts), width)
+        else:
+            seen = family.vision_width
+            chosen = seen if record.site == "features" else width
+            total += selector_flops([record], parts, chosen, Read(seen, patches))
     return total

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from llava.reduction import Cost, Stage, check_plan, plan_from, spelled_out
+from llava.reduction import Cost, Need, Stage, check_plan, plan_from, spelled_out
 from llava.reduction.accounting import selection_flops
 from llava.reduction.cost import decode_flops, decoder_flops, kv_bytes
 from llava.reduction.plan import Spec, tokens_left
 
 from .families.base import Picture
 from .host import Host
+from .vit import has_class_token
 
 SIZE = re.compile(r"([0-9]{1,6})[xX×]([0-9]{1,6})")
 IN_TOWER = ("pixels", "tower")
@@ -126,6 +127,7 @@ def _cost(host: Host, prompt: Prompt, seen: Sequence[Picture], plan: list[Stage]
             family.text.hidden_size,
             family.vision_width,
             picture.crops,
+            picture.patches,
         )
         for picture in laid
     )
@@ -142,7 +144,18 @@ def _cost(host: Host, prompt: Prompt, seen: Sequence[Picture], plan: list[Stage]
 
 def _check(host: Host, plan: list[Stage]) -> None:
     check_plan(plan, host.layers)
-    inside = [stage for stage in spelled_out(plan, host.layers) if stage.site in IN_TOWER and stage.name != "full"]
+    stages = spelled_out(plan, host.layers)
+    for stage in stages:
+        if Need.CLS in stage.needs and not has_class_token(host.family.vision):
+            raise ValueError(
+                f"{stage} reads the class token, which the tower of this model lacks; give the method's option"
+                " saliency=mean_attention, or where it has none take a method that reads no class token, such as divprune"
+            )
+        if Need.CLIP in stage.needs and not host.family.shapes_tower:
+            raise ValueError(
+                f"{stage} reads CLIP's text tower, which this model comes without; give relevance=embeddings"
+            )
+    inside = [stage for stage in stages if stage.site in IN_TOWER and stage.name != "full"]
     if inside and not host.family.shapes_tower:
         raise ValueError(
             f"{inside[0]} acts at site={inside[0].site!r}, but the tower of this model runs as it is; put a stage at"

@@ -23,6 +23,12 @@ def prefix(vision: Any) -> int:
     return family.front(vision)
 
 
+def has_class_token(vision: Any) -> bool:
+    """Whether one of the rows before the patches is a class token; not where a tower is not known."""
+    family = tower_family(vision.model_type)
+    return HOSTS_OWN.get(vision.model_type, 0) > 0 if family is None else family.has_class_token
+
+
 def crop_grid(vision: Any) -> Grid:
     """The patches of one crop."""
     patches = side(vision.image_size) // side(vision.patch_size)

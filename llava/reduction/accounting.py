@@ -75,19 +75,27 @@ def selection_flops(
     width: int = SHAPE.hidden_size,
     tower_width: int = TOWER_WIDTH,
     crops: int = 1,
+    patches: int | None = None,
 ) -> float:
     """What a plan's stages compute to choose from a picture of so many tokens on ``crops`` equal crops.
 
     width: of the language model's rows, tower_width: of the tower's features. Stages before the language model choose in
-    each crop by itself.
+    each crop by itself. patches: of the whole picture in the tower; None: as many as tokens.
     """
     stages, spent = spelled_out(plan, layers), 0.0
+    smaller = [stage for stage in stages if stage.site == "pixels"]
+    seen = (patches or tokens) * tokens_left(smaller, tokens, 1, crops)[0] // tokens // crops
     for number, stage in enumerate(stages):
         arriving = tokens_left(stages[:number], tokens, layers, crops)[stage.layer or 0]
-        before = stage.site in (*BATCHED_SITES, *CROP_SITES)
-        seen = tower_width if stage.site in ("tower", "features") else width
-        for length, share in crop_budgets(stage, arriving, crops) if before else [(arriving, stage.budget(arriving))]:
-            spent += stage.reducer.flops(text + length, length, stage.reducer.left(length, share), seen)
+        if stage.site not in (*BATCHED_SITES, *CROP_SITES):
+            kept = stage.reducer.left(arriving, stage.budget(arriving))
+            spent += stage.reducer.flops(text + arriving, arriving, kept, width)
+            continue
+        for length, share in crop_budgets(stage, arriving, crops):
+            kept = stage.reducer.left(length, share)
+            spent += stage.reducer.flops(length, length, kept, width if stage.site == "projected" else tower_width)
+            if stage.site in CROP_SITES:
+                spent += stage.reducer.reading_flops(seen, kept, tower_width)
     return spent
 
 

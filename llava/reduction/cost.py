@@ -10,7 +10,7 @@ rotations and other element-wise work are left out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,10 +120,25 @@ def linear_flops(module: nn.Module, rows: int) -> float:
     return 2.0 * rows * sum(weight.numel() for weight in module.parameters() if weight.dim() == 2)
 
 
-def selector_flops(trace: list[Record], rows: Iterable[int], width: int) -> float:
-    """What the reducers of a trace computed for some of its rows, image by image."""
+@dataclass(frozen=True)
+class Read:
+    """A tower that stages may have read: the width of its rows, and for each row of a record the patches of each of its crops."""
+
+    width: int
+    patches: Sequence[Sequence[int]]
+
+
+def selector_flops(trace: list[Record], rows: Iterable[int], width: int, read: Read | None = None) -> float:
+    """What the reducers of a trace computed for some of its rows, image by image.
+
+    ``read``: of the trace of a site that knows the tower, features or projected.
+    """
     return sum(
         record.stage.reducer.flops(image.rows, image.tokens, image.kept, width, image.text)
+        + sum(
+            record.stage.reducer.reading_flops(patches, image.kept, read.width)
+            for patches in (() if read is None else read.patches[row])
+        )
         for record in trace
         for row in rows
         for image in images_of(record, row)

@@ -6,6 +6,7 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
+from . import prices
 from .checks import check_choice
 from .evidence import Evidence, Need
 from .score import question_relevance, similarity
@@ -33,3 +34,8 @@ def relevance(tokens: Tensor, evidence: Evidence, how: Relevance) -> Tensor:
     texts, real = evidence.clip_text()
     near = similarity(evidence.clip_patches(), texts) * real[:, None]  # (G, N, M)
     return -near.sum(-1) / real.sum(1, keepdim=True)
+
+
+def relevance_flops(how: Relevance, patches: int, width: int) -> float:
+    """What the relevance costs in the tower, for ``Reducer.reading_flops``; by embeddings nothing."""
+    return prices.clip_patches(patches, width) if how == "clip" else 0.0

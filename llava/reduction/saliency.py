@@ -9,6 +9,7 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
+from . import prices
 from .checks import check_choice
 from .evidence import Evidence, Need
 
@@ -26,3 +27,8 @@ def check_saliency(value: str) -> frozenset[Need]:
 def saliency(evidence: Evidence, how: Saliency, layer: int = -2) -> Tensor:
     """The saliency of each token in a layer of the tower, heads apart: (G, H, N)."""
     return evidence.cls_attention(layer) if how == "cls" else evidence.mean_attention(layer)
+
+
+def saliency_flops(how: Saliency, patches: int, width: int) -> float:
+    """What the saliency in one layer of the tower costs, for ``Reducer.reading_flops``."""
+    return prices.cls_attention(patches, width) if how == "cls" else prices.mean_attention(patches, width)

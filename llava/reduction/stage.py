@@ -126,6 +126,13 @@ class Reducer(nn.Module):
         """
         return 0.0
 
+    def reading_flops(self, patches: int, kept: int, width: int) -> float:
+        """Operations of what one selection before the language model reads of the tower beyond its features.
+
+        ``patches``: of one crop in the tower; ``width``: of its rows. What is computed from the tokens is in ``flops``.
+        """
+        return 0.0
+
     def options(self) -> dict[str, object]:
         """The constructor arguments that differ from their defaults, without the modules among them."""
         arguments = inspect.signature(type(self).__init__).parameters.values()

@@ -37,3 +37,17 @@ def test_a_row_of_text_has_no_tower_and_nothing_answered_is_an_error():
     picture, text = model_cost(model)
     assert picture.tower_flops > 0 == text.tower_flops and text.visual_tokens == 0
     assert picture.visual_per_layer == [16, 16, 4, 4, 4]
+
+
+def test_what_a_selection_reads_of_the_tower_is_counted():
+    model = build("llava")
+    model.set_attn_implementation("eager")
+    inputs = inputs_of("llava", model, [[(1, 1)]])
+    counts = {}
+    for plan in ("random@projected:4", "fastervlm@projected:4,saliency=mean_attention"):
+        with torch.no_grad(), reduced(model, plan), FlopCounterMode(display=False) as counter:
+            model(**inputs, logits_to_keep=1)
+        counts[plan] = counter.get_total_flops()
+    (cost,), (random, reading) = model_cost(model), counts.values()
+    # The price leaves out the class token's query, which a stock tower projects with the others
+    assert cost.selector_flops == pytest.approx(reading - random, rel=0.03)

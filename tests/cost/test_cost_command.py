@@ -32,13 +32,13 @@ def test_the_page_shows_what_its_command_prints(capsys):
 
 
 def test_json_holds_the_table(capsys):
-    assert main([*QWEN, "--reduction", "fastv@2:25%", "--reduction", "cdpruner:128", "--json"]) == 0
+    assert main([*QWEN, "--reduction", "fastv@2:25%", "--reduction", "divprune:128", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["host"], found["images"], found["text"], found["batch"]) == ("qwen2.5-vl-7b", [[1280, 720]], 60, 1)
-    full, fastv, cdpruner = found["plans"]
-    assert [plan["plan"] for plan in found["plans"]] == ["full", "fastv@2:0.25", "cdpruner:128"]
+    full, fastv, divprune = found["plans"]
+    assert [plan["plan"] for plan in found["plans"]] == ["full", "fastv@2:0.25", "divprune:128"]
     assert full["stretches"] == [[28, 1196]] and fastv["stretches"] == [[2, 1196], [26, 299]]
-    assert full["speedup"] == 1 and cdpruner["stretches"] == [[28, 128]]
+    assert full["speedup"] == 1 and divprune["stretches"] == [[28, 128]]
     for plan in found["plans"]:
         cost = plan["cost"]
         parts = ("tower_flops", "projector_flops", "selector_flops", "llm_flops")
@@ -91,10 +91,10 @@ def test_windows_bound_the_cache():
 
 
 def test_an_adaptive_method_is_marked(capsys):
-    assert main([*QWEN, "--reduction", "prumerge:128,adaptive=true"]) == 0
+    assert main([*QWEN, "--reduction", "trim:128,adaptive=true,relevance=embeddings"]) == 0
     out = capsys.readouterr().out
     assert "~128" in out and "~28x128" in out and "the pictures decide" in out
-    main([*QWEN, "--reduction", "cdpruner:128"])
+    main([*QWEN, "--reduction", "divprune:128"])
     assert "~" not in capsys.readouterr().out
 
 
@@ -124,7 +124,9 @@ def test_the_list(capsys):
         ([*QWEN, "--batch", "0"], "batch=0 must be"),
         ([*QWEN, "--reduction", "fastv@40:64"], "qwen2.5-vl-7b: layer=40 of fastv@40:64 is out of range"),
         ([*QWEN, "--reduction", "fastvv@2:64"], "did you mean 'fastv'"),
-        ([*QWEN, "--reduction", "cdpruner:5000"], "exceeds the 1196 image tokens"),
+        ([*QWEN, "--reduction", "divprune:5000"], "exceeds the 1196 image tokens"),
+        ([*QWEN, "--reduction", "visionzip:128"], "give the method's option saliency=mean_attention"),
+        ([*QWEN, "--reduction", "cdpruner:128"], "give relevance=embeddings"),
         ([*QWEN, "--reduction", "tome:64"], "qwen2.5-vl-7b: tome:64 acts at site='tower', but the tower of this model"),
         ([*QWEN, "--processor", "max_pixels"], "write a name and a number"),
         ([*QWEN, "--processor", "max_pixels=0"], "max_pixels=0 must be"),

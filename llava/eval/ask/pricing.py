@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass, replace
 
 from llava.model.language_model.reduction_knobs import ReductionKnobs
-from llava.reduction import Stage, spelled_out
+from llava.reduction import Stage
+from llava.reduction.accounting import selection_flops
 from llava.reduction.cost import decoder_flops, kv_bytes
 from llava.reduction.plan import tokens_left
 
@@ -32,15 +33,12 @@ class Pricing:
         return sum(left) / len(left)
 
     def flops(self, plan: Plan) -> float:
-        """The language model's prefill with the selections, as a share of the dense one."""
+        """The language model's prefill with the selections, wherever they are made, as a share of the dense one."""
         layers, width = self.config.num_hidden_layers, self.config.hidden_size
         entering = tokens_left(plan, self.tokens, layers)
         spent = decoder_flops(self.config, [self.text + count for count in entering])
-        stages = spelled_out(plan, layers)
-        for number, stage in enumerate(stages):
-            if stage.site == "layer":
-                before = tokens_left(stages[:number], self.tokens, layers)[stage.layer or 0]
-                spent += stage.reducer.flops(self.text + before, before, stage.budget(before) or before, width)
+        tower = getattr(self.config, "mm_hidden_size", width)
+        spent += selection_flops(plan, self.tokens, self.text, layers, width, tower)
         return spent / decoder_flops(self.config, [self.text + self.tokens] * layers)
 
     def kv(self, plan: Plan) -> float:

@@ -22,7 +22,7 @@ from llava.conversation import get_conversation
 from llava.mm_utils import process_images, question_with_images, tokenizer_image_token
 from llava.model.builder import context_length
 from llava.model.language_model.llava_family import LlavaFamilyConfig, LlavaFamilyForCausalLM
-from llava.model.vision.seen import reads_tower
+from llava.model.vision.seen import needs_pixels
 from llava.pictures import picture_size
 from llava.reduction import Cost, Stage, reduced
 
@@ -220,7 +220,7 @@ def vision_inputs(pictures: Sequence[Picture], plan: list[Stage]) -> dict[str, A
 
     In the latter case the tower runs again with the questions, as it does in the code of those methods.
     """
-    watched = reads_tower(plan) or any(stage.site == "tower" for stage in plan)
+    watched = needs_pixels(plan)
     views = [picture.pixels if watched else picture.features for picture in pictures]
     return {
         "images" if watched else "raw_vision_features": views,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from llava.model.multimodal_encoder.tower import VisionTower
 from llava.reduction import Cost
-from llava.reduction.cost import decoder_flops, kv_bytes, linear_flops, selector_flops, tower_flops
+from llava.reduction.cost import Read, decoder_flops, kv_bytes, linear_flops, selector_flops, tower_flops
 
 from .encode import VisionRecord
 
@@ -21,6 +21,7 @@ def prompt_costs(
     visual, entered = decoder.last_visual_per_layer.T.tolist(), decoder.last_rows_per_layer.T.tolist()
     beams = len(entered) // max(len(vision.crops), 1)
     costs, crop, picture = [], 0, 0
+    read = Read(getattr(config, "mm_hidden_size", 0), [[vision.patches]] * sum(map(sum, vision.crops)))
     for row, counts in enumerate(vision.crops):
         crops, pictures = range(crop, crop + sum(counts)), range(picture, picture + len(counts))
         crop, picture = crops.stop, pictures.stop
@@ -33,8 +34,9 @@ def prompt_costs(
         choosing = (
             selector_flops(decoder.last_trace, [first], config.hidden_size)
             + selector_flops(vision.prompt, pictures, config.hidden_size)
-            + selector_flops(vision.projected, crops, config.hidden_size)
-            + selector_flops(vision.tower + vision.features, crops, getattr(config, "mm_hidden_size", 0))
+            + selector_flops(vision.projected, crops, config.hidden_size, read)
+            + selector_flops(vision.features, crops, read.width, read)
+            + selector_flops(vision.tower, crops, read.width)
         )
         costs.append(
             Cost(

@@ -25,7 +25,7 @@ from llava.reduction.stage import BATCHED_SITES, CROP_SITES
 from .anyres import CropLayout
 from .merging import MergingTower
 from .pictures import Picture
-from .seen import SeenCrops, check_evidence, reads_tower, watched_layers
+from .seen import SeenCrops, check_evidence, needs_pixels, reads_tower, watched_layers
 from .splice import VisualTokens
 
 
@@ -164,9 +164,8 @@ class VisionPath:
         record: VisionRecord,
     ) -> Views:
         """The crops as the tower saw them, with what it can tell about them where a stage asks."""
-        merging = [stage for stage in plan if stage.site == "tower"]
         layers_run = self.tower.layers_run
-        if not merging and not reads_tower(plan):
+        if not needs_pixels(plan):
             raw = self.raw(plan, pictures)
             views = replace(views, tokens=self._crops(raw))
             record.patches = len(views.tokens[0])
@@ -174,6 +173,7 @@ class VisionPath:
             self._check_patches(plan, record.patches)
             return self._on_grid(views, record.patches)
         check_evidence(plan, self.tower)
+        merging = [stage for stage in plan if stage.site == "tower"]
         pixels = self._pixels(plan, pictures)
         if pixels is None or any(picture.encoded for picture in pictures):
             raise ValueError(

@@ -30,6 +30,14 @@ def reads_tower(plan: list[Stage]) -> bool:
     return any(stage.needs & {Need.CLS, Need.TOWER, Need.CLIP} for stage in plan if stage.site != "layer")
 
 
+def needs_pixels(plan: list[Stage]) -> bool:
+    """Whether the tower must run under the plan: a stage merges tokens in it, or asks it for more than its features.
+
+    Where not, features that were made before will do.
+    """
+    return reads_tower(plan) or any(stage.site == "tower" for stage in plan)
+
+
 def check_evidence(plan: list[Stage], tower: VisionTower) -> None:
     """Raises ValueError for a stage that asks a tower for what its family has not, naming what may stand for it."""
     for stage in plan:
@@ -74,10 +82,13 @@ class SeenCrops:
 
     def mean_attention(self, crops: Tensor, layer: int) -> Tensor:
         """Attention that each patch receives from all patches, mean over them: (g, H, P)."""
-        front = self.tower.front
-        queries, keys = self._heads("q", layer, slice(front, None))[crops], self._heads("k", layer)[crops]
-        parts = [self._softmax(part, keys)[..., front:].sum(2) for part in queries.split(CHUNK, dim=2)]
-        return torch.stack(parts).sum(0) / queries.shape[2]
+        key = "mean attention", self.tower.layer_number(layer)
+        if key not in self._held:
+            front = self.tower.front
+            queries, keys = self._heads("q", layer, slice(front, None)), self._heads("k", layer)
+            parts = [self._softmax(part, keys)[..., front:].sum(2) for part in queries.split(CHUNK, dim=2)]
+            self._held[key] = torch.stack(parts).sum(0) / queries.shape[2]
+        return self._held[key][crops]
 
     def keys(self, crops: Tensor, layer: int) -> Tensor:
         """Keys of the patches: (g, H, P, d)."""
@@ -95,8 +106,7 @@ class SeenCrops:
 
     def clip_patches(self, crops: Tensor) -> Tensor:
         """The patches in CLIP's shared space, not normalised: (g, P, E)."""
-        norm = getattr(self.tower.vision_tower, self.tower.family.last_norm)
-        return self.tower.text.project(self.hidden[crops, self.tower.front :], norm)
+        return self._shared[crops]
 
     def clip_text(self, crops: Tensor) -> tuple[Tensor, Tensor]:
         """The question in CLIP's shared space, a row for each segment (g, M, E), and which are real (g, M)."""
@@ -107,6 +117,12 @@ class SeenCrops:
         """The question's tokens in CLIP's shared space (g, T, E), without the ends of the text, and which are real."""
         words, real = self._texts[1]
         return words[crops], real[crops]
+
+    @cached_property
+    def _shared(self) -> Tensor:
+        """All patches (G, P, E) in CLIP's shared space."""
+        norm = getattr(self.tower.vision_tower, self.tower.family.last_norm)
+        return self.tower.text.project(self.hidden[:, self.tower.front :], norm)
 
     @cached_property
     def _texts(self) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:

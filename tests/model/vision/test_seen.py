@@ -11,6 +11,7 @@ from transformers import CLIPModel
 
 from llava.model.multimodal_encoder.clip_encoder import CLIPVisionTower
 from llava.model.vision.merging import MergingTower
+from llava.model.vision.seen import needs_pixels
 from llava.reduction import get_method, plan_from
 from tests.tower import LAYERS, SIDE, clip_tower, seen, write_clip
 
@@ -154,3 +155,12 @@ def test_steps_reach_the_budget_whatever_the_line():
         for inflect in (-1.0, -0.3, 0.0, 1.0):
             steps = get_method("tome")(inflect=inflect).tower_steps(576, keep, 23)
             assert sum(steps) == 576 - keep and min(steps) >= 0
+
+
+@pytest.mark.parametrize(
+    ("plan", "needed"),
+    [("", False), ("divprune:8+fastv@2:4", False), ("fastervlm:8", True), ("tome:8", True), ("cdpruner:8", True),
+     ("cdpruner:8,relevance=embeddings", False), ("pyramiddrop", False), ("downsample:16", False)],
+)  # fmt: skip
+def test_which_plans_need_the_pixels(plan, needed):
+    assert needs_pixels(plan_from(plan)) == needed

@@ -7,7 +7,7 @@ from ... import prices
 from ...checks import is_number, shown
 from ...evidence import DecoderEvidence, Evidence, Need
 from ...registry import register
-from ...saliency import Saliency, check_saliency, saliency
+from ...saliency import Saliency, check_saliency, saliency, saliency_flops
 from ...schedule import TOKENS, scaled_layers
 from ...score import mean_heads, similarity
 from ...select import coverage_gain, greedy, row_of
@@ -89,11 +89,9 @@ class TOPS(Reducer):
         return judged(evidence)
 
     def flops(self, rows: int, tokens: int, kept: int, width: int, text: int | None = None) -> float:
-        # In the decoder a sequence is longer than its image
-        words = rows - tokens if text is None else text
-        seen = (
-            prices.attention_rows(words, rows, width) + prices.similarities(tokens, width, words)
-            if words
-            else prices.cls_attention(tokens, width)
-        )
+        words = rows - tokens if text is None else text  # none before the decoder
+        seen = prices.attention_rows(words, rows, width) + prices.similarities(tokens, width, words)
         return seen + prices.similarities(tokens, width) + 2 * kept * tokens * tokens
+
+    def reading_flops(self, patches: int, kept: int, width: int) -> float:
+        return saliency_flops(self.saliency, patches, width)

@@ -9,7 +9,7 @@ from ...aggregate import gather
 from ...checks import check_flag, check_whole, is_number, shown
 from ...evidence import Evidence, Need
 from ...registry import register
-from ...saliency import Saliency, check_saliency, saliency
+from ...saliency import Saliency, check_saliency, saliency, saliency_flops
 from ...schedule import TOKENS, scaled_layers
 from ...score import mean_heads
 from ...select import topk
@@ -98,5 +98,7 @@ class VScan(Reducer):
         return clusters.means(tokens, clusters.nearest_kept(tokens, kept), kept.shape[1])
 
     def flops(self, rows: int, tokens: int, kept: int, width: int, text: int | None = None) -> float:
-        merged = 2 * prices.similarities(tokens, width, kept) if self.merge and kept < tokens else 0
-        return 2 * prices.cls_attention(tokens, width) + merged
+        return 2 * prices.similarities(tokens, width, kept) if self.merge and kept < tokens else 0.0
+
+    def reading_flops(self, patches: int, kept: int, width: int) -> float:
+        return 2 * saliency_flops(self.saliency, patches, width)

@@ -8,7 +8,7 @@ from ... import prices
 from ...checks import check_choice, check_flag, is_number, shown
 from ...evidence import Evidence
 from ...registry import register
-from ...relevance import Relevance, check_relevance, relevance
+from ...relevance import Relevance, check_relevance, relevance, relevance_flops
 from ...score import centred, similarity, uniqueness
 from ...select import dpp
 from ...stage import Reducer
@@ -67,3 +67,6 @@ class CDPruner(Reducer):
         question = prices.similarities(tokens, width, text or 0) if self.relevance == "embeddings" else 0
         alike = prices.similarities(tokens, width) * (2 if self.centred else 1)
         return alike + prices.determinant(tokens, kept) + question
+
+    def reading_flops(self, patches: int, kept: int, width: int) -> float:
+        return relevance_flops(self.relevance, patches, width)

@@ -48,3 +48,6 @@ class CenPrune(Reducer):
 
     def flops(self, rows: int, tokens: int, kept: int, width: int, text: int | None = None) -> float:
         return self.selector.flops(rows, tokens, kept, width, text)
+
+    def reading_flops(self, patches: int, kept: int, width: int) -> float:
+        return self.selector.reading_flops(patches, kept, width)

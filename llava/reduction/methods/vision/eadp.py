@@ -8,7 +8,7 @@ from ... import prices
 from ...checks import is_number, shown
 from ...evidence import Evidence, Need
 from ...registry import register
-from ...relevance import Relevance, check_relevance, relevance
+from ...relevance import Relevance, check_relevance, relevance, relevance_flops
 from ...score import min_max, similarity
 from ...select import facility_location
 from ...stage import Reducer
@@ -64,8 +64,12 @@ class EADP(Reducer):
         return (share[:, None] @ local)[:, 0]
 
     def flops(self, rows: int, tokens: int, kept: int, width: int, text: int | None = None) -> float:
-        alike = prices.similarities(tokens, width) + prices.coverage(tokens, kept)
-        return alike + prices.similarities(tokens, width, text or 0)
+        own = prices.similarities(tokens, width, tokens + (text or 0)) if self.relevance == "embeddings" else 0
+        return own + prices.coverage(tokens, kept)
+
+    def reading_flops(self, patches: int, kept: int, width: int) -> float:
+        alike = prices.similarities(patches, prices.SHARED * width) if self.relevance == "clip" else 0
+        return relevance_flops(self.relevance, patches, width) + alike
 
 
 def _smoothed(score: Tensor, height: int, width: int) -> Tensor:

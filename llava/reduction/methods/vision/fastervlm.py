@@ -2,10 +2,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ... import prices
 from ...evidence import Evidence
 from ...registry import register
-from ...saliency import Saliency, check_saliency, saliency
+from ...saliency import Saliency, check_saliency, saliency, saliency_flops
 from ...score import mean_heads
 from ...select import topk
 from ...stage import Reducer
@@ -37,5 +36,5 @@ class FasterVLM(Reducer):
     def select(self, tokens: Tensor, evidence: Evidence, k: int) -> Tensor:
         return topk(mean_heads(saliency(evidence, self.saliency)), k)
 
-    def flops(self, rows: int, tokens: int, kept: int, width: int, text: int | None = None) -> float:
-        return prices.cls_attention(tokens, width)
+    def reading_flops(self, patches: int, kept: int, width: int) -> float:
+        return saliency_flops(self.saliency, patches, width)

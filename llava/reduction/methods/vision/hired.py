@@ -5,11 +5,10 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from ... import prices
 from ...checks import check_choice, is_number, shown
 from ...evidence import Evidence
 from ...registry import register
-from ...saliency import Saliency, check_saliency, saliency
+from ...saliency import Saliency, check_saliency, saliency, saliency_flops
 from ...select import topk
 from ...stage import Reducer
 
@@ -79,5 +78,5 @@ class HiRED(Reducer):
         (down, across), (height, width) = evidence.crop_grid, evidence.sides
         return (number // width * down // height) * across + number % width * across // width
 
-    def flops(self, rows: int, tokens: int, kept: int, width: int, text: int | None = None) -> float:
-        return prices.cls_attention(tokens, width)
+    def reading_flops(self, patches: int, kept: int, width: int) -> float:
+        return saliency_flops(self.saliency, patches, width)

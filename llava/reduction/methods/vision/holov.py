@@ -5,12 +5,11 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from ... import prices
 from ...aggregate import Merged, gather
 from ...checks import check_choice, check_whole
 from ...evidence import Evidence
 from ...registry import register
-from ...saliency import Saliency, check_saliency, saliency
+from ...saliency import Saliency, check_saliency, saliency, saliency_flops
 from ...score import mean_heads
 from ...select import topk
 from ...stage import Reducer
@@ -91,5 +90,5 @@ class HoloV(Reducer):
         real = chosen.gather(1, order)
         return Merged(gather(tokens, order) * real[..., None], order)
 
-    def flops(self, rows: int, tokens: int, kept: int, width: int, text: int | None = None) -> float:
-        return prices.cls_attention(tokens, width)
+    def reading_flops(self, patches: int, kept: int, width: int) -> float:
+        return saliency_flops(self.saliency, patches, width)

@@ -90,8 +90,10 @@ class PruMerge(Reducer):
         return Merged(rows, origin) if self.mode == "code" else Merged(gather(rows, origin.argsort(dim=1)), kept)
 
     def flops(self, rows: int, tokens: int, kept: int, width: int, text: int | None = None) -> float:
-        merged = 2 * prices.similarities(tokens, width, kept - 1)
-        return prices.cls_attention(tokens, width) + merged
+        return prices.similarities(tokens, width, kept - 1)
+
+    def reading_flops(self, patches: int, kept: int, width: int) -> float:
+        return prices.cls_attention(patches, width) + prices.similarities(patches, width, kept - 1)
 
 
 def _strongest(attention: Tensor, order: Tensor, count: Tensor | int) -> Tensor:

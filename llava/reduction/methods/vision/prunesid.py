@@ -11,7 +11,7 @@ from ...aggregate import Merged, gather
 from ...checks import check_choice
 from ...evidence import Evidence, Need
 from ...registry import register
-from ...saliency import Saliency, check_saliency, saliency
+from ...saliency import Saliency, check_saliency, saliency, saliency_flops
 from ...score import mean_heads, similarity
 from ...select import suppress, topk
 from ...stage import Reducer
@@ -91,4 +91,7 @@ class PruneSID(Reducer):
         return Merged(rows, order)
 
     def flops(self, rows: int, tokens: int, kept: int, width: int, text: int | None = None) -> float:
-        return prices.cls_attention(tokens, width) + 2 * prices.similarities(tokens, width)
+        return 2 * prices.similarities(tokens, width)
+
+    def reading_flops(self, patches: int, kept: int, width: int) -> float:
+        return saliency_flops(self.saliency, patches, width)

@@ -85,12 +85,12 @@ class Restore(Reducer):
         )
 
     def flops(self, rows: int, tokens: int, kept: int, width: int, text: int | None = None) -> float:
-        if kept >= tokens:
-            return 0.0
         rest = tokens - kept // 2
-        twice = prices.similarities(rest, width) + (0 if self.base == "holov" else prices.similarities(tokens, width))
-        attention = 0 if self.base == "divprune" else prices.cls_attention(tokens, width)
-        return attention + 2 * twice + prices.similarities(rest, width, kept - kept // 2)
+        twice = self.selector.flops(rows, tokens, kept // 2, width) + prices.similarities(rest, width)
+        return 0.0 if kept >= tokens else 2 * twice + prices.similarities(rest, width, kept - kept // 2)
+
+    def reading_flops(self, patches: int, kept: int, width: int) -> float:
+        return self.selector.reading_flops(patches, kept // 2, width)
 
 
 def _prominence(alike: Tensor) -> Tensor:

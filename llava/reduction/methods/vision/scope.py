@@ -6,7 +6,7 @@ from ... import prices
 from ...checks import is_number, shown
 from ...evidence import Evidence
 from ...registry import register
-from ...saliency import Saliency, check_saliency, saliency
+from ...saliency import Saliency, check_saliency, saliency, saliency_flops
 from ...score import similarity
 from ...select import facility_location
 from ...stage import Reducer
@@ -44,5 +44,7 @@ class SCOPE(Reducer):
         return facility_location(similarity(tokens), k, candidates=attention, power=self.alpha)
 
     def flops(self, rows: int, tokens: int, kept: int, width: int, text: int | None = None) -> float:
-        alike = prices.similarities(tokens, width) + prices.coverage(tokens, kept)
-        return prices.cls_attention(tokens, width) + alike
+        return prices.similarities(tokens, width) + prices.coverage(tokens, kept)
+
+    def reading_flops(self, patches: int, kept: int, width: int) -> float:
+        return saliency_flops(self.saliency, patches, width)

@@ -10,7 +10,7 @@ from ...aggregate import Merged, gather
 from ...checks import check_choice, check_flag
 from ...evidence import Evidence
 from ...registry import register
-from ...relevance import Relevance, check_relevance, relevance
+from ...relevance import Relevance, check_relevance, relevance, relevance_flops
 from ...score import outliers
 from ...select import topk
 from ...stage import Reducer
@@ -81,3 +81,6 @@ class TRIM(Reducer):
     def flops(self, rows: int, tokens: int, kept: int, width: int, text: int | None = None) -> float:
         question = prices.similarities(tokens, width, text or 0) if self.relevance == "embeddings" else 0
         return question + 2 * tokens * width
+
+    def reading_flops(self, patches: int, kept: int, width: int) -> float:
+        return relevance_flops(self.relevance, patches, width)

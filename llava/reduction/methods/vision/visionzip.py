@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from ... import prices
+from ... import clusters, prices
 from ...aggregate import Merged, gather
 from ...checks import check_choice, check_whole
 from ...evidence import Evidence, Need
 from ...registry import register
-from ...saliency import Saliency, check_saliency, saliency
-from ...score import mean_heads, similarity
+from ...saliency import Saliency, check_saliency, saliency, saliency_flops
+from ...score import mean_heads
 from ...select import topk
 from ...stage import Reducer
 
@@ -55,41 +55,37 @@ class VisionZip(Reducer):
         self.saliency: Saliency = saliency
 
     def select(self, tokens: Tensor, evidence: Evidence, k: int) -> Tensor:
-        dominant, targets, lent = self._roles(evidence, k)
-        return torch.cat([dominant, lent, targets], dim=1)
+        dominant, rest, slots, lent = self._roles(evidence, k)
+        return torch.cat([dominant, lent, rest.gather(1, slots)], dim=1)
 
-    def _roles(self, evidence: Evidence, k: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Dominant tokens, targets, and in the released form the token whose place the class token's row takes."""
+    def _roles(self, evidence: Evidence, k: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Dominant tokens, the rest, which of the rest are targets, and whose place the class token's row takes, if it does."""
         attention = mean_heads(saliency(evidence, self.saliency))  # (G, N)
         contextual, own = self._contextual(k), int(self.mode == "code")
         order = topk(attention, attention.shape[1])
         dominant = order[:, : k - contextual - own].sort(dim=1).values
         rest = order[:, dominant.shape[1] :].sort(dim=1).values  # in raster order
         step = max(1, rest.shape[1] // contextual)
-        targets = rest[:, : step * contextual : step]
-        taken = torch.cat([dominant, targets], dim=1)
-        return dominant, targets, topk(attention.scatter(1, taken, -torch.inf), own)
+        slots = torch.arange(rest.shape[1], device=rest.device)[: step * contextual : step].expand(len(rest), -1)
+        taken = torch.cat([dominant, rest.gather(1, slots)], dim=1)
+        return dominant, rest, slots, topk(attention.scatter(1, taken, -torch.inf), own)
 
     def aggregate(self, tokens: Tensor, kept: Tensor, evidence: Evidence) -> Merged:
-        dominant, targets, lent = self._roles(evidence, kept.shape[1])
-        origin = torch.cat([dominant, targets], dim=1)
-        keys = evidence.tower_keys().mean(1)  # (G, N, d)
-        nearest = similarity(keys, gather(keys, targets)).argmax(-1)
-        merges = torch.ones_like(keys[..., 0]).scatter(1, origin, 0)  # (G, N), zero for what is kept
-        member = one_hot(nearest, targets.shape[1]).to(tokens) * merges[..., None].to(tokens)
-        added, count = member.transpose(1, 2) @ tokens, member.sum(1)[..., None]  # (G, c, D), (G, c, 1)
-        if self.mode == "code":
-            row = evidence.cls_row()[:, None].to(tokens)
-            if row.shape[-1] != tokens.shape[-1]:
-                raise ValueError(
-                    "mode='code' of visionzip carries a feature of the tower along; put it at site='features'"
-                )
-            rows = [row, gather(tokens, origin)]
-            rows[1][:, dominant.shape[1] :] += added / count.clamp(min=1)
-            return Merged(torch.cat(rows, dim=1), torch.cat([lent, origin], dim=1))
-        contextual = (gather(tokens, targets) + added) / (1 + count)
-        rows = torch.cat([gather(tokens, dominant), contextual], dim=1)
-        return Merged(gather(rows, origin.argsort(dim=1)), kept)
+        dominant, rest, slots, lent = self._roles(evidence, kept.shape[1])
+        origin = torch.cat([dominant, rest.gather(1, slots)], dim=1)
+        keys, others = gather(evidence.tower_keys().mean(1), rest), gather(tokens, rest)
+        member, count = clusters.nearest_kept(keys, slots), slots.shape[1]
+        contextual = clusters.means(others, member, count)  # (G, c, D)
+        if self.mode == "paper":
+            rows = torch.cat([gather(tokens, dominant), contextual.to(tokens)], dim=1)
+            return Merged(gather(rows, origin.argsort(dim=1)), kept)
+        row = evidence.cls_row()[:, None].to(tokens)
+        if row.shape[-1] != tokens.shape[-1]:
+            raise ValueError("mode='code' of visionzip carries a feature of the tower along; put it at site='features'")
+        targets, size = gather(others, slots), one_hot(member, count).sum(1)[..., None]
+        joined = (contextual * size - targets) / (size - 1).clamp(min=1)  # the mean without the target
+        rows = torch.cat([row, gather(tokens, dominant), (targets + joined).to(tokens)], dim=1)
+        return Merged(rows, torch.cat([lent, origin], dim=1))
 
     def _contextual(self, k: int) -> int:
         published = {192: 30, 128: 20, 64: 10}
@@ -101,5 +97,8 @@ class VisionZip(Reducer):
         return contextual
 
     def flops(self, rows: int, tokens: int, kept: int, width: int, text: int | None = None) -> float:
-        merged = 2 * tokens * self._contextual(kept) * (width / HEADS + width)
-        return prices.cls_attention(tokens, width) + merged
+        return prices.similarities(tokens, width, self._contextual(kept))
+
+    def reading_flops(self, patches: int, kept: int, width: int) -> float:
+        keys = prices.similarities(patches, width / HEADS, self._contextual(kept))
+        return saliency_flops(self.saliency, patches, width) + keys

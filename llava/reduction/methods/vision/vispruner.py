@@ -7,7 +7,7 @@ from ... import prices
 from ...checks import is_number, shown
 from ...evidence import Evidence
 from ...registry import register
-from ...saliency import Saliency, check_saliency, saliency
+from ...saliency import Saliency, check_saliency, saliency, saliency_flops
 from ...score import mean_heads, similarity
 from ...select import topk
 from ...stage import Reducer
@@ -61,4 +61,7 @@ class VisPruner(Reducer):
         return left[:, :wanted]
 
     def flops(self, rows: int, tokens: int, kept: int, width: int, text: int | None = None) -> float:
-        return prices.cls_attention(tokens, width) + prices.similarities(tokens, width)
+        return prices.similarities(tokens, width)
+
+    def reading_flops(self, patches: int, kept: int, width: int) -> float:
+        return saliency_flops(self.saliency, patches, width)
