@@ -20,8 +20,9 @@ BELOW = {
     "serve": PLAIN | {"reduction", "model", "cli", "eval.tasks"},
     "analysis": PLAIN | {"reduction", "model", "cli", "eval"},
     "experiments": PLAIN | {"reduction", "model", "cli", "eval", "train", "analysis"},
-    "things": PLAIN | {"reduction", "model", "cli"},
-    "shapes": PLAIN | {"reduction", "model", "cli", "eval", "train"},
+    "worlds": PLAIN,
+    "things": PLAIN | {"reduction", "model", "cli", "worlds"},
+    "shapes": PLAIN | {"reduction", "model", "cli", "eval", "train", "worlds"},
 }
 # A documented command whose code lies in a room above.
 DOORS: set[tuple[str, str]] = {

@@ -11,9 +11,9 @@ from PIL import Image
 
 from llava.shapes import export as module
 from llava.shapes.export import export
-from llava.shapes.layouts import STREAM
 from llava.shapes.questions import CATEGORIES
 from llava.shapes.world import make_scene
+from llava.worlds.protocol import STREAM
 
 
 def files(folder: Path) -> dict[str, bytes]:

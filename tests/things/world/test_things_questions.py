@@ -136,6 +136,7 @@ def test_open_answers_are_those_of_the_scene(questions, scenes):
                 assert not any(alike(option, answer) for option in options if option != answer)
             elif said := re.fullmatch(rf"What (color|kind of thing) is (?:the thing )?{CELL}\?", question):
                 item = in_cell(scene, said[2])
+                assert said[1] == "color" or item.name not in DOUBTFUL
                 assert answer == (colour_of(item.name) if said[1] == "color" else item.kind)
             elif said := re.fullmatch(r"Where is the (.+)\?", question):
                 assert in_cell(Scene((lone(scene, said[1]),), "", ()), answer)

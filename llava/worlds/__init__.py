@@ -1,0 +1,5 @@
+"""Worlds of made pictures about which every answer is certain, written in the layouts of real benchmarks."""
+
+from .protocol import Drawn, World
+
+__all__ = ["Drawn", "World"]

@@ -1,0 +1,82 @@
+"""A world in the layouts of real benchmarks, so that what runs on them runs on it by a changed path.
+
+================  =====================================================================================================
+``mme``           ``llava_mme.jsonl``, ``MME_test.json``; pictures and truth under ``MME_Benchmark_release_version`` where MME
+                  keeps them: ``existence/0001.png`` beside ``existence/0001.txt``, but ``scene/images`` and
+                  ``scene/questions_answers_YN``; pictures that all subtasks share in ``images`` and ``questions_answers_YN``
+``scienceqa``     ``problems.json``, ``pid_splits.json``, ``llava_test_CQM-A.json``, ``himap-inference-MCQ.json``,
+                  ``images/test/{id}/image.png``
+``llava``         ``llava_{world}.json`` (conversations) and ``images/``, the layout LLaVA trains on
+``pope``          ``llava_pope_test.jsonl``, ``coco/coco_pope_{random,popular,adversarial}.json``, ``val2014/``
+``boxes``         ``llava_boxes.jsonl``, ``boxes.jsonl``, ``images/``
+``textvqa``       ``llava_textvqa_val_v051_ocr.jsonl``, ``TextVQA_0.5.1_val.json``, ``train_images/``
+``coco_caption``  ``llava_coco_caption_val2014.jsonl``, ``annotations/captions_val2014.json``, ``val2014/``
+``gqa``           ``llava_gqa_testdev_balanced.jsonl``, ``data/testdev_balanced_questions.json``, ``data/images/``
+``vqav2``         ``llava_vqav2_mscoco_{test-dev2015,test2015}.jsonl``, ``v2_mscoco_test-dev2015_annotations.json`` (which the
+                  server keeps of the real one), ``test2015/``
+================  =====================================================================================================
+
+The same seed writes the same bytes. The pictures come from a stream of seeds of their own, which no training reads.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import zlib
+from pathlib import Path
+
+from rich.progress import track
+
+from .layouts import WRITERS
+from .mme import write_mme_test
+from .protocol import World
+
+logger = logging.getLogger(__name__)
+
+MARK = "export.json"  # written last: a folder that has it is complete
+
+
+def export_world(
+    world: World, layout: str, output: str | Path, images: int | None = None, seed: int = 0, progress: bool = False
+) -> Path:
+    """Write pictures and questions of a world into ``output`` in a layout; a folder that is complete is left as it is.
+
+    layout: one of ``world.images``. images: how many pictures, for mme of each subtask (default: what ``world.images`` says). An
+    MME folder of before there was ``MME_test.json`` is given that file and nothing else. Everything is written to a folder beside
+    ``output`` that takes its name at the end, so ``output`` is whole or not there. Raises ValueError for an unknown layout, for fewer
+    than one picture, and when ``output`` holds something else.
+    """
+    if layout not in world.images:
+        raise ValueError(f"format={layout!r} is not known; choose one of {', '.join(world.images)}")
+    images = world.images[layout] if images is None else images
+    if images < 1:
+        raise ValueError(f"images={images} is too few; give at least 1")
+    output = Path(output)
+    source = b"".join(file.read_bytes() for file in world.sources())
+    made = {"format": layout, "images": images, "seed": seed, "world": f"{zlib.crc32(source):08x}"}
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        mark = output / MARK
+        written = json.loads(mark.read_text(encoding="utf-8")) if mark.is_file() else None
+        if written == made:
+            if layout == "mme" and not (output / "MME_test.json").is_file():
+                write_mme_test(output)
+            logger.info("%s is complete, nothing to draw", output)
+            return output
+        held = "something that was not written here" if written is None else f"another export ({written})"
+        raise ValueError(
+            f"output={str(output)!r} holds {held}, asked for is {made}; give another folder or remove this one"
+        )
+    partial = output.with_name(f".{output.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    total = images * (len(world.subtasks) if layout == "mme" else 1)
+    for _ in track(WRITERS[layout](world, partial, images, seed), f"drawing {layout}", total, disable=not progress):
+        pass
+    (partial / MARK).write_text(json.dumps(made, indent=1), encoding="utf-8")
+    if output.exists():
+        output.rmdir()
+    partial.rename(output)
+    logger.info("%d pictures in %s", total, output)
+    return output

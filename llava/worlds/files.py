@@ -1,0 +1,38 @@
+"""Files of the layouts, and the lines that several of them have."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from llava.constants import SHORT_ANSWER
+
+PEOPLE = 10  # who answer a question of TextVQA or VQAv2
+CARELESS = 0.1  # how often one of them is wrong
+
+
+def put_json(content: object, file: Path) -> None:
+    """Write JSON."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def put_jsonl(lines: Iterable[dict], file: Path) -> None:
+    """Write JSON, a line each."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+
+
+def asked(question_id: str | int, image: str, question: str, category: str = "default") -> dict:
+    """A line of a question file in LLaVA's format."""
+    text = f"{question}\n{SHORT_ANSWER}"
+    return {"question_id": question_id, "image": image, "text": text, "category": category}
+
+
+def people(answer: str, options: Iterable[str], rng: np.random.Generator) -> list[str]:
+    """What ten people say, most of them the answer."""
+    wrong = [option for option in options if option != answer]
+    return [str(rng.choice(wrong)) if rng.random() < CARELESS else answer for _ in range(PEOPLE)]
