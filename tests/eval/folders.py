@@ -8,7 +8,7 @@ from zlib import crc32
 
 from PIL import Image
 
-from llava.eval.ask.plans import method_label
+from llava.eval.ask.pricing import method_label
 from llava.eval.results.folder import Run, summarise_cost
 from llava.eval.results.samples import FILE, FORMAT, store, to_mask
 from llava.eval.tasks.base import Task

@@ -9,7 +9,7 @@ import pytest
 
 from llava.eval.ask.loop import PictureCache
 from llava.eval.ask.measure import evaluate
-from llava.eval.ask.plans import method_label
+from llava.eval.ask.pricing import method_label
 from llava.eval.ask.subject import Generation, LlavaSubject
 from llava.eval.results.folder import Run, read_predictions
 from llava.eval.results.samples import read as read_samples

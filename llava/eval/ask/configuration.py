@@ -12,7 +12,7 @@ from llava.reduction import Stage, plan_name
 
 from ..tasks.base import Example
 from .opening import Checkpoint
-from .plans import method_label
+from .pricing import method_label
 
 
 class QuestionSet(Protocol):

@@ -27,8 +27,8 @@ from .configuration import configuration
 from .controls import is_adaptive, with_controls
 from .loop import Answer, answers
 from .opening import Evaluation
-from .plans import method_label, requested_plans
-from .pricing import pricing_of
+from .plans import requested_plans
+from .pricing import method_label, pricing_of
 from .record import record_samples, runs_without_samples
 from .subject import Generation, LlavaSubject, Subject
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from statistics import median, median_low
@@ -74,11 +73,3 @@ def requested_plans(
         return [matched_latency(plan, pricing, target, seconds) for plan in plans]
     pricing = replace(pricing, text=round(median(lengths)))
     return [matched(plan, pricing, measure, target) for plan in plans]
-
-
-def method_label(plan: Plan) -> str:
-    """A plan without its budgets, what one line of a figure stands for: ``fastv@2``, ``random@2,seed=1``, ``full``."""
-    return (
-        "+".join(re.sub(r":([^,=+]+(,|$))?", lambda match: "," if match[2] else "", str(stage)) for stage in plan)
-        or "full"
-    )

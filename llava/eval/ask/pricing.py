@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from llava.model.language_model.reduction_knobs import ReductionKnobs
@@ -16,7 +18,16 @@ from .opening import Evaluation
 Plan = list[Stage]
 
 MEASURES = ("tokens", "flops", "kv", "latency")  # what plans can be made equal in
+FEW = 12  # costs that an error lists
 NEAR = 0.05  # how far from the wanted cost, as a share of it, a plan may lie
+
+
+def method_label(plan: Plan) -> str:
+    """A plan without its budgets, what one line of a figure stands for: ``fastv@2``, ``random@2,seed=1``, ``full``."""
+    return (
+        "+".join(re.sub(r":([^,=+]+(,|$))?", lambda match: "," if match[2] else "", str(stage)) for stage in plan)
+        or "full"
+    )
 
 
 @dataclass(frozen=True)
@@ -82,7 +93,7 @@ def matched(plan: Plan, pricing: Pricing, measure: str, target: float) -> Plan:
     price = {"tokens": pricing.visual, "flops": pricing.flops, "kv": pricing.kv}[measure]
     costs = list(map(price, plans))
     best = min(range(len(plans)), key=lambda number: abs(costs[number] - target))
-    check_near(measure, target, costs[best], plan, plans[best])
+    check_near(measure, target, costs[best], plan, plans[best], costs)
     return plans[best]
 
 
@@ -112,10 +123,18 @@ def candidates(plan: Plan, pricing: Pricing) -> list[Plan]:
     return possible
 
 
-def check_near(measure: str, target: float, reached: float, plan: Plan, best: Plan) -> None:
-    """Raises ValueError where the cost that ``best`` has reached is further than 5 % from the target."""
-    if abs(reached - target) > NEAR * target:
-        raise ValueError(
-            f"--match {measure}={target:g}: {'+'.join(map(str, plan))} cannot cost that; the nearest is "
-            f"{measure}={reached:.3g} with {'+'.join(map(str, best))}. Reduce at another layer or ask for another cost"
-        )
+def check_near(
+    measure: str, target: float, reached: float, plan: Plan, best: Plan, possible: Sequence[float] = ()
+) -> None:
+    """Raises ValueError where the cost that ``best`` has reached is further than 5 % from the target.
+
+    ``possible``: every cost that the plan can have, which the error names where they are few.
+    """
+    if abs(reached - target) <= NEAR * target:
+        return
+    few = sorted(set(possible))
+    listed = f"; it can have {', '.join(f'{cost:.3g}' for cost in few)}" if 0 < len(few) <= FEW else ""
+    raise ValueError(
+        f"--match {measure}={target:g}: {method_label(plan)} cannot cost that; the nearest is {measure}={reached:.3g} with "
+        f"{'+'.join(map(str, best))}{listed}. Reduce at another layer or ask for another cost"
+    )

@@ -93,6 +93,19 @@ def test_matching_says_what_cannot_be(pricing):
 
 
 @pytest.mark.parametrize(
+    ("measure", "wanted", "keep"), [("tokens", 150, 144), ("tokens", 9, 9), ("flops", 0.17, 144), ("kv", 0.125, 36)]
+)
+def test_m3_gets_the_nearest_scale_that_it_has(pricing, measure, wanted, keep):
+    (stage,) = matched(plan_from("m3", 1.0), pricing, measure, wanted)
+    assert stage.keep == keep
+
+
+def test_m3_says_which_scales_it_has(pricing):
+    with pytest.raises(ValueError, match="m3 cannot cost that.* it can have 1, 4, 9, 16, 36, 64, 144, 576"):
+        matched(plan_from("m3", 1.0), pricing, "tokens", 100)
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "flops",

@@ -41,19 +41,30 @@ class M3(Reducer):
         self.mode = mode
 
     def left(self, tokens: int, k: int | None) -> int:
-        if self.mode == "paper" or not k:
-            return tokens if k is None else k
-        return (math.isqrt(tokens) // math.isqrt(tokens // k)) ** 2
+        side = math.isqrt(tokens)
+        if self.mode == "code" and k:
+            return (side // math.isqrt(tokens // k)) ** 2
+        if k and side * side == tokens:
+            self._check(side, side, k)
+        return tokens if k is None else k
+
+    @staticmethod
+    def _check(height: int, width: int, k: int) -> None:
+        """Raises ValueError where k square cells do not fill the grid."""
+        sides = [side for side in range(1, min(height, width) + 1) if height % side == width % side == 0]
+        allowed = [height * width // (side * side) for side in reversed(sides)]
+        if k not in allowed:
+            raise ValueError(
+                f"keep={k} of m3 is no number of equal square cells of {height} x {width}; give"
+                f" {', '.join(map(str, allowed))}, or mode=code, which leaves out what fills no cell"
+            )
 
     def _cell(self, evidence: Evidence, k: int) -> int:
         """The side of a cell."""
         height, width = evidence.sides
-        cell = max(1, int(math.sqrt(height * width / k)))
-        if self.mode == "paper" and (height % cell or width % cell or height * width != k * cell * cell):
-            sides = [side for side in range(1, min(height, width) + 1) if height % side == width % side == 0]
-            allowed = ", ".join(str(height * width // (side * side)) for side in reversed(sides))
-            raise ValueError(f"keep={k} of m3 is no number of equal square cells of {height} x {width}; give {allowed}")
-        return cell
+        if self.mode == "paper":
+            self._check(height, width, k)
+        return max(1, int(math.sqrt(height * width / k)))
 
     def select(self, tokens: Tensor, evidence: Evidence, k: int) -> Tensor:
         (height, width), cell = evidence.sides, self._cell(evidence, k)
