@@ -16,7 +16,7 @@ COMMANDS = {
     "report": ("llava.eval.report", "tables and pages of runs"),
     "reproduce": ("llava.eval.reproduce", "a published row, measured here"),
     "serve": ("llava.serve.openai", "an OpenAI-compatible server"),
-    "things": ("llava.things.build", "put a LLaVA of real parts together"),
+    "things": ("llava.things", "a LLaVA of real parts, and its world"),
 }
 
 

@@ -25,6 +25,7 @@ import json
 import logging
 import shutil
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.progress import track
@@ -38,6 +39,16 @@ logger = logging.getLogger(__name__)
 MARK = "export.json"  # written last: a folder that has it is complete
 
 
+def number_of_pictures(usual: Mapping[str, int], layout: str, images: int | None) -> int:
+    """``images``, or where it is None what is usual of the layout. Raises ValueError for an unknown layout and less than one."""
+    if layout not in usual:
+        raise ValueError(f"format={layout!r} is not known; choose one of {', '.join(usual)}")
+    images = usual[layout] if images is None else images
+    if images < 1:
+        raise ValueError(f"images={images} is too few; give at least 1")
+    return images
+
+
 def export_world(
     world: World, layout: str, output: str | Path, images: int | None = None, seed: int = 0, progress: bool = False
 ) -> Path:
@@ -48,11 +59,7 @@ def export_world(
     ``output`` that takes its name at the end, so ``output`` is whole or not there. Raises ValueError for an unknown layout, for fewer
     than one picture, and when ``output`` holds something else.
     """
-    if layout not in world.images:
-        raise ValueError(f"format={layout!r} is not known; choose one of {', '.join(world.images)}")
-    images = world.images[layout] if images is None else images
-    if images < 1:
-        raise ValueError(f"images={images} is too few; give at least 1")
+    images = number_of_pictures(world.images, layout, images)
     output = Path(output)
     source = b"".join(file.read_bytes() for file in world.sources())
     made = {"format": layout, "images": images, "seed": seed, "world": f"{zlib.crc32(source):08x}"}
@@ -78,5 +85,5 @@ def export_world(
     if output.exists():
         output.rmdir()
     partial.rename(output)
-    logger.info("%d pictures in %s", total, output)
+    logger.info("%d pictures in %s", images if world.shared else total, output)
     return output

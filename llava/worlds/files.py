@@ -10,6 +10,7 @@ import numpy as np
 
 from llava.constants import SHORT_ANSWER
 
+BOX = "Please provide the bounding box coordinate of the region this sentence describes: "  # as LLaVA asks RefCOCO
 PEOPLE = 10  # who answer a question of TextVQA or VQAv2
 CARELESS = 0.1  # how often one of them is wrong
 

@@ -11,14 +11,13 @@ from itertools import islice
 from pathlib import Path
 
 from .annotated import write_coco_caption, write_gqa, write_textvqa, write_vqav2
-from .files import asked, put_json, put_jsonl
+from .files import BOX, asked, put_json, put_jsonl
 from .mme import write_mme
 from .protocol import World
 
 POPE_CATEGORIES = ("random", "popular", "adversarial")
 POPE_HALF = 3  # questions about what is there, and as many about what is not, of each picture in each category
 BOXED = 3  # things of a picture whose boxes are asked for, at most
-BOX = "Please provide the bounding box coordinate of the region this sentence describes: "  # as LLaVA asks RefCOCO
 OPTIONS = "ABCDE"
 
 Writer = Callable[[World, Path, int, int], Iterator[None]]

@@ -116,7 +116,7 @@ def _batches(
     """The questions in batches, those of one picture next to each other, pictures by their longest prompt."""
     groups: dict[str, list[Example]] = {}
     for example in examples:
-        groups.setdefault(example.picture, []).append(example)
+        groups.setdefault(str(example.image or example.picture), []).append(example)
     longest = {
         name: max(subject.length(prompt(example), example.image) for example in group) for name, group in groups.items()
     }

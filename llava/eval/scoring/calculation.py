@@ -12,7 +12,7 @@ from pathlib import Path
 
 from llava.cli.console import launch
 
-from ..tasks.mme import COGNITION, PERCEPTION, calculate
+from ..tasks.mme import COGNITION, FURTHER, PERCEPTION, calculate
 
 
 def parser() -> argparse.ArgumentParser:
@@ -25,9 +25,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(results_dir: Path) -> dict:
-    """Print both halves with their subtasks, and what was not there; returns the figures."""
+    """Print both halves with their subtasks, those that MME has not, and what was not there; returns the figures."""
     figures = calculate(results_dir)
-    for half, names in (("Perception", PERCEPTION), ("Cognition", COGNITION)):
+    for half, names in (("Perception", PERCEPTION), ("Cognition", COGNITION), ("Further", FURTHER)):
+        if half.lower() not in figures:
+            continue
         sys.stdout.write(f"=========== {half} ===========\ntotal score: {figures[half.lower()]} \n\n")
         scores = ((name, figures["subtasks"][name]["score"]) for name in names if name in figures["subtasks"])
         sys.stdout.write("".join(f"\t {name}  score: {score}\n" for name, score in scores) + "\n\n")

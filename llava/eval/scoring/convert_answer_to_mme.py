@@ -17,7 +17,7 @@ from llava.cli.console import launch
 from llava.files import write_text
 
 from ..tasks.base import Line, by_picture
-from ..tasks.mme import INSTRUCTIONS, SUBTASKS, Mme
+from ..tasks.mme import INSTRUCTIONS, KNOWN, Mme
 from .eval_answers import lines_of
 
 logger = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ def run(experiment: str, data: Path) -> Path:
     lines = lines_of(task, data / "answers" / f"{experiment}.jsonl")
     folder = data / "eval_tool" / "answers" / experiment
     folder.mkdir(parents=True, exist_ok=True)
-    for name in SUBTASKS:  # what is there may be of more subtasks, and would be scored along
+    for name in KNOWN:  # what is there may be of more subtasks, and would be scored along
         (folder / f"{name}.txt").unlink(missing_ok=True)
     for category, texts in rows(task, lines).items():
         write_text(folder / f"{category}.txt", "".join(f"{text}\n" for text in texts))

@@ -20,6 +20,8 @@ from .statistics import Contributions
 PERCEPTION = ("existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR")
 COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
 SUBTASKS = PERCEPTION + COGNITION
+FURTHER = ("kind", "naming")  # subtasks that made worlds have and MME has not: scored alike, in neither half
+KNOWN = SUBTASKS + FURTHER
 INSTRUCTIONS = (SHORT_ANSWER, "Please answer yes or no.")
 
 # The fields of an entry of ``MME_test.json``.
@@ -68,10 +70,15 @@ def score_pairs(pairs: Sequence[tuple[Answer, Answer]]) -> dict:
 
 
 def totals(subtasks: dict[str, dict]) -> dict:
-    """Perception, cognition and their sum over the subtasks present, each with what it is out of, and a note if some lack."""
+    """Perception, cognition and the sum over the subtasks present, each with what it is out of, and a note if some lack.
+
+    Subtasks that MME has not count in the sum alone, and are ``further`` where there are any.
+    """
     perception, cognition = ([name for name in half if name in subtasks] for half in (PERCEPTION, COGNITION))
     scores = [sum(subtasks[name]["score"] for name in half) for half in (perception, cognition)]
     missing = [name for name in SUBTASKS if name not in subtasks]
+    further = [name for name in FURTHER if name in subtasks]
+    scores.append(sum(subtasks[name]["score"] for name in further))
     summary = {
         "score": sum(scores),
         "max_score": 200 * len(subtasks),
@@ -82,10 +89,13 @@ def totals(subtasks: dict[str, dict]) -> dict:
         "subtasks": subtasks,
         "missing": missing,
     }
+    if further:
+        summary |= {"further": scores[2], "further_max": 200 * len(further)}
     if missing:
-        summary["note"] = (
-            f"scored over the {len(subtasks)} of {len(SUBTASKS)} subtasks present; without {', '.join(missing)}"
-        )
+        present = len(SUBTASKS) - len(missing)
+        summary["note"] = f"scored over the {present} of {len(SUBTASKS)} subtasks present; without {', '.join(missing)}"
+    if missing and further:
+        summary["note"] += f"; with {', '.join(further)}, which MME has not"
     return summary
 
 
@@ -96,7 +106,7 @@ def calculate(folder: str | Path) -> dict:
     a line that has not four fields, a truth that is not yes or no, an odd number of lines, or two lines of two pictures.
     """
     folder, subtasks = Path(folder), {}
-    for name in SUBTASKS:
+    for name in KNOWN:
         file = folder / f"{name}.txt"
         if not file.is_file():
             continue
@@ -138,8 +148,8 @@ class Mme(Task):
         asked: dict[str, list[str]] = {}
         for where, line in self.distinct(self._listed()) if self.file.suffix == ".json" else self._lines():
             name, category = str(line["question_id"]), line["category"]
-            if category not in SUBTASKS:
-                hint = did_you_mean(category, SUBTASKS) or f"; it has {', '.join(SUBTASKS)}"
+            if category not in KNOWN:
+                hint = did_you_mean(category, KNOWN) or f"; it has {', '.join(SUBTASKS)}"
                 raise ValueError(f"{where}: category={excerpt(category)} of {name} is none of MME's{hint}")
             places = asked.setdefault(name, [])
             places.append(where)
@@ -183,7 +193,7 @@ class Mme(Task):
         for group in _pairs(lines):
             first, second = ((line["label"].lower(), line["text"]) for line in group)
             pairs.setdefault(group[0]["category"], []).append((first, second))
-        subtasks = {name: score_pairs(pairs[name]) for name in SUBTASKS if name in pairs}
+        subtasks = {name: score_pairs(pairs[name]) for name in KNOWN if name in pairs}
         return totals(subtasks)
 
     @classmethod

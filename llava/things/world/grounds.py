@@ -20,6 +20,7 @@ BACKGROUNDS = DebianPackage(
 )
 # The photographs of the package that show no flower and no animal, which would be things that nobody is told of
 PHOTOGRAPHS = ("Aqua", "Blinds", "Dune", "GreenMeadow", "RainDrops", "Storm", "Wood")
+LEAFY = ("Aqua", "Blinds", "Dune", "GreenMeadow")  # those of leaves and grass
 PAINTED = "painted"
 LARGEST = 1000  # pixels of a photograph's longer side, of which crops are taken
 

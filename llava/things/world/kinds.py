@@ -10,6 +10,7 @@ import numpy as np
 
 from ..pictures import Thing
 from .balance import counterweights, fitted, pick, pick_wrong
+from .grounds import LEAFY
 from .names import DOUBTFUL, NEAR_KINDS, may_be, with_article
 from .places import at, by_place
 from .scene import MOST, Scene
@@ -36,7 +37,10 @@ class Kinds:
 
     def _there(self, scene: Scene, rng: np.random.Generator) -> tuple[str, str] | None:
         halves = []
-        for may, weights in zip(self._present_absent([item.thing for item in scene.items]), self._there_weights):
+        present, absent = self._present_absent([item.thing for item in scene.items])
+        if scene.ground in LEAFY:
+            absent &= np.array([kind != "plant" for kind in self.all])
+        for may, weights in zip((present, absent), self._there_weights):
             if not may.any():
                 return None
             places = np.flatnonzero(may).tolist()

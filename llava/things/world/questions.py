@@ -12,6 +12,8 @@ from collections import Counter
 import numpy as np
 
 from llava.constants import LETTER_ANSWER, SHORT_ANSWER
+from llava.worlds.files import BOX
+from llava.worlds.protocol import Open, Turn
 
 from .balance import pick
 from .names import COLOURS, DOUBTFUL, NUMBER_WORDS, colour_of, may_be, plural, with_article
@@ -22,15 +24,11 @@ from .scene import SIZE, Placed, Scene, World
 YES_OR_NO = "Please answer yes or no."
 DESCRIBE = "Describe the image."
 WHAT_IS_THIS = "What is this?"
-BOX = "Please provide the bounding box coordinate of the region this sentence describes: "  # as LLaVA asks RefCOCO
 LETTERS = "ABCDE"
 MOST_NUMBER = 4
 FEW = 0.25  # of the scenes that are asked how many there are of a name that is there once, and of one that is not
 # What a conversation asks, and how often
 MIX = {"yes_no": 0.45, "open": 0.25, "choice": 0.1, "box": 0.1, "caption": 0.1}
-
-Open = tuple[str, str, tuple[str, ...]]
-Turn = tuple[str, str]
 
 
 class Questions:
@@ -60,9 +58,10 @@ class Questions:
     def multiple_choice(self, scene: Scene, rng: np.random.Generator, choices: int = 4) -> dict:
         """One question with lettered choices, as ScienceQA asks: {question, choices, answer (index)}.
 
-        In half of the questions about a name, the wrong names are of things in the picture, as far as there are any.
+        There are as many choices unless the scene carries no question with so many answers. In half of the questions about a name, the wrong names are of things in the picture, as far as there are any.
         """
-        question, answer, options = self.open_questions(scene, rng)[0]
+        found = self.open_questions(scene, rng)
+        question, answer, options = next((one for one in found if len(one[2]) >= choices), found[0])
         wrong = [option for option in options if option != answer]
         wrong = [wrong[index] for index in rng.permutation(len(wrong))]
         if rng.random() < 0.5:

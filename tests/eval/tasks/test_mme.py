@@ -205,3 +205,21 @@ def test_missing_files_are_named(exported, tmp_path):
     (folder / "MME_Benchmark_release_version/scene/questions_answers_YN/0002.txt").unlink()
     with pytest.raises(FileNotFoundError, match="scene/questions_answers_YN/0002.txt"):
         Mme(folder)
+
+
+def test_subtasks_that_mme_has_not_count_in_the_sum_alone(tmp_path):
+    for name, second in (("count", "No"), ("kind", "Yes"), ("naming", "No")):
+        (tmp_path / f"{name}.txt").write_text(f"a.png\tq\tYes\tYes\na.png\tr\tNo\t{second}\n")
+    found = calculate(tmp_path)
+    assert (found["score"], found["max_score"]) == (450, 600)
+    assert (found["perception"], found["perception_max"], found["cognition"], found["cognition_max"]) == (
+        200,
+        200,
+        0,
+        0,
+    )
+    assert (found["further"], found["further_max"]) == (250, 400)
+    assert "1 of 14 subtasks" in found["note"] and found["note"].endswith("with kind, naming, which MME has not")
+    (tmp_path / "kind.txt").unlink()
+    (tmp_path / "naming.txt").unlink()
+    assert "further" not in calculate(tmp_path)

@@ -27,6 +27,10 @@ TURNS = [{"from": "human", "value": "<image>\nWhich?\nA. a pear"}, {"from": "gpt
 
 # The files of each benchmark: a list is written as JSON lines where the name says so, else as JSON; text as it is.
 FILES: dict[str, dict[str, Any]] = {
+    "boxes": {
+        "llava_boxes.jsonl": [{**ASKED, "category": "all"}],
+        "boxes.jsonl": [{"question_id": 1, "box": [0.1, 0.2, 0.5, 0.6]}],
+    },
     "coco_caption": {
         "llava_coco_caption_val2014.jsonl": [ASKED],
         "annotations/captions_val2014.json": {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -157,11 +158,11 @@ def test_choices_have_one_right_answer_in_any_place(questions, scenes):
     letters = Counter()
     for number, scene in enumerate(scenes):
         problem = questions.multiple_choice(scene, np.random.default_rng(number))
-        right = {
-            question: answer for question, answer, _ in questions.open_questions(scene, np.random.default_rng(number))
-        }
+        asked = questions.open_questions(scene, np.random.default_rng(number))
+        right = {question: answer for question, answer, _ in asked}
         assert problem["choices"][problem["answer"]] == right[problem["question"]]
-        assert len(set(problem["choices"])) == len(problem["choices"]) in (2, 4)
+        assert len(set(problem["choices"])) == len(problem["choices"])
+        assert len(problem["choices"]) == min(4, max(len(options) for *_, options in asked))
         letters[problem["answer"]] += 1
     assert min(letters[place] for place in range(4)) > 15
 
@@ -261,3 +262,12 @@ def test_what_cannot_be_asked(questions, scenes):
         questions.yes_no_pair("colour", scenes[0], np.random.default_rng(0))
     doubtful = Placed(Thing("train sign", "vehicle", scenes[0].items[0].thing.file), (10, 10, 60, 60), False, 0, 1)
     assert questions.yes_no_pair("kind", Scene((doubtful,), "painted", (1,)), np.random.default_rng(0)) is None
+
+
+def test_grounds_of_leaves_are_not_said_to_show_no_plant(questions, scenes):
+    wrong = Counter()
+    for ground in ("painted", "Dune"):
+        for number, scene in enumerate(scenes):
+            pair = questions.yes_no_pair("kind", replace(scene, ground=ground), np.random.default_rng(number))
+            wrong[ground, pair and pair[1]] += 1
+    assert wrong["painted", "Is there a plant in this image?"] and not wrong["Dune", "Is there a plant in this image?"]
