@@ -89,6 +89,11 @@ class TrainingArguments(TrainerArguments):
             raise ValueError("bits=4 is doubly quantised nf4 only; leave --double_quant and --quant_type out")
         if self.lora_bias not in ("none", "all", "lora_only"):
             raise ValueError(f"lora_bias={self.lora_bias!r} is unknown; give none, all or lora_only")
+        if self.label_smoothing_factor:
+            raise ValueError(
+                f"label_smoothing_factor={self.label_smoothing_factor} is not possible: Trainer smooths by labels that do not "
+                "count the visual tokens; leave it out"
+            )
         if self.deepspeed and not installed("deepspeed"):
             raise ImportError("deepspeed is not installed: pip install deepspeed, or leave --deepspeed out")
         if "wandb" in str(self.report_to) and not installed("wandb"):

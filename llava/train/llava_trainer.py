@@ -50,6 +50,7 @@ class LlavaTrainer(Trainer):
         """Trainer's, with what is frozen in evaluation mode and a loss that must be a number."""
         for module in self.frozen:
             module.training = False
+        inputs = {**inputs, "skip_logits": True}
         outcome = super().compute_loss(model, inputs, *args, **kwargs)
         loss = outcome[0] if isinstance(outcome, tuple) else outcome
         if not torch.isfinite(loss):

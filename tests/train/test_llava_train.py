@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch.utils.data import BatchSampler
 
 from llava.model.builder import load_pretrained_model
+from llava.model.language_model.llava_llama import LlavaLlamaForCausalLM
 from llava.reduction import reduced
 from llava.shapes import world
 from llava.train import arguments, llava_trainer, trainable
@@ -290,6 +291,19 @@ def test_a_config_says_what_a_yaml_plan_says(data, tmp_path):
     assert trainer.args.ddp_find_unused_parameters is None  # every record passes the projector
 
 
+def test_logits_that_nobody_reads_are_not_computed(data, tmp_path, monkeypatch):
+    seen, forward = [], LlavaLlamaForCausalLM.forward
+
+    def watched(self, *args, **kwargs):
+        output = forward(self, *args, **kwargs)
+        seen.append(output.logits is None)
+        return output
+
+    monkeypatch.setattr(LlavaLlamaForCausalLM, "forward", watched)
+    run(data, tmp_path, *SHORT, "--tune_mm_mlp_adapter", True, steps=1)
+    assert seen and all(seen)
+
+
 def test_the_loss_is_that_of_the_answers_whatever_is_thrown_away(data, tmp_path):
     """With nothing lost the loss of a reduced model is the whole model's; with less than all it is another."""
     found = {}
@@ -415,6 +429,7 @@ CONTRADICTIONS = {
     "lora_weight_path is given without": ["--lora_weight_path", "x"],
     "bits=4 is not possible; give 16, or": ["--bits", "4"],
     "doubly quantised nf4 only": ["--bits", "4", "--lora_enable", "True", "--quant_type", "fp4"],
+    "label_smoothing_factor=0.1 is not possible": ["--label_smoothing_factor", "0.1"],
     "warmup_ratio=3.0 is no share": ["--warmup_ratio", "3"],
     "lora_bias='some' is unknown": ["--lora_bias", "some"],
     "conversation template 'v11' is unknown; did you mean": ["--version", "v11"],

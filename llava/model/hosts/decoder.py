@@ -227,9 +227,14 @@ class ReducibleCausalLM(_Family):
         grids: Tensor | None = None,
         reduction: Spec = None,
         cache: Cache | None = None,
+        skip_logits: bool = False,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
-        """As the family's own ``forward``; ``labels`` (B, S) are those of the unreduced sequence, ``reduction`` a plan."""
+        """As the family's own ``forward``; ``labels`` (B, S) are those of the unreduced sequence, ``reduction`` a plan.
+
+        skip_logits: with labels, only rows that have one pass the head and no logits come back. The loss is the same; of a
+        prompt of visual tokens and questions little else is left to compute and to hold in a large vocabulary.
+        """
         refuse_unknown(f"{type(self).__name__}.forward", kwargs, FORWARD)
         judged = {name: kwargs.pop(name) for name in ("num_items_in_batch", "shift_labels") if name in kwargs}
         outputs = self.model(
@@ -248,15 +253,12 @@ class ReducibleCausalLM(_Family):
             **kwargs,
         )
         wanted = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.lm_head(outputs.last_hidden_state[:, wanted])
-        loss = None
+        hidden = outputs.last_hidden_state[:, wanted]
+        logits, loss = None, None
         if labels is not None:
-            if outputs.trace:  # shift on the full timeline, then take the rows that are left
-                shifted = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
-                judged["shift_labels"] = outputs.ledger.labels(shifted)
-            loss = self.loss_function(
-                logits=logits, labels=None if outputs.trace else labels, vocab_size=self.config.vocab_size, **judged
-            )
+            logits, loss = self._judged(hidden, labels, outputs, skip_logits, **judged)
+        else:
+            logits = self.lm_head(hidden)
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
@@ -264,3 +266,18 @@ class ReducibleCausalLM(_Family):
             attentions=outputs.attentions,
             **cache_keyword(outputs[CACHE] if CACHE in outputs else None),
         )
+
+    def _judged(
+        self, hidden: Tensor, labels: Tensor, outputs: Any, skip_logits: bool, **judged: Any
+    ) -> tuple[Tensor | None, Tensor]:
+        """Logits of the rows in ``hidden`` (none where they are to be skipped), and their loss by the labels of the rows left."""
+        if outputs.trace or "shift_labels" not in judged:
+            # They are shifted on the full timeline, then those of the rows that are left are taken.
+            shifted = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
+            judged["shift_labels"] = outputs.ledger.labels(shifted) if outputs.trace else shifted
+        if skip_logits:
+            rows = judged["shift_labels"] != IGNORE_INDEX
+            hidden, judged["shift_labels"] = hidden[rows][None], judged["shift_labels"][rows][None]
+        logits = self.lm_head(hidden)
+        loss = self.loss_function(logits=logits, labels=None, vocab_size=self.config.vocab_size, **judged)
+        return None if skip_logits else logits, loss

@@ -161,6 +161,24 @@ def test_labels_count_text_only(llava15):
     torch.testing.assert_close(output.loss, torch.nn.functional.cross_entropy(logits, ids[0, -3:]))
 
 
+@pytest.mark.parametrize("reduction", [None, "fastv@1:40"])
+def test_skipped_logits_leave_the_loss_and_its_gradient(llava15, reduction, monkeypatch):
+    model, inputs = llava15.model, llava15.inputs(llava15.cases()[0])
+    labels = torch.full_like(inputs["input_ids"], -100)
+    labels[0, -6:-4], labels[0, -3:] = inputs["input_ids"][0, -6:-4], inputs["input_ids"][0, -3:]
+    head, rows = model.lm_head, []
+    project = head.forward
+    monkeypatch.setattr(head, "forward", lambda hidden: rows.append(hidden.shape[:-1].numel()) or project(hidden))
+    weight, found = model.model.layers[0].mlp.up_proj.weight, []
+    for skip in (False, True):
+        output = model(**inputs, labels=labels, reduction=reduction, skip_logits=skip)
+        (gradient,) = torch.autograd.grad(output.loss, weight)
+        found.append((output.loss.detach(), gradient))
+        assert (output.logits is None) == skip
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-7)
+    assert rows[1] == 5 < rows[0]
+
+
 def test_image_token_without_an_image_and_the_reverse(llava15):
     ids = torch.tensor([[1, 5, -200, 6]])
     for call in (llava15.model.forward, llava15.model.generate):

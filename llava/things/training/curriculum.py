@@ -1,0 +1,97 @@
+"""What the model of real parts learns from, stage by stage, and the records of a stage in LLaVA's layout."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.progress import track
+
+from ..world import Questions, World
+
+SEED = 41  # first number of the seeds of all scenes that are trained on
+QUALITY = 90  # of the JPEGs
+RANK = 32  # of the LoRA: 20 MB in bfloat16
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the curriculum: one training by ``llava.train.train``.
+
+    records: pictures, each with its turns, read once. least, most: things in a picture. turns: questions about it. plan: the
+    reduction under which it learns, None for all 576 tokens. rate: of the LoRA, and of the projector times ``projector``.
+    """
+
+    name: str
+    records: int
+    least: int
+    most: int
+    turns: int
+    plan: str | None
+    rate: float
+    projector: float = 1.0
+
+    @property
+    def number(self) -> int:
+        return [stage.name for stage in CURRICULUM].index(self.name)
+
+
+CURRICULUM = (
+    Stage("few", 640, 1, 4, turns=8, plan="pool:144", rate=8e-4, projector=0.5),
+    Stage("many", 1600, 2, 8, turns=10, plan="pool:144", rate=6e-4, projector=0.5),
+    Stage("whole", 480, 2, 8, turns=10, plan=None, rate=3e-4, projector=0.3),
+)
+
+
+def write_records(stage: Stage, world: World, folder: Path, progress: bool = False) -> Path:
+    """Draw a stage's pictures and write its conversations; returns the JSON, which is written last.
+
+    What is there already is kept: the same stage gives the same bytes.
+    """
+    file = folder / f"{stage.name}.json"
+    if file.is_file():
+        return file
+    folder.mkdir(parents=True, exist_ok=True)
+    questions = Questions(world)
+    records = []
+    for number in track(range(stage.records), f"drawing {stage.name}", disable=not progress):
+        seed = (SEED, stage.number, number)
+        scene = world.scene(*seed, least=stage.least, most=stage.most)
+        picture = folder / f"{number:05d}.jpg"
+        if not picture.is_file():
+            world.render(scene).save(picture, quality=QUALITY)
+        turns = questions.conversation(scene, np.random.default_rng((*seed, 2)), stage.turns)
+        said = [
+            {"from": speaker, "value": f"<image>\n{text}" if speaker == "human" and not at else text}
+            for at, turn in enumerate(turns)
+            for speaker, text in zip(("human", "gpt"), turn)
+        ]
+        records.append({"id": picture.stem, "image": picture.name, "conversations": said})
+    partial = file.with_suffix(".partial")
+    partial.write_text(json.dumps(records, indent=1), encoding="utf-8")
+    partial.replace(file)
+    return file
+
+
+def arguments(stage: Stage, base: Path, records: Path, output: Path, before: Path | None) -> list[str]:
+    """The command line of ``llava.train.train`` for a stage. before: the folder of the stage before, of a projector or a LoRA."""
+    flags: dict[str, object] = {
+        "model_name_or_path": base, "version": "qwen_1_5", "data_path": records, "image_folder": records.parent,
+        "output_dir": output, "bf16": True, "use_cpu": not torch.cuda.is_available(), "num_train_epochs": 1, "per_device_train_batch_size": 4,
+        "learning_rate": stage.rate, "lr_scheduler_type": "cosine", "warmup_ratio": 0.05, "weight_decay": 0.0,
+        "model_max_length": 2048, "logging_steps": 5, "save_strategy": "steps", "save_steps": 40, "save_total_limit": 2,
+        "group_by_modality_length": True, "report_to": "none", "lazy_preprocess": True, "seed": SEED,
+        "lora_enable": True, "lora_r": RANK, "lora_alpha": 2 * RANK, "lora_dropout": 0.0,
+        "mm_projector_lr": stage.rate * stage.projector,
+    }  # fmt: skip
+    if stage.plan:
+        flags["reduction"] = stage.plan
+    if before is not None:
+        is_projector = (before / "mm_projector.bin").is_file()
+        flags["pretrain_mm_mlp_adapter" if is_projector else "lora_weight_path"] = (
+            before / "mm_projector.bin" if is_projector else before
+        )
+    return [word for name, value in flags.items() for word in (f"--{name}", str(value))]

@@ -1,0 +1,72 @@
+"""Train the model of real parts: align the projector, then every stage of the curriculum by ``llava.train.train``.
+
+    python -m llava.things.train --base playground/checkpoints/llava-things-base --work playground/training/things
+
+Everything lies in the work folder, and the same command resumes where it was stopped: drawn pictures, patches and finished stages
+are kept, a stage that was cut is resumed from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llava.files import write_json
+from llava.model.builder import PROJECTOR_FILE, load_pretrained_model
+from llava.train.train import parse, train
+
+from ..world import World
+from .align import Words, align, read_patches
+from .curriculum import CURRICULUM, Stage, arguments, write_records
+
+logger = logging.getLogger(__name__)
+
+PICTURES, STEPS = 1200, 2000  # of the alignment
+DONE = "done.json"  # in the folder of a finished stage
+
+
+def train_things(
+    base: Path, world: World, work: Path, until: str = CURRICULUM[-1].name, progress: bool = False
+) -> Path:
+    """Follow the curriculum to the end of the stage ``until``; returns the folder of what it has learnt.
+
+    base: the checkpoint of the untrained parts. work: 1.5 GB at most. Raises what ``llava.train.train`` raises.
+    """
+    names = [stage.name for stage in CURRICULUM]
+    if until not in names:
+        raise ValueError(f"until={until!r} is no stage; choose one of {', '.join(names)}")
+    before = aligned(base, world, work, progress)
+    for stage in CURRICULUM[: names.index(until) + 1]:
+        before = _trained(stage, base, world, work, before, progress)
+    return before
+
+
+def aligned(base: Path, world: World, work: Path, progress: bool = False) -> Path:
+    """The folder with an aligned projector and its figures."""
+    folder = work / "aligned"
+    if not (folder / DONE).is_file():
+        tokenizer, model, image_processor, _ = load_pretrained_model(base, device="cpu", dtype="float32")
+        patches = read_patches(model, image_processor, world, work / "patches", PICTURES, progress)
+        embeddings: Any = model.get_input_embeddings()
+        words = Words.of(world, tokenizer, embeddings.weight)
+        projector: Any = model.get_model().mm_projector
+        figures = align(projector, patches, words, STEPS)
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {f"model.mm_projector.{name}": value for name, value in projector.state_dict().items()}
+        torch.save(weights, folder / PROJECTOR_FILE)
+        write_json(folder / DONE, figures)
+        logger.info("aligned: %s", ", ".join(f"{name} {value:.1%}" for name, value in figures.items()))
+    return folder
+
+
+def _trained(stage: Stage, base: Path, world: World, work: Path, before: Path, progress: bool) -> Path:
+    folder = work / "stages" / stage.name
+    if not (folder / DONE).is_file():
+        records = write_records(stage, world, work / "records" / stage.name, progress)
+        logger.info("stage %s: %d pictures", stage.name, stage.records)
+        train(*parse(arguments(stage, base, records, folder, before)))
+        write_json(folder / DONE, vars(stage))
+    return folder
