@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +49,11 @@ class Contributions:
     size: Sequence[float]
     strata: Sequence[str] | None = None
     limit: float | None = None
+
+    @cached_property
+    def resamples(self) -> NDArray[np.float64]:
+        """``resampled`` of these pictures, drawn once however many comparisons need it: (RESAMPLES,)."""
+        return resampled(self)
 
 
 def total(pictures: Contributions) -> float:
@@ -278,7 +284,7 @@ def _freedom(pictures: Contributions) -> int:
 
 
 def _mean_resampled(runs: Sequence[Contributions]) -> NDArray[np.float64]:
-    return np.mean([resampled(run) for run in runs], axis=0)
+    return np.mean([run.resamples for run in runs], axis=0)
 
 
 def _draws(rng: np.random.Generator, members: NDArray[np.int_], count: int) -> Iterator[tuple[slice, NDArray[np.int_]]]:
