@@ -23,7 +23,11 @@ setup(
     python_requires=">=3.11",
     entry_points={"console_scripts": ["llava = llava.cli.main:main"]},
     packages=find_packages(include=["llava", "llava.*"]),
-    package_data={"llava.eval.report.page": ["*.html", "*.css", "*.js"], "llava.cost": ["*.yaml"]},
+    package_data={
+        "llava.eval.report.page": ["*.html", "*.css", "*.js"],
+        "llava.eval.leaderboard.page": ["*.html", "*.css", "*.js"],
+        "llava.cost": ["*.yaml"],
+    },
     install_requires=[
         "torch>=2.6",
         "transformers>=5.17,<5.25",  # what the tests run on: llava/versions.py

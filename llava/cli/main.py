@@ -13,6 +13,7 @@ COMMANDS = {
     "cost": ("llava.cost", "what a plan costs any model, before it runs"),
     "eval": ("llava.eval.run", "questions of a benchmark under plans"),
     "hosts": ("llava.model.hosts", "which models of transformers plans run on"),
+    "leaderboard": ("llava.eval.leaderboard", "a grid of models, tasks, methods and costs, and its page"),
     "report": ("llava.eval.report", "tables and pages of runs"),
     "reproduce": ("llava.eval.reproduce", "a published row, measured here"),
     "serve": ("llava.serve.openai", "an OpenAI-compatible server"),

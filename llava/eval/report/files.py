@@ -53,7 +53,12 @@ def write(rows: Sequence[Row], output: str | Path, unfinished: Sequence[Path] = 
 
 def as_csv(rows: Sequence[Row]) -> str:
     """The rows as plain columns; text that a spreadsheet would compute or a page would run is made harmless."""
-    records = [_flat(row.as_dict()) for row in rows]
+    return records_csv([row.as_dict() for row in rows])
+
+
+def records_csv(nested: Sequence[Mapping[str, Any]]) -> str:
+    """Nested records as plain columns; see ``as_csv``."""
+    records = [_flat(record) for record in nested]
     text = io.StringIO()
     table = csv.DictWriter(text, fieldnames=list(dict.fromkeys(name for record in records for name in record)))
     table.writeheader()

@@ -219,7 +219,7 @@ def _comparison(difference: Difference | None, digits: int) -> Cell:
     if difference is None:
         return Cell("")
     p = "" if difference.p_holm is None else _p_value(difference.p_holm)
-    verdict = f"perhaps {difference.verdict}" if _by_interval_alone(difference) else difference.verdict
+    verdict = f"perhaps {difference.verdict}" if by_interval_alone(difference) else difference.verdict
     if difference.score is None or difference.score_interval is None:
         bounds = interval(difference.accuracy_interval, 1, scale=100, sign="+")
         return Cell(f"{100 * difference.accuracy:+.1f} %", bounds, verdict, p, difference.accuracy)
@@ -231,7 +231,7 @@ def _p_value(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
-def _by_interval_alone(difference: Difference) -> bool:
+def by_interval_alone(difference: Difference) -> bool:
     """Whether only the interval tells two runs apart, not the corrected test."""
     return difference.verdict != INDISTINCT and difference.p_holm is not None and difference.p_holm > LEVEL
 
@@ -293,7 +293,7 @@ def _compared(rows: Sequence[Row]) -> list[str]:
         "distinguishable (indistinct). p: exact McNemar test of the answers, after Holm's correction for "
         f"{len(made)} comparison{'s' if len(made) > 1 else ''}."
     ]
-    if any(map(_by_interval_alone, made)):
+    if any(map(by_interval_alone, made)):
         sentences.append(
             f"perhaps: by the interval alone, not by the corrected p; of {len(made)} intervals about "
             f"{LEVEL * len(made):.1f} exclude 0 by chance."

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 import json
-import os
 import re
 import shutil
 from dataclasses import replace
@@ -14,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from llava.eval.report.page import write_page
 from llava.eval.report.page.chart import AXES, make_chart
 from llava.eval.report.runs import collect
 from tests.eval.folders import add_samples, make_run, questions
+from tests.eval.screens import look, photograph
 
 KEYS = questions(pictures=4)
 SHOWN = ["existence/0000.png#1", "existence/0000.png#2", "count/0001.png#1"]
@@ -162,26 +160,6 @@ def test_heat_maps_hold_scores_and_differences(page):
 # In a browser
 
 
-@pytest.fixture(scope="module")
-def browser():
-    """Chromium without a window; skipped where there is none, except in CI, which installs it."""
-    program, driver = (next(filter(None, map(shutil.which, names)), None) for names in (
-        ("chromium", "chromium-browser", "google-chrome"), ("chromedriver", "chromium.chromedriver"),
-    ))  # fmt: skip
-    if not (program and driver):
-        reason = "no Chromium with its driver: apt-get install chromium chromium-driver"
-        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
-    webdriver = pytest.importorskip("selenium.webdriver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = program
-    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    found = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield found
-    found.quit()
-
-
 @pytest.fixture
 def opened(browser, page):
     """The page, freshly loaded at 1280 x 900 and light; what went wrong while a test used it is asserted afterwards."""
@@ -193,22 +171,6 @@ def opened(browser, page):
     asked = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     addresses = [one["params"]["request"]["url"] for one in asked if one["method"] == "Network.requestWillBeSent"]
     assert addresses and [url for url in addresses if not url.startswith(("data:", page.as_uri()))] == []
-
-
-def look(browser, width: int, scheme: str) -> None:
-    """Set the size of the screen and the reader's light or dark scheme."""
-    screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
-    features = [{"name": "prefers-color-scheme", "value": scheme}]
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-
-
-def photograph(browser) -> np.ndarray:
-    """The whole page: (H, W, 3)."""
-    content = base64.b64decode(
-        browser.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True})["data"]
-    )
-    return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
 
 
 def column(browser, number: int) -> list[str]:

@@ -136,14 +136,14 @@ def make_chart(rows: Sequence[Row], axis: Axis, size: str, width: int, height: i
         right=right,
         top=top,
         bottom=bottom,
-        x_ticks=_thinned([Tick(across(cost), f"{cost:g}") for cost in _cost_ticks(low, high, axis.base)], 38),
+        x_ticks=thinned([Tick(across(cost), f"{cost:g}") for cost in cost_ticks(low, high, axis.base)], 38),
         y_ticks=[Tick(up(score), f"{score:g}") for score in y_values],
         series=series,
         references=_references([row for row in rows if row.method in REFERENCES], up),
     )
 
 
-def _cost_ticks(low: float, high: float, base: int) -> list[float]:
+def cost_ticks(low: float, high: float, base: int) -> list[float]:
     """Powers of two, or 1, 2, 5 times powers of ten; evenly spaced ones where the range is too short for three of them."""
     ticks = LogLocator(base, subs=[1] if base == 2 else [1, 2, 5], numticks=40).tick_values(low, high)
     inside = [float(tick) for tick in ticks if low <= tick <= high]
@@ -152,7 +152,7 @@ def _cost_ticks(low: float, high: float, base: int) -> list[float]:
     return inside
 
 
-def _thinned(ticks: Sequence[Tick], room: float) -> list[Tick]:
+def thinned(ticks: Sequence[Tick], room: float) -> list[Tick]:
     """As many of the ticks, from the left, as have ``room`` pixels each."""
     kept: list[Tick] = []
     for tick in ticks:

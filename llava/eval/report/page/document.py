@@ -40,25 +40,42 @@ def write_page(rows: Sequence[Row], unfinished: Sequence[Path], file: str | Path
     A run without stored samples has its answers shown without patches. Raises ValueError naming a samples file that is not
     what it should be.
     """
-    environment = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(breakable=_breakable, unbroken=_unbroken)
-    style, script = _style(), (HERE / "report.js").read_text(encoding="utf-8")
-    text = environment.get_template("report.html").render(
-        title=" and ".join(f"{model} on {task.upper()}" for task, model in boards(rows)),
-        boards=[_board(number, *names, board) for number, (names, board) in enumerate(boards(rows).items())],
-        means=relative_columns(means) if (means := relatives(rows)) else [],
-        notes=notes(rows, unfinished),
-        machines=_machines(rows),
-        colours=COLOURS,
-        markers=MARKERS,
-        policy=Markup(f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; img-src data:"),
-        style=Markup(style),
-        script=Markup(script),
+    style, script = page_style(), (HERE / "report.js").read_text(encoding="utf-8")
+    text = (
+        templates_in(HERE)
+        .get_template("report.html")
+        .render(
+            title=" and ".join(f"{model} on {task.upper()}" for task, model in boards(rows)),
+            boards=[_board(number, *names, board) for number, (names, board) in enumerate(boards(rows).items())],
+            means=relative_columns(means) if (means := relatives(rows)) else [],
+            notes=notes(rows, unfinished),
+            machines=machines(rows),
+            colours=COLOURS,
+            markers=MARKERS,
+            **self_contained(style, script),
+        )
     )
     write_text(file, text)
     return Path(file)
+
+
+def templates_in(*folders: Path) -> Environment:
+    """The templates of folders, what they render escaped, with the filters ``breakable`` and ``unbroken``."""
+    environment = Environment(
+        loader=FileSystemLoader(folders),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(breakable=_breakable, unbroken=_unbroken)
+    return environment
+
+
+def self_contained(style: str, script: str) -> dict[str, Markup]:
+    """A page's ``style`` and ``script``, and the ``policy`` that lets in these alone, and pictures that it holds itself."""
+    policy = f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; img-src data:"
+    return {"policy": Markup(policy), "style": Markup(style), "script": Markup(script)}
 
 
 def _board(number: int, task: str, model: str, rows: Sequence[Row]) -> dict[str, Any]:
@@ -89,7 +106,7 @@ def _charts(rows: Sequence[Row]) -> dict[str, list[Chart]]:
     return charts
 
 
-def _style() -> str:
+def page_style() -> str:
     """The style with a class for every colour and for every share of a heat map, as the policy allows no style attribute."""
     numbers = range(len(COLOURS))
     light = " ".join(f"--hue-{n}: {COLOURS[n]}; --series-{n}: var(--hue-{n});" for n in numbers)
@@ -108,9 +125,9 @@ def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def _machines(rows: Sequence[Row]) -> list[str]:
+def machines(rows: Sequence[Row]) -> list[str]:
     """What the runs were measured on, each machine once."""
-    machines: dict[str, None] = {}
+    about_all: dict[str, None] = {}
     for file in (Path(folder) / "environment.json" for row in rows for folder in row.folders):
         if file.is_file():
             about = read_json(file, hint="remove it")
@@ -119,14 +136,14 @@ def _machines(rows: Sequence[Row]) -> list[str]:
             installed = ", ".join(f"{name} {version}" for name, version in packages if version)
             processor = about.get("gpu") or f"{about.get('processor')}, {about.get('threads')} threads"
             commit = f"; commit {str(about['commit'])[:12]}" if about.get("commit") else ""
-            machines[f"{processor}; Python {about.get('python')}, {installed}{commit}"] = None
-    return list(machines)
+            about_all[f"{processor}; Python {about.get('python')}, {installed}{commit}"] = None
+    return list(about_all)
 
 
 def _breakable(text: str) -> Markup:
     """Text that may be broken after the signs that join the parts of plans and subtasks."""
     return Markup("").join(
-        Markup("{}<wbr>").format(letter) if letter in "_+@-" else Markup.escape(letter) for letter in text
+        Markup("{}<wbr>").format(letter) if letter in "_+@-,=" else Markup.escape(letter) for letter in text
     )
 
 

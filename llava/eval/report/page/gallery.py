@@ -37,17 +37,17 @@ def gallery(rows: Sequence[Row]) -> dict[str, Any] | None:
             if (source := sources.get(line["key"])) is None:
                 continue
             if source not in pictures:
-                about = {"name": line["picture"], "category": line["category"], "src": _embedded(*source)}
+                about = {"name": line["picture"], "category": line["category"], "src": embedded(*source)}
                 pictures[source] = {**about, "questions": {}}
             question = {"text": line["prompt"], "label": line["label"], "answers": []}
             question = pictures[source]["questions"].setdefault(line["key"], question)
-            question["answers"].append(_answer(row.plan, line, by_key.get(line["key"])))
+            question["answers"].append(sample_of(row.plan, line, by_key.get(line["key"])))
     shown = [{**picture, "questions": list(picture["questions"].values())} for picture in pictures.values()]
     layers = max(entry["layers"] for by_key in entries for entry in by_key.values())
     return {"layers": layers, "pictures": shown}
 
 
-def _answer(plan: str, line: Line, entry: dict[str, Any] | None) -> dict[str, Any]:
+def sample_of(plan: str, line: Line, entry: dict[str, Any] | None) -> dict[str, Any]:
     """One plan's answer to one question: words, whether they are right, tokens by layer, and what was kept."""
     kept = line.get("kept", [])
     changes = [layer for layer in range(len(kept)) if not layer or kept[layer] != kept[layer - 1]]
@@ -61,7 +61,7 @@ def _answer(plan: str, line: Line, entry: dict[str, Any] | None) -> dict[str, An
     }
 
 
-def _embedded(root: Path, name: str) -> str:
+def embedded(root: Path, name: str) -> str:
     """A stored picture as a data address; empty, with a warning, where it is gone."""
     file = root / "pictures" / Path(name).name
     try:
