@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from llava.eval.ask.loop import answers
 from llava.eval.ask.subject import Generation
@@ -35,6 +36,15 @@ def test_questions_of_like_length_share_a_batch_and_those_of_a_picture_stay_toge
     found = [answer.example.key for answer in answers(subject, DENSE, examples, batch_size=2)]
     assert found == ["k2", "k3", "k4", "k5", "k0", "k1"]
     assert subject.batches == [2, 2, 2]
+
+
+def test_questions_about_one_file_stay_together_under_whatever_names_it_has(tmp_path):
+    files = [tmp_path / f"{name}.png" for name in "ab"]
+    for file in files:
+        Image.new("RGB", (4, 4)).save(file)
+    examples = [example(n, f"p{n}", files[n % 2], text="x" * (1 + n % 3)) for n in range(4)]
+    found = [answer.example.key for answer in answers(ByLength(), DENSE, examples, batch_size=2)]
+    assert found == ["k1", "k3", "k0", "k2"]
 
 
 def test_shares_divide_the_batches_without_gap_or_overlap():
