@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from .aggregate import Merged
-from .evidence import DecoderEvidence, Evidence, LayerEvidence, Need, Site, TowerEvidence
+from .evidence import SITE_GIVES, DecoderEvidence, Evidence, LayerEvidence, Need, Site, TowerEvidence
 from .ledger import Ledger
-from .stage import Place, Stage, Where
+from .stage import CROP_SITES, Place, Stage, Where
 
 
 @dataclass(frozen=True)
@@ -319,9 +319,11 @@ def _evidence(stage: Stage, views: Views, rows: Tensor, members: list[int]) -> E
     length = len(views.tokens[members[0]])
     grid = views.grid_of(members[0])
     if Need.GRID in stage.needs and grid is None:
+        early = [site for site in CROP_SITES if site in stage.reducer.sites and stage.needs <= SITE_GIVES[site]]
         raise ValueError(
             f"{stage} needs the arrangement of the tokens on the picture, but these {length} tokens have none (a picture"
-            " of several crops, or an earlier stage); put it at site='features' as the first stage"
+            " of several crops, or an earlier stage); make it the first stage"
+            + (f", at site={early[0]!r}" if early else "")
         )
     return Evidence(
         seeds=views.seeds[rows],

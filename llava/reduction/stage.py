@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from .aggregate import Merged, gather
 from .checks import check_choice, is_number, is_whole, shown
 from .evidence import SITE_GIVES, Evidence, Need, Site
+from .schedule import TOKENS
 from .spelling import spell_value
 
 Where = Literal[Site, "schedule"]  # several stages under one name, which ``plan.spelled_out`` writes out
@@ -181,7 +182,15 @@ class Stage:
         if self.site not in get_args(Site):
             raise ValueError(f"site={shown(self.site)} of {name} is unknown; choose one of {', '.join(get_args(Site))}")
         if self.site not in self.reducer.sites:
-            raise ValueError(f"{name} cannot stand at site={self.site!r}; it can at {', '.join(self.reducer.sites)}")
+            own = (
+                ""
+                if self.reducer.scheduled
+                else f", as in {name}@{self.reducer.default_layer or self.reducer.sites[0]}"
+            )
+            own = own.replace("@layer", "@2")
+            raise ValueError(
+                f"{name} cannot stand at site={self.site!r}; it can at {', '.join(self.reducer.sites)}{own}"
+            )
         missing = self.needs - SITE_GIVES[self.site]
         if missing:
             fitting = [site for site in self.reducer.sites if self.reducer.needs_at(site) <= SITE_GIVES[site]]
@@ -209,6 +218,11 @@ class Stage:
         name = self.reducer.name
         if self.site == "schedule" and self.keep is None:
             pass
+        elif self.site == "schedule" and is_whole(self.keep) and self.keep > TOKENS:
+            raise ValueError(
+                f"keep={self.keep} of {name}: its schedule is for pictures of {TOKENS} tokens; give keep<={TOKENS}, a"
+                f" fraction, or one stage in a layer such as {name}@{self.reducer.default_layer or 2}"
+            )
         elif self.reducer.wants_keep:
             check_keep(self.keep, name, self.reducer.least_keep)
         elif self.keep is not None:

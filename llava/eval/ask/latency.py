@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from statistics import median
 
@@ -11,8 +12,10 @@ from llava.reduction import reduced
 
 from ..bench.clock import now
 from ..bench.workload import drawn_picture
-from .pricing import Plan, Pricing, candidates, check_near
+from .pricing import NEAR, Plan, Pricing, candidates, check_near, method_label
 from .subject import LlavaSubject
+
+logger = logging.getLogger(__name__)
 
 PAIRS = 7  # of passes for every budget that is tried
 CLOSE = 0.01  # of the wanted time: no other budget is tried then
@@ -30,7 +33,8 @@ def matched_latency(
 
     Budgets are bisected, since time grows with them; at each step the plan and the reference are measured by ``seconds``, in
     alternating pairs. Of several stages the budgets keep their proportion. A plan without a budget comes back as it is.
-    Raises ValueError when even the nearest that was tried is further than 5 % from the target.
+    Raises ValueError when even the nearest that was tried is further than 5 % from the target, or where times scatter so much
+    that none is near it.
     """
     plans = candidates(plan, pricing)
     if not plans:
@@ -40,10 +44,17 @@ def matched_latency(
     while low <= high:
         middle = (low + high) // 2
         times[middle] = relative_seconds(plans[middle], reference or [], seconds, pairs)
+        logger.info("%s takes %.3f of the time", "+".join(map(str, plans[middle])), times[middle])
         if abs(times[middle] - target) <= CLOSE * target:
             break
         low, high = (middle + 1, high) if times[middle] < target else (low, middle - 1)
     best = min(times, key=lambda number: abs(times[number] - target))
+    if min(times.values()) < target < max(times.values()) and abs(times[best] - target) > NEAR * target:
+        raise ValueError(
+            f"--match latency={target:g}: {method_label(plan)} was measured on both sides of that but nowhere near it "
+            f"({', '.join(f'{times[number]:.3f}' for number in sorted(times))} from the smallest budget to the largest); the "
+            "measurements scatter: repeat while nothing else runs, or ask for flops="
+        )
     check_near("latency", target, times[best], plan, plans[best])
     return plans[best]
 

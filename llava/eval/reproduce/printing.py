@@ -37,7 +37,9 @@ def show_reproduction(result: Reproduction, others: Sequence[Printed], console: 
 
     others: further rows of the same method, label and task, which other sources print.
     """
-    title = f"{result.model} on {result.task}, {result.metric}: {result.method} at {result.label:g}, {result.source}"
+    title = (
+        f"{result.model} on {result.task}, {result.metric}: {result.method} at {result.label:g}, as in {result.source}"
+    )
     columns = [
         Column("", [Cell(figure.name) for figure in result.figures], words=True),
         Column("published", [Cell(_published(figure, result)) for figure in result.figures]),
@@ -75,8 +77,8 @@ def notes(result: Reproduction, others: Sequence[Printed]) -> list[str]:
     if result.failed:
         remarks.append(f"{result.failed} answers failed and count as wrong; --retry-failed asks them again.")
     remarks += [
-        f"{each.publication.name} prints {_number(each.row.scores[result.task])} ({each.publication.metrics[result.task]}) "
-        f"for the same label, which there counts: {ACCOUNTINGS[each.row.accounting]}."
+        f"{each.publication.name} also prints this label, with {_number(each.row.scores[result.task])} "
+        f"({each.publication.metrics[result.task]}); what it counts there: {ACCOUNTINGS[each.row.accounting]}."
         for each in others
     ]
     return remarks

@@ -36,8 +36,8 @@ class CLIPText:
         headers = weight_headers(folder)
         if PROJECTION not in headers or not any(key.startswith("text_model.") for key in headers):
             raise ValueError(
-                f"{folder} holds CLIP's vision side alone, and the plan asks its text tower; take the whole CLIP, or compare"
-                " the question in the language model's embeddings with the method's option relevance=embeddings"
+                f"{folder} holds CLIP's vision side alone, and the plan asks for its text tower; take the whole CLIP, or"
+                " compare the question in the language model's embeddings with the method's option relevance=embeddings"
             )
         model: Any = CLIPTextModelWithProjection.from_pretrained(folder)
         model.requires_grad_(False)

@@ -77,11 +77,23 @@ def test_another_plan_can_be_what_times_are_shares_of():
 def test_what_no_budget_reaches_is_said_and_what_has_none_stays():
     with pytest.raises(
         ValueError,
-        match="--match latency=0.3: fastv@2:1.0 cannot cost that; the nearest is latency=0.531 with fastv@2:0",
+        match="--match latency=0.3: fastv@2 cannot cost that; the nearest is latency=0.531 with fastv@2:0",
     ):
         matched_latency(plan_from("fastv@2", 1.0), PRICING, 0.3, Clock())
     clock, blind = Clock(), plan_from("blind")
     assert matched_latency(blind, PRICING, 0.3, clock) is blind and not clock.asked
+
+
+def test_times_that_scatter_are_no_fault_of_the_plan():
+    """The first budget that is tried looks slow, all below it fast: the wanted time lies between two neighbours."""
+
+    def seconds(plan: list) -> float:
+        return 1.0 if not plan or plan[0].keep == 576 else 0.8 if plan[0].keep >= 288 else 0.6
+
+    with pytest.raises(
+        ValueError, match="fastv@2 was measured on both sides of that.* 0.800 from.*repeat while nothing"
+    ):
+        matched_latency(plan_from("fastv@2", 1.0), PRICING, 0.7, seconds)
 
 
 @pytest.mark.parametrize("spec", ["", "fastv@2:64", "pool:16", "downsample:144", "vispruner:64", "tome:300"])

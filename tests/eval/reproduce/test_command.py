@@ -92,7 +92,7 @@ def test_published_measured_and_difference(data, published, stub, capsys):
     printed = capsys.readouterr().out
     assert "does not apply" not in printed and "published" in printed and "+25.0" in printed
     said = " ".join(printed.split())
-    assert "other prints 40.0 (accuracy) for the same label, which there counts: the source does not say." in said
+    assert "other also prints this label, with 40.0 (accuracy); what it counts there: the source does not say." in said
     assert "The source's plan has 200 visual tokens on average over the layers, this run 320.0" in said
 
 

@@ -17,8 +17,8 @@ from tests.tiny import prompt, tiny_model
         ("trim:1", "keep=1 of trim must be a count of at least 2"),
         ("prumerge:1", "keep=1 of prumerge must be a count of at least 2"),
         ("visionzip@layer:64", "visionzip cannot stand at site='layer'; it can at features"),
-        ("visionzip@2:64", "visionzip cannot stand at site='layer'"),
-        ("fastv@prompt:64", "fastv cannot stand at site='prompt'; it can at layer"),
+        ("visionzip@2:64", "it can at features, projected, as in visionzip@features"),
+        ("fastv@prompt:64", "fastv cannot stand at site='prompt'; it can at layer, as in fastv@2"),
         ("tome@features:64", "tome cannot stand at site='features'; it can at tower"),
         ("tome:64,per=image", "per='image' of tome: at site='tower' a budget is for each crop; leave per out"),
         (
@@ -35,6 +35,11 @@ from tests.tiny import prompt, tiny_model
         ("pyramiddrop:layers=8-x", "layers='8-x' must be layers of 32 joined by dashes"),
         ("tome:64,inflect=2", "inflect=2 must be a number between -1 and 1"),
         ("visionzip:64+tome:32", "out of order at tome:32; write pixels, tower, features"),
+        (
+            "sparsevlm:577",
+            "its schedule is for pictures of 576 tokens; give keep<=576, a fraction, or one stage in a layer",
+        ),
+        ("pyramiddrop:900", "give keep<=576"),
         ("fastv@2:64+fastv@4:128", "exceeds the 64 tokens that fastv@2:64 leaves"),
     ],
 )
@@ -66,7 +71,8 @@ def test_a_schedule_that_cannot_be_spelled_out(plan, layers, says):
 def test_contextual_tokens_leave_room_for_dominant_ones():
     reducer = make_stage("visionzip", keep=8, contextual=8).reducer
     with pytest.raises(
-        ValueError, match="contextual=8 of visionzip leaves no dominant token of 8; keep more, or merge fewer"
+        ValueError,
+        match="contextual=8 of visionzip leaves no dominant token of the 8 .* keep more than 8 for each crop",
     ):
         reducer._contextual(8)
 
@@ -75,6 +81,16 @@ def test_without_a_tower_its_evidence_is_missed_in_words():
     views = Views(list(torch.randn(2, 36, 8)), torch.arange(2), (6, 6))
     with pytest.raises(ValueError, match="nothing is known of the tower here; stand at site='features' or 'projected'"):
         reduce_images(plan_from("fastervlm:8"), "features", views)
+
+
+@pytest.mark.parametrize(
+    ("second", "where"), [("pool@projected:4", "features"), ("eadp@projected:8,relevance=embeddings", "projected")]
+)
+def test_the_way_out_of_a_grid_that_is_gone_is_a_site_where_the_method_can_stand(second, where):
+    views = Views(list(torch.randn(2, 36, 8)), torch.arange(2), (6, 6))
+    left, _ = reduce_images(plan_from("grid@features:16"), "features", views)
+    with pytest.raises(ValueError, match=f"these 16 tokens have none.*make it the first stage, at site='{where}'"):
+        reduce_images(plan_from(second), "projected", left)
 
 
 def test_a_grid_that_is_gone_is_missed_in_words_and_nothing_is_half_applied():

@@ -51,7 +51,8 @@ class FitPrune(Reducer):
         """The power of the shares whose mean is ``wanted``; by bisection."""
         if not 1 / LAYERS < wanted <= 1:
             raise ValueError(
-                f"keep={wanted:g} of fitprune must be a share above {1 / LAYERS:g}, which the first layer sees"
+                f"keep={wanted:g} of fitprune must be a share above {1 / LAYERS:g}, or more than {TOKENS // LAYERS} of {TOKENS}"
+                " tokens, which the first layer sees"
             )
         low, high = 0.0, 1000.0
         for _ in range(60):

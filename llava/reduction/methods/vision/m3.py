@@ -56,7 +56,7 @@ class M3(Reducer):
         if k not in allowed:
             raise ValueError(
                 f"keep={k} of m3 is no number of equal square cells of {height} x {width}; give"
-                f" {', '.join(map(str, allowed))}, or mode=code, which leaves out what fills no cell"
+                f" {', '.join(map(str, allowed))} for each crop, or mode=code, which leaves out what fills no cell"
             )
 
     def _cell(self, evidence: Evidence, k: int) -> int:

@@ -87,12 +87,15 @@ class VisionZip(Reducer):
         rows = torch.cat([row, gather(tokens, dominant), (targets + joined).to(tokens)], dim=1)
         return Merged(rows, torch.cat([lent, origin], dim=1))
 
+    def left(self, tokens: int, k: int | None) -> int:
+        return tokens if k is None or not self._contextual(k) else k
+
     def _contextual(self, k: int) -> int:
-        published = {192: 30, 128: 20, 64: 10}
-        contextual = published.get(k, max(1, k * 5 // 32)) if self.contextual is None else self.contextual
+        contextual = self.contextual or {192: 30, 128: 20, 64: 10}.get(k, max(1, k * 5 // 32))
         if contextual + (self.mode == "code") >= k:
             raise ValueError(
-                f"contextual={contextual} of visionzip leaves no dominant token of {k}; keep more, or merge fewer"
+                f"contextual={contextual} of visionzip leaves no dominant token of the {k} that each crop keeps; keep more"
+                f" than {contextual + (self.mode == 'code')} for each crop, or give a lower contextual"
             )
         return contextual
 
