@@ -1,8 +1,9 @@
 """The projector's first weights: what the tower sees of a thing reads as the words that the language model has for it.
 
-No language model is run for it. A projected patch is held against the language model's own input embeddings: it should lie nearest
-to the name of the thing that it shows ("background" where there is none), and to words for where it is. Minutes instead
-of the hours that the same takes through all layers; what is learnt afterwards begins with a picture that can be read.
+No language model is run for it. A projected patch is drawn to where the language model's own input embeddings have the name of the thing
+that it shows ("background" where there is none), a little of the words for where it is added. That takes minutes instead of the hours
+that it takes through all layers. It has to be the embedding itself and not only nearer to it than to others: told apart by a
+softmax, names were right as often, but at a cosine of 0.14, where the language model reads nothing.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ SEED = 21  # first number of the scenes' seeds
 SHARD = 100  # pictures whose patches lie in one file
 SHOWN, BEHIND = 64, 16  # patches of a picture at most: of its things, of its background
 BATCH = 16  # pictures of a step
-RATE, DECAY = 1e-3, 0.02
-PLACE = 0.3  # weight of either place beside the name
-SCALE = 0.1  # weight of having the size of an embedding
+RATE, DECAY = 2e-3, 0.02
+PLACE = 0.3  # of the embedding of either place, added to that of the name
+SHARP = 16.0  # cosines become the logits of a name by this factor
 BACKGROUND = "background"
 COLUMNS, ROWS = ("left", "center", "right"), ("top", "middle", "bottom")
 
@@ -126,8 +127,8 @@ def _looked_at(model: Any, image_processor: Any, world: World, numbers: range) -
 def align(projector: nn.Module, patches: Patches, words: Words, steps: int, seed: int = 0) -> dict[str, float]:
     """Train a projector, in place and in float32, on all but a tenth of the pictures, and measure it on that tenth.
 
-    Returns shares: ``patch`` and ``thing`` named right (a thing by all of its patches together), ``background`` found to be that,
-    ``column`` and ``row`` right.
+    Returns shares: ``patch`` and ``thing`` named right (a thing by all of its patches together), ``background`` found to be that, and the
+    mean ``cosine`` of a thing's patches and its name.
     """
     pictures = patches.pictures.unique()
     held_out = pictures[len(pictures) - max(1, len(pictures) // 10) :]
@@ -153,8 +154,8 @@ def align(projector: nn.Module, patches: Patches, words: Words, steps: int, seed
 @torch.inference_mode()
 def measure(projector: nn.Module, patches: Patches, words: Words) -> dict[str, float]:
     """The figures of ``align`` on some pictures."""
-    projected = _direction(projector(patches.features.float()))
-    said = (projected @ words.names.T).log_softmax(1)
+    projected = projector(patches.features.float())
+    said = (SHARP * _alike(projected, words.names)).log_softmax(1)
     background = patches.names == len(words.names) - 1
     things, groups = torch.unique(
         torch.stack([patches.pictures, patches.names])[:, ~background], dim=1, return_inverse=True
@@ -165,22 +166,22 @@ def measure(projector: nn.Module, patches: Patches, words: Words) -> dict[str, f
         "patch": right[~background].float().mean().item(),
         "thing": (summed[:, :-1].argmax(1) == things[1]).float().mean().item(),
         "background": right[background].float().mean().item(),
-        "column": ((projected @ words.columns.T).argmax(1) == _third(patches.places % GRID)).float().mean().item(),
-        "row": ((projected @ words.rows.T).argmax(1) == _third(patches.places // GRID)).float().mean().item(),
+        "cosine": F.cosine_similarity(projected, words.names[patches.names])[~background].mean().item(),
     }
 
 
 def _loss(projected: Tensor, patches: Patches, words: Words) -> Tensor:
-    towards = _direction(projected)
-    named = F.cross_entropy(towards @ words.names.T, patches.names)
-    column = F.cross_entropy(towards @ words.columns.T, _third(patches.places % GRID))
-    row = F.cross_entropy(towards @ words.rows.T, _third(patches.places // GRID))
-    size = projected.square().mean(-1).sqrt() / words.names.square().mean().sqrt()
-    return named + PLACE * (column + row) + SCALE * size.log().square().mean()
+    """Squared distance to what a patch should be, in squares of the length of an embedding, and the surprise at its name."""
+    wanted = words.names[patches.names] + PLACE * (
+        words.columns[_third(patches.places % GRID)] + words.rows[_third(patches.places // GRID)]
+    )
+    named = F.cross_entropy(SHARP * _alike(projected, words.names), patches.names)
+    return F.mse_loss(projected, wanted) / words.names.square().mean() + named
 
 
-def _direction(projected: Tensor) -> Tensor:
-    return F.rms_norm(projected, projected.shape[-1:])
+def _alike(projected: Tensor, names: Tensor) -> Tensor:
+    """Cosines (n, names)."""
+    return F.normalize(projected, dim=-1) @ F.normalize(names, dim=-1).T
 
 
 def _third(index: Tensor) -> Tensor:
