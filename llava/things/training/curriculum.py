@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from rich.progress import track
 
 from ..world import Questions, World
+from ..world.questions import MIX
 
 SEED = 41  # first number of the seeds of all scenes that are trained on
 QUALITY = 90  # of the JPEGs
@@ -22,7 +24,7 @@ class Stage:
     """A part of the curriculum: one training by ``llava.train.train``.
 
     records: pictures, each with its turns, read once. least, most: things in a picture. turns: questions about it. plan: the
-    reduction under which it learns, None for all 576 tokens. rate: of the LoRA, and of the projector times ``projector``.
+    reduction under which it learns, None for all 576 tokens. rate: of the LoRA, and of the projector times ``projector``. mix: what is asked.
     """
 
     name: str
@@ -32,7 +34,8 @@ class Stage:
     turns: int
     plan: str | None
     rate: float
-    projector: float = 1.0
+    projector: float = 0.5
+    mix: Mapping[str, float] = field(default_factory=lambda: MIX)
 
     @property
     def number(self) -> int:
@@ -40,8 +43,9 @@ class Stage:
 
 
 CURRICULUM = (
-    Stage("few", 640, 1, 4, turns=8, plan="pool:144", rate=8e-4, projector=0.5),
-    Stage("many", 1600, 2, 8, turns=10, plan="pool:144", rate=6e-4, projector=0.5),
+    Stage("names", 480, 1, 3, turns=5, plan="pool:144", rate=1e-3, mix={"open": 0.8, "caption": 0.2}),
+    Stage("few", 640, 1, 4, turns=8, plan="pool:144", rate=8e-4),
+    Stage("many", 1600, 2, 8, turns=10, plan="pool:144", rate=6e-4),
     Stage("whole", 480, 2, 8, turns=10, plan=None, rate=3e-4, projector=0.3),
 )
 
@@ -63,7 +67,7 @@ def write_records(stage: Stage, world: World, folder: Path, progress: bool = Fal
         picture = folder / f"{number:05d}.jpg"
         if not picture.is_file():
             world.render(scene).save(picture, quality=QUALITY)
-        turns = questions.conversation(scene, np.random.default_rng((*seed, 2)), stage.turns)
+        turns = questions.conversation(scene, np.random.default_rng((*seed, 2)), stage.turns, stage.mix)
         said = [
             {"from": speaker, "value": f"<image>\n{text}" if speaker == "human" and not at else text}
             for at, turn in enumerate(turns)

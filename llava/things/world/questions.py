@@ -8,6 +8,7 @@ questions.conversation(scene, np.random.default_rng(3), 6)      # [(question, an
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -98,20 +99,24 @@ class Questions:
                 found.append((item.name, (left, top, right, bottom)))
         return found
 
-    def conversation(self, scene: Scene, rng: np.random.Generator, count: int) -> list[Turn]:
+    def conversation(
+        self, scene: Scene, rng: np.random.Generator, count: int, mix: Mapping[str, float] = MIX
+    ) -> list[Turn]:
         """``count`` questions with their answers, as training reads them: those of the benchmarks, in the benchmarks' words.
 
-        Yes and no are equally likely. A question may be drawn twice where the scene carries few; it is then asked once, so
-        that there may be fewer.
+        mix: how often each sort is asked, of those in ``MIX``. Yes and no are equally likely. A question may be drawn twice where
+        the scene carries few; it is then asked once, so that there may be fewer.
         """
+        if unknown := set(mix) - set(MIX):
+            raise ValueError(f"mix has {', '.join(sorted(unknown))}; known are {', '.join(MIX)}")
         turns: dict[str, str] = {}
         for _ in range(count):
-            question, answer = self._turn(scene, rng)
+            question, answer = self._turn(scene, rng, mix)
             turns.setdefault(question, answer)
         return list(turns.items())
 
-    def _turn(self, scene: Scene, rng: np.random.Generator) -> Turn:
-        sort = pick(rng, list(MIX), MIX.values())
+    def _turn(self, scene: Scene, rng: np.random.Generator, mix: Mapping[str, float]) -> Turn:
+        sort = pick(rng, list(mix), mix.values())
         if sort == "yes_no":
             return self._yes_or_no(scene, rng)
         if sort == "choice":
