@@ -8,6 +8,7 @@ import sys
 
 COMMANDS = {
     "build": ("llava.things.build", "fetch two pretrained parts and put them together"),
+    "train": ("llava.things.train", "teach them to see together, or go on with it"),
     "export": ("llava.things.export", "the world of things in a benchmark's layout"),
 }
 

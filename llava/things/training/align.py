@@ -22,8 +22,7 @@ from torch import Tensor, nn
 
 from llava.mm_utils import process_images
 
-from ..world import GRID, World
-from ..world.scene import patch_owner
+from ..world import GRID, World, patch_owner
 
 logger = logging.getLogger(__name__)
 

@@ -86,7 +86,7 @@ def arguments(stage: Stage, base: Path, records: Path, output: Path, before: Pat
         "model_name_or_path": base, "version": "qwen_1_5", "data_path": records, "image_folder": records.parent,
         "output_dir": output, "bf16": True, "use_cpu": not torch.cuda.is_available(), "num_train_epochs": 1, "per_device_train_batch_size": 4,
         "learning_rate": stage.rate, "lr_scheduler_type": "cosine", "warmup_ratio": 0.05, "weight_decay": 0.0,
-        "model_max_length": 2048, "logging_steps": 5, "save_strategy": "steps", "save_steps": 40, "save_total_limit": 2,
+        "model_max_length": 1024, "logging_steps": 5, "save_strategy": "steps", "save_steps": 40, "save_total_limit": 2,
         "group_by_modality_length": True, "report_to": "none", "lazy_preprocess": True, "seed": SEED,
         "lora_enable": True, "lora_r": RANK, "lora_alpha": 2 * RANK, "lora_dropout": 0.0,
         "mm_projector_lr": stage.rate * stage.projector,

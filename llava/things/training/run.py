@@ -28,14 +28,13 @@ PICTURES, STEPS = 1200, 2000  # of the alignment
 DONE = "done.json"  # in the folder of a finished stage
 
 
-def train_things(
-    base: Path, world: World, work: Path, until: str = CURRICULUM[-1].name, progress: bool = False
-) -> Path:
-    """Follow the curriculum to the end of the stage ``until``; returns the folder of what it has learnt.
+def train_things(base: Path, world: World, work: Path, until: str | None = None, progress: bool = False) -> Path:
+    """Follow the curriculum to the end of the stage ``until`` (default: the last); returns the folder of what it has learnt.
 
     base: the checkpoint of the untrained parts. work: 1.5 GB at most. Raises what ``llava.train.train`` raises.
     """
     names = [stage.name for stage in CURRICULUM]
+    until = names[-1] if until is None else until
     if until not in names:
         raise ValueError(f"until={until!r} is no stage; choose one of {', '.join(names)}")
     before = aligned(base, world, work, progress)

@@ -1,6 +1,6 @@
 """The world of things: pictures composed of photographs of named things, and questions about them whose answers are certain."""
 
 from .questions import Questions
-from .scene import GRID, PATCH, SIZE, Placed, Scene, World, load_world
+from .scene import GRID, PATCH, SIZE, Placed, Scene, World, load_world, patch_owner
 
-__all__ = ["GRID", "PATCH", "SIZE", "Placed", "Questions", "Scene", "World", "load_world"]
+__all__ = ["GRID", "PATCH", "SIZE", "Placed", "Questions", "Scene", "World", "load_world", "patch_owner"]

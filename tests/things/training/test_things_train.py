@@ -1,0 +1,175 @@
+"""Training the model of real parts: words are what patches are drawn to, a stopped run ends the same, what is shipped loads."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from llava.model.builder import load_pretrained_model
+from llava.things.build import build
+from llava.things.training import align as alignment
+from llava.things.training import curriculum, run
+from llava.things.training.align import Patches, Words, align, measure, read_patches
+from llava.things.training.curriculum import Stage, arguments, write_records
+from llava.things.training.ship import ship
+from llava.things.world import Questions, patch_owner
+from llava.train.data import read_records
+from llava.train.train import parse
+from tests.things.parts import write_parts
+from tests.things.world.fake import fake_world
+
+STAGES = (
+    Stage("first", 8, 1, 2, turns=2, plan="pool:16", rate=1e-3, mix={"open": 1.0}),
+    Stage("second", 8, 2, 4, turns=2, plan=None, rate=1e-3),
+)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return fake_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("parts")
+    language, tower, _, _ = write_parts(folder)
+    return build(
+        folder / "base", folder / "cache", (folder / "simple").as_uri(), language_part=language, tower_part=tower
+    )
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Two stages of eight pictures."""
+    for module in (curriculum, run):
+        monkeypatch.setattr(module, "CURRICULUM", STAGES)
+    monkeypatch.setattr(run, "PICTURES", 3)
+    monkeypatch.setattr(run, "STEPS", 2)
+    monkeypatch.setattr(alignment, "SHARD", 2)
+
+
+def made_patches(names: int = 6, pictures: int = 30, width: int = 16) -> tuple[Patches, Words]:
+    """Features that tell name and place of a patch, and words of random embeddings."""
+    torch.manual_seed(0)
+    shown = torch.randint(0, names + 1, (pictures * 20,))
+    places = torch.randint(0, 576, (pictures * 20,))
+    kinds = torch.randn(names + 1, width)
+    spread = torch.stack([places % 24, places // 24], dim=1) / 24
+    patches = Patches(
+        torch.cat([kinds[shown], spread], dim=1), shown, places, torch.arange(pictures).repeat_interleave(20)
+    )
+    return patches, Words(torch.randn(names + 1, 24), torch.randn(3, 24), torch.randn(3, 24))
+
+
+def test_aligned_patches_lie_where_their_names_do():
+    patches, words = made_patches()
+    torch.manual_seed(1)
+    projector = nn.Sequential(nn.Linear(18, 32), nn.GELU(), nn.Linear(32, 24))
+    before = measure(projector, patches, words)
+    after = align(projector, patches, words, steps=800)
+    assert before["patch"] < 0.4 and before["cosine"] < 0.3
+    assert after["patch"] > 0.95 and after["thing"] > 0.95 and after["background"] > 0.95 and after["cosine"] > 0.6
+    size = projector(patches.features).square().mean() / words.names.square().mean()
+    assert 0.7 < size < 1.5  # as large as an embedding
+
+
+def test_measured_is_what_was_held_out():
+    patches, words = made_patches()
+    wrong = replace(patches, names=torch.where(patches.pictures >= 27, (patches.names + 1) % 7, patches.names))
+    projector = nn.Sequential(nn.Linear(18, 32), nn.GELU(), nn.Linear(32, 24))
+    assert align(projector, wrong, words, steps=800)["patch"] < 0.2
+
+
+def test_patches_are_of_the_things_that_the_pictures_show(base, world, tmp_path, monkeypatch):
+    monkeypatch.setattr(alignment, "SHARD", 2)
+    _, model, image_processor, _ = load_pretrained_model(base, device="cpu")
+    patches = read_patches(model, image_processor, world, tmp_path, 3)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["patches-21-0-2.pt", "patches-21-2-3.pt"]
+    for picture in range(3):
+        scene = world.scene(alignment.SEED, picture)
+        owner, own = patch_owner(scene).flatten(), patches.of(torch.tensor([picture]))
+        for name, place in zip(own.names.tolist(), own.places.tolist()):
+            item = owner[place]
+            assert name == len(world.things) if item < 0 else world.things[name].name == scene.items[item].name
+    monkeypatch.setattr(alignment, "_looked_at", None)  # what is on disk is not looked at again
+    again = read_patches(model, image_processor, world, tmp_path, 3)
+    assert all(torch.equal(one, other) for one, other in zip(vars(patches).values(), vars(again).values()))
+
+
+def test_a_name_of_several_pieces_is_their_mean(world):
+    pieces = {" sea lion": [1, 2], " crow": [3]}
+    embeddings = torch.arange(10.0)[:, None].expand(10, 4)
+
+    def tokenizer(text, add_special_tokens):
+        return type("Encoded", (), {"input_ids": pieces.get(text, [0])})
+
+    names = Words.of(world, tokenizer, embeddings).names
+    numbered = [thing.name for thing in world.things]
+    assert names[numbered.index("sea lion"), 0] == 1.5 and names[numbered.index("crow"), 0] == 3
+    assert len(names) == len(numbered) + 1
+
+
+def test_records_are_conversations_about_their_pictures(world, tmp_path, small):
+    stage = STAGES[1]
+    file = write_records(stage, world, tmp_path)
+    records, questions = read_records(file), Questions(world)
+    assert len(records) == stage.records and all((tmp_path / record["image"]).is_file() for record in records)
+    asked = [
+        (turn["value"].removeprefix("<image>\n"), answer["value"])
+        for turn, answer in zip(records[2]["conversations"][::2], records[2]["conversations"][1::2])
+    ]
+    seed = (curriculum.SEED, 1, 2)
+    scene = world.scene(*seed, least=2, most=4)
+    rng = curriculum.np.random.default_rng((*seed, 2))
+    assert asked == questions.conversation(scene, rng, 2, stage.mix)
+    written = file.stat().st_mtime_ns
+    assert write_records(stage, world, tmp_path) == file and file.stat().st_mtime_ns == written
+
+
+def test_a_mix_asks_of_what_it_names(world):
+    questions, rng = Questions(world), curriculum.np.random.default_rng(0)
+    scene = world.scene(1, 1, least=3, most=4)
+    asked = [
+        question
+        for _ in range(20)
+        for question, _ in questions.conversation(scene, rng, 4, {"box": 0.5, "caption": 0.5})
+    ]
+    assert all(question.startswith(("Please provide", "Describe")) for question in asked)
+    with pytest.raises(ValueError, match="mix has boxes; known are yes_no, open"):
+        questions.conversation(scene, rng, 4, {"boxes": 1.0})
+
+
+def test_the_flags_of_every_stage_are_known(tmp_path):
+    for stage in curriculum.CURRICULUM:
+        flags = arguments(stage, tmp_path, tmp_path / "a.json", tmp_path / "out", None)
+        _, _, args, knobs = parse(flags)
+        assert args.learning_rate == stage.rate and knobs.get("reduction") == stage.plan
+
+
+def test_a_stopped_training_ends_as_one_that_was_not_and_what_is_shipped_answers(base, world, tmp_path, small):
+    whole = run.train_things(base, world, tmp_path / "whole")
+    run.train_things(base, world, tmp_path / "stopped", until="first")
+    resumed = run.train_things(base, world, tmp_path / "stopped")
+    one, other = (load_file(folder / "adapter_model.safetensors") for folder in (whole, resumed))
+    assert one and all(torch.equal(one[name], other[name]) for name in one)
+    assert any(tensor.abs().max() > 0 for name, tensor in one.items() if "lora_B" in name)
+
+    shipped = ship(whole, tmp_path / "shipped-lora")
+    assert {tensor.dtype for tensor in load_file(shipped / "adapter_model.safetensors").values()} == {torch.bfloat16}
+    assert json.loads((shipped / "config.json").read_text())["reduction"] is None
+    _, learnt, _, _ = load_pretrained_model(whole, base, device="cpu", reduction="")
+    _, kept, _, _ = load_pretrained_model(shipped, base, device="cpu")
+    for (name, weight), rounded in zip(learnt.named_parameters(), kept.parameters()):
+        torch.testing.assert_close(rounded, weight, rtol=2e-2, atol=2e-3, msg=name)
+
+
+def test_what_cannot_be_shipped_or_trained_says_why(base, world, tmp_path, small):
+    with pytest.raises(FileNotFoundError, match=r"holds no adapter_model\.safetensors; give the folder of a finished"):
+        ship(tmp_path, tmp_path / "out")
+    with pytest.raises(ValueError, match="until='third' is no stage; choose one of first, second"):
+        run.train_things(base, world, tmp_path, until="third")
