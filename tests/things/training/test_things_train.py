@@ -12,6 +12,8 @@ from torch import nn
 
 from llava.model.builder import load_pretrained_model
 from llava.things.build import build
+from llava.things.build import main as build_main
+from llava.things.merge import merge
 from llava.things.training import align as alignment
 from llava.things.training import curriculum, run
 from llava.things.training.align import Patches, Words, align, measure, read_patches
@@ -166,6 +168,17 @@ def test_a_stopped_training_ends_as_one_that_was_not_and_what_is_shipped_answers
     _, kept, _, _ = load_pretrained_model(shipped, base, device="cpu")
     for (name, weight), rounded in zip(learnt.named_parameters(), kept.parameters()):
         torch.testing.assert_close(rounded, weight, rtol=2e-2, atol=2e-3, msg=name)
+
+    words = ["--output", str(base), "--learnt", str(shipped), "--trained", str(tmp_path / "merged")]
+    assert build_main([*words, "--index", "file:///none"]) == 2  # other parts than this base is made of
+    merged = merge(base, shipped, tmp_path / "merged")
+    _, alone, _, _ = load_pretrained_model(merged, device="cpu")
+    for (name, weight), rounded in zip(kept.named_parameters(), alone.parameters(), strict=True):
+        torch.testing.assert_close(rounded, weight, rtol=2e-3, atol=1e-4, msg=name)
+    assert merge(base, shipped, merged) == merged
+    (shipped / "adapter_model.safetensors").write_bytes(b"another")
+    with pytest.raises(ValueError, match="holds another build"):
+        merge(base, shipped, merged)
 
 
 def test_what_cannot_be_shipped_or_trained_says_why(base, world, tmp_path, small):
