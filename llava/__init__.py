@@ -14,6 +14,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from llava.absent import say_what_to_use
 from llava.threads import limit_spinning
 from llava.versions import check_transformers
 
@@ -59,6 +60,7 @@ _HOMES = {
 }
 __all__ = [*_HOMES, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]  the names above, loaded on demand
 
+say_what_to_use()
 limit_spinning()
 check_transformers()
 

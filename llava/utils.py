@@ -6,8 +6,16 @@ import importlib.util
 import logging
 import os
 from collections.abc import Callable
+from typing import Any, NoReturn
+
+from llava.absent import absent_names
 
 logger = logging.getLogger(__name__)
+__getattr__ = absent_names(__name__)
+
+# What LLaVA's web servers show instead of an answer
+server_error_msg = "**The server cannot answer now. Please ask again or reload the page.**"
+moderation_msg = "The question was refused by the content rules. Please ask something else."
 
 
 def build_logger(name: str, logger_filename: str | None = None, directory: str | os.PathLike = ".") -> logging.Logger:
@@ -38,6 +46,26 @@ def disable_torch_init() -> None:
     LLaVA's function replaced `reset_parameters` of Linear and LayerNorm for the whole process, so every module made
     later held uninitialised memory. transformers builds models on the meta device, so there is no time left to save.
     """
+
+
+def pretty_print_semaphore(semaphore: Any) -> str:
+    """A semaphore of asyncio or threading as text for a log; "None" for None."""
+    if semaphore is None:
+        return "None"
+    value = semaphore._value
+    locked = semaphore.locked() if hasattr(semaphore, "locked") else value == 0
+    return f"Semaphore(value={value}, locked={locked})"
+
+
+def violates_moderation(text: str) -> NoReturn:
+    """Raises NotImplementedError: no text is sent anywhere from here.
+
+    LLaVA's function posted it to an address of OpenAI's and answered False where that failed.
+    """
+    raise NotImplementedError(
+        "llava sends no text to a moderation service; ask one yourself before the question reaches the model, e.g. "
+        "openai.OpenAI().moderations.create(input=text)"
+    )
 
 
 def installed(package: str) -> bool:

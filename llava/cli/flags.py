@@ -104,6 +104,25 @@ def plan_spec(options: Namespace) -> PlanSpec:
     )
 
 
+def completed(options: object, flags: ArgumentParser) -> Namespace:
+    """All settings of a command line, from an object that has some of them as attributes, as LLaVA's callers write it.
+
+    A namespace, or `type("Args", (), {...})()`. The others take their defaults; a text becomes what the flag reads it as.
+    Raises ValueError naming an attribute that is missing.
+    """
+    settings = Namespace()
+    for action in flags._actions:
+        if action.dest == "help":
+            continue
+        if action.required and not hasattr(options, action.dest):
+            raise ValueError(f"args.{action.dest} is missing; it stands for the flag {action.option_strings[0]}")
+        value = getattr(options, action.dest, action.default)
+        if isinstance(value, str) and callable(action.type):
+            value = action.type(value)
+        setattr(settings, action.dest, value)
+    return settings
+
+
 def load_from_flags(options: Namespace) -> Loaded:
     """The model of a command line, under the plan that its reduction flags spell."""
     return load_model(model_spec(options), **reduction_kwargs(options))

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from llava.cli.flags import add_model_flags, add_reduction_flags, model_spec, reduction_kwargs
+from llava.cli.flags import add_model_flags, add_reduction_flags, completed, model_spec, reduction_kwargs
 from llava.cli.loading import Loaded, load_model
 from llava.cli.settings import ModelSpec
 from llava.conversation import conversation_mode, get_conversation
@@ -101,12 +101,13 @@ def _kept(path: str) -> Loaded:
     return load_model(ModelSpec(path))
 
 
-def eval_model(args: Namespace) -> str:
+def eval_model(args: object) -> str:
     """Loads the model, answers, writes the answer to stdout and returns it.
 
-    args: what `parser()` reads; LLaVA's own namespace (model_path, model_base, query, conv_mode, image_file, sep,
+    args: what `parser()` reads, or any object with such attributes; LLaVA's (model_path, model_base, query, conv_mode, image_file, sep,
     temperature, top_p, num_beams, max_new_tokens) is enough.
     """
+    args = completed(args, parser())
     spec, images = model_spec(args), load_images(image_parser(args))
     generation = Generation(args.max_new_tokens, args.temperature, args.top_p, args.num_beams)
     loaded = load_model(spec, **reduction_kwargs(args))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from llava.absent import absent_names
 from llava.model.language_model.llava_llama import LlavaConfig, LlavaLlamaForCausalLM, LlavaLlamaModel
 from llava.model.language_model.llava_mistral import LlavaMistralConfig, LlavaMistralForCausalLM
 from llava.model.language_model.llava_qwen import LlavaQwenConfig, LlavaQwenForCausalLM
@@ -15,3 +16,5 @@ __all__ = [
     "LlavaQwenConfig",
     "LlavaQwenForCausalLM",
 ]
+
+__getattr__ = absent_names("llava.model")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from llava.absent import absent_names
 from llava.model.multimodal_encoder.tower import VisionTower
 
 CLIPVisionTower = VisionTower
 
+__getattr__ = absent_names(__name__)
 __all__ = ["CLIPVisionTower"]

@@ -7,6 +7,19 @@ from typing import Any
 
 from torch import nn
 
+from llava.absent import absent_names
+
+__getattr__ = absent_names(__name__)
+
+
+class IdentityMap(nn.Identity):
+    """The projector of type "identity", under LLaVA's name: features pass unchanged."""
+
+    @property
+    def config(self) -> dict[str, str]:
+        """The entry of a config that builds it."""
+        return {"mm_projector_type": "identity"}
+
 
 def build_vision_projector(config: Any, **kwargs: Any) -> nn.Module:
     """The projector (.., mm_hidden_size) -> (.., hidden_size) that `config.mm_projector_type` names.
@@ -16,7 +29,7 @@ def build_vision_projector(config: Any, **kwargs: Any) -> nn.Module:
     """
     kind = getattr(config, "mm_projector_type", None) or "linear"
     if kind == "identity":
-        return nn.Identity()
+        return IdentityMap()
     if kind == "linear":
         return nn.Linear(config.mm_hidden_size, config.hidden_size)
     depth = re.fullmatch(r"mlp([1-9]\d?)x_gelu", kind)
