@@ -61,6 +61,12 @@ NAMES = {
     "llava.model.multimodal_projector.builder": {
         "SimpleResBlock": "no mm_projector_type of LLaVA builds it; use 'linear', 'mlp2x_gelu' or 'identity'"
     },
+    "llava.train.train": {
+        "local_rank": "it is trainer.args.local_rank, and LOCAL_RANK in the environment",
+    },
+    "llava.train.llava_trainer": {
+        "split_to_even_chunks": "llava.train.sampler.EpochSampler deals the records of a step to its devices by length",
+    },
 }
 
 

@@ -32,6 +32,14 @@ OFFICIAL = {
     "llava.model.multimodal_encoder.clip_encoder": "CLIPVisionTower CLIPVisionTowerS2",
     "llava.model.multimodal_projector.builder": "build_vision_projector IdentityMap SimpleResBlock",
     "llava.eval.run_llava": "image_parser load_image load_images eval_model",
+    "llava.train.train": "ModelArguments DataArguments TrainingArguments maybe_zero_3 get_peft_state_maybe_zero_3 "
+    "get_peft_state_non_lora_maybe_zero_3 get_mm_adapter_state_maybe_zero_3 find_all_linear_names "
+    "safe_save_model_for_hf_trainer smart_tokenizer_and_embedding_resize preprocess_multimodal preprocess_llama_2 "
+    "preprocess_v1 preprocess_mpt preprocess_plain preprocess LazySupervisedDataset DataCollatorForSupervisedDataset "
+    "make_supervised_data_module train rank0_print local_rank",
+    "llava.train.train_mem": "train",
+    "llava.train.llava_trainer": "maybe_zero_3 get_mm_adapter_state_maybe_zero_3 split_to_even_chunks "
+    "get_modality_length_grouped_indices get_length_grouped_indices LengthGroupedSampler LLaVATrainer",
     "llava.serve.cli": "load_image main",
 }
 # modules that are absent as a whole

@@ -18,11 +18,14 @@ from .trainable import require_tower
 
 
 def load_model(
-    model_args: ModelArguments, args: TrainingArguments, knobs: dict[str, Any]
+    model_args: ModelArguments,
+    args: TrainingArguments,
+    knobs: dict[str, Any],
+    attn_implementation: str | None = None,
 ) -> tuple[PreTrainedTokenizerBase, LlavaFamilyForCausalLM, Any]:
     """The model to train, with tower and projector: `(tokenizer, model, image_processor)`.
 
-    knobs: reduction knobs of its config. Raises what `load_pretrained_model` raises, and ValueError for flags that
+    knobs: reduction knobs of its config. attn_implementation: as `load_pretrained_model` takes it. Raises what `load_pretrained_model` raises, and ValueError for flags that
     contradict the model.
     """
     mostly_frozen = model_args.tune_mm_mlp_adapter or model_args.freeze_backbone or args.lora_enable
@@ -33,6 +36,7 @@ def load_model(
         torch_dtype=args.weight_dtype if mostly_frozen else torch.float32,
         load_8bit=args.bits == 8,
         load_4bit=args.bits == 4,
+        attn_implementation=attn_implementation,
         **knobs,
     )
     if image_processor is None:

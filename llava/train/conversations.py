@@ -145,7 +145,7 @@ def segments_of(record: Any, template: Conversation, image_marks: bool) -> list[
         return [(DEFAULT_IMAGE_TOKEN, False), (texts[1] + template.sep, True)]
     dialogue, written, segments = template.copy(), "", []
     for question, answer in zip(texts[::2], texts[1::2]):
-        dialogue.append_message(dialogue.roles[0], _with_image_first(question, template, image_marks))
+        dialogue.append_message(dialogue.roles[0], with_image_first(question, template, image_marks))
         dialogue.append_message(dialogue.roles[1], None)
         asked = dialogue.get_prompt()
         dialogue.messages[-1][1] = answer
@@ -159,7 +159,7 @@ def segments_of(record: Any, template: Conversation, image_marks: bool) -> list[
     return segments
 
 
-def _with_image_first(text: str, template: Conversation, image_marks: bool) -> str:
+def with_image_first(text: str, template: Conversation, image_marks: bool) -> str:
     """A question as LLaVA writes it: its image, if it has one, on a line of its own in front."""
     if text.count(DEFAULT_IMAGE_TOKEN) == 1:
         text = f"{DEFAULT_IMAGE_TOKEN}\n{text.replace(DEFAULT_IMAGE_TOKEN, '').strip()}".strip()

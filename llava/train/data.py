@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from llava.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
-from llava.conversation import get_conversation
+from llava.conversation import Conversation, get_conversation
 from llava.files import excerpt, numbered_lines, parse_json, read_json
 from llava.mm_utils import process_images
 from llava.pictures import Size, load_image, picture_size
@@ -63,7 +63,7 @@ def _json_or_text(line: str, file: Path, number: int) -> Any:
 class ConversationDataset(Dataset):
     """The good records of a conversation file, each as ids, labels and pixels.
 
-    file: a JSON list or `.jsonl`. image_folder: where the pictures' names begin. template: a name of `llava.conversation`.
+    file: a JSON list or `.jsonl`. image_folder: where the pictures' names begin. template: a name of `llava.conversation` or a dialogue without turns.
     model_cfg: a config with `image_aspect_ratio` and, for "anyres", `image_grid_pinpoints`; optional on it is
     `mm_use_im_start_end`. max_length: positions a record may take, image tokens included. image_tokens: how many
     positions a picture takes, or a function of its size (width, height); None counts pictures as nothing.
@@ -83,7 +83,7 @@ class ConversationDataset(Dataset):
         self,
         file: str | Path,
         image_folder: str | Path | None,
-        template: str,
+        template: str | Conversation,
         tokenizer: PreTrainedTokenizerBase,
         image_processor: Any,
         model_cfg: Any,
@@ -97,7 +97,8 @@ class ConversationDataset(Dataset):
         split_turns: bool = False,
     ):
         self.file, self.image_folder = Path(file), Path(image_folder or "")
-        self.template, self.tokenizer = get_conversation(template), tokenizer
+        self.template = get_conversation(template) if isinstance(template, str) else template
+        self.tokenizer = tokenizer
         self.image_processor, self.model_cfg = image_processor, model_cfg
         self.max_length, self.image_tokens = max_length, image_tokens
         self.images_required, self.cut_long, self.skip_bad = images_required, cut_long, skip_bad

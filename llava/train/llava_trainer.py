@@ -13,11 +13,31 @@ from torch.utils.data import Sampler
 from transformers import PreTrainedTokenizerBase, Trainer
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from llava.absent import absent_names
 from llava.model.builder import NON_LORA_FILE, PROJECTION, PROJECTOR_FILE
 
 from .arguments import TrainingArguments
 from .checkpoints import last_checkpoint, reading, restore_trained, writing
-from .sampler import EpochSampler, SetEpoch
+from .named_weights import get_mm_adapter_state_maybe_zero_3, maybe_zero_3
+from .sampler import (
+    EpochSampler,
+    LengthGroupedSampler,
+    SetEpoch,
+    get_length_grouped_indices,
+    get_modality_length_grouped_indices,
+    lengths_and_kinds,
+)
+
+__getattr__ = absent_names(__name__)
+__all__ = [
+    "LLaVATrainer",
+    "LengthGroupedSampler",
+    "LlavaTrainer",
+    "get_length_grouped_indices",
+    "get_mm_adapter_state_maybe_zero_3",
+    "get_modality_length_grouped_indices",
+    "maybe_zero_3",
+]
 
 LAYOUTS = ("projector", "lora", "whole")
 
@@ -26,7 +46,7 @@ class LlavaTrainer(Trainer):
     """Trains what requires a gradient and saves it in LLaVA's layout.
 
     layout: "projector" writes `mm_projector.bin` and config.json, "lora" the adapter, `non_lora_trainables.bin` and
-    config.json, "whole" everything with the tokenizer. Checkpoints are in the same layout, so each of them loads as a
+    config.json, "whole" everything with the tokenizer; by default what fits the weights that learn. Checkpoints are in the same layout, so each of them loads as a
     model and resumes as a run (LLaVA's own of the first two kinds do not). tokenizer: saved with a whole model. args:
     `llava.train.train.TrainingArguments`. Other keywords are Trainer's.
 
@@ -36,11 +56,11 @@ class LlavaTrainer(Trainer):
     args: TrainingArguments
     model: nn.Module
 
-    def __init__(self, *, layout: str, tokenizer: PreTrainedTokenizerBase, **kwargs: Any):
-        if layout not in LAYOUTS:
+    def __init__(self, *, tokenizer: PreTrainedTokenizerBase, layout: str | None = None, **kwargs: Any):
+        if layout not in (None, *LAYOUTS):
             raise ValueError(f"layout={layout!r} is unknown; give one of {', '.join(LAYOUTS)}")
         super().__init__(**kwargs)
-        self.layout = layout
+        self.layout = layout or layout_of(self.model)
         self.tokenizer = tokenizer
         self.frozen = frozen_modules(self.model)
 
@@ -50,7 +70,8 @@ class LlavaTrainer(Trainer):
         """Trainer's, with what is frozen in evaluation mode and a loss that must be a number."""
         for module in self.frozen:
             module.training = False
-        inputs = {**inputs, "skip_logits": True}
+        wanted = args[0] if args else kwargs.get("return_outputs", False)
+        inputs = {**inputs, "skip_logits": not wanted}
         outcome = super().compute_loss(model, inputs, *args, **kwargs)
         loss = outcome[0] if isinstance(outcome, tuple) else outcome
         if not torch.isfinite(loss):
@@ -76,12 +97,12 @@ class LlavaTrainer(Trainer):
         if self.args.train_sampling_strategy != "random":
             return super()._get_train_sampler(train_dataset)
         dataset: Any = self.train_dataset if train_dataset is None else train_dataset
-        grouped = self.args.group_by_modality_length
+        lengths, has_image = lengths_and_kinds(dataset) if self.args.group_by_modality_length else ((), ())
         sampler = EpochSampler(
             len(dataset),
             self.args.seed if self.args.data_seed is None else self.args.data_seed,
-            lengths=dataset.lengths if grouped else (),
-            has_image=dataset.has_image if grouped else (),
+            lengths=lengths,
+            has_image=has_image,
             batch=self.args.train_batch_size,
             step=self.args.train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps,
         )
@@ -160,6 +181,17 @@ class LlavaTrainer(Trainer):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
         restore_trained(self.model if model is None else model, Path(resume_from_checkpoint))
+
+
+LLaVATrainer = LlavaTrainer  # LLaVA's spelling
+
+
+def layout_of(model: nn.Module) -> str:
+    """What is saved of a model by what learns in it: "lora" under peft, "projector" for that alone, else "whole"."""
+    if hasattr(model, "peft_config"):
+        return "lora"
+    trained = [name for name, weight in model.named_parameters() if weight.requires_grad]
+    return "projector" if trained and all(map(_is_projection, trained)) else "whole"
 
 
 def frozen_modules(model: nn.Module) -> list[nn.Module]:

@@ -72,3 +72,70 @@ class SetEpoch(TrainerCallback):
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.sampler.set_epoch(int((state.epoch or 0) + 1e-6))
+
+
+# ------------------------------------------------------------------------------------------------------- LLaVA's names
+
+
+def signed_lengths(modality_lengths: Sequence[int]) -> tuple[list[int], list[bool]]:
+    """Lengths and kinds of records from LLaVA's lengths, which are negative for records without a picture.
+
+    Raises ValueError for a length of 0, which has no sign.
+    """
+    if not all(modality_lengths):
+        raise ValueError("a record of length 0 is neither with nor without a picture; leave it out")
+    return [abs(length) for length in modality_lengths], [length > 0 for length in modality_lengths]
+
+
+def lengths_and_kinds(dataset: Any) -> tuple[Sequence[int], Sequence[bool]]:
+    """Of every record how long it is and whether it has a picture; LLaVA's datasets write both as `modality_lengths`."""
+    if hasattr(dataset, "has_image"):
+        return dataset.lengths, dataset.has_image
+    return signed_lengths(dataset.modality_lengths)
+
+
+class LengthGroupedSampler(EpochSampler):
+    """`EpochSampler` by LLaVA's arguments; every iteration draws another order from the generator.
+
+    batch_size: of a device. world_size: devices times accumulation steps. group_by_modality: `lengths` are negative for
+    records without a picture, and no step mixes the two. generator: default PyTorch's own.
+    """
+
+    def __init__(
+        self,
+        batch_size: int,
+        world_size: int,
+        lengths: Sequence[int] | None = None,
+        generator: torch.Generator | None = None,
+        group_by_modality: bool = False,
+    ):
+        if not lengths:
+            raise ValueError("lengths are missing; give those of every record")
+        plain = (list(lengths), [True] * len(lengths))
+        sizes, has_image = signed_lengths(lengths) if group_by_modality else plain
+        super().__init__(len(lengths), 0, sizes, has_image, batch_size, batch_size * world_size)
+        self.generator = generator
+
+    def __iter__(self) -> Iterator[int]:
+        self.seed = int(torch.randint(2**31, (), generator=self.generator))
+        return super().__iter__()
+
+
+def get_length_grouped_indices(
+    lengths: Sequence[int],
+    batch_size: int,
+    world_size: int,
+    generator: torch.Generator | None = None,
+    merge: bool = True,
+) -> list[int]:
+    """One order of `LengthGroupedSampler`. Raises ValueError for merge=False, LLaVA's order in several lists."""
+    if not merge:
+        raise ValueError("merge=False is not supported; cut the one list at every batch_size * world_size")
+    return list(LengthGroupedSampler(batch_size, world_size, lengths, generator))
+
+
+def get_modality_length_grouped_indices(
+    lengths: Sequence[int], batch_size: int, world_size: int, generator: torch.Generator | None = None
+) -> list[int]:
+    """One order of `LengthGroupedSampler` by modality."""
+    return list(LengthGroupedSampler(batch_size, world_size, lengths, generator, group_by_modality=True))

@@ -28,6 +28,7 @@ from typing import Any
 import huggingface_hub
 from transformers import HfArgumentParser, set_seed
 
+from llava.absent import absent_names
 from llava.cli.flags import add_reduction_flags, reduction_kwargs
 from llava.reduction import did_you_mean, plan_from
 from llava.utils import exit_code
@@ -36,13 +37,64 @@ from .arguments import DataArguments, ModelArguments, TrainingArguments, check_a
 from .assembly import load_model
 from .checkpoints import check_whole, last_checkpoint, restore_trained
 from .data import Collator
-from .llava_trainer import LlavaTrainer
+from .llava_trainer import LLaVATrainer, LlavaTrainer
+from .named_weights import (
+    find_all_linear_names,
+    get_mm_adapter_state_maybe_zero_3,
+    get_peft_state_maybe_zero_3,
+    get_peft_state_non_lora_maybe_zero_3,
+    maybe_zero_3,
+    rank0_print,
+    safe_save_model_for_hf_trainer,
+    smart_tokenizer_and_embedding_resize,
+)
 from .records import load_records, padding_id
+from .supervised import (
+    DataCollatorForSupervisedDataset,
+    LazySupervisedDataset,
+    make_supervised_data_module,
+    preprocess,
+    preprocess_llama_2,
+    preprocess_mpt,
+    preprocess_multimodal,
+    preprocess_plain,
+    preprocess_v1,
+)
 from .trainable import choose_trained
 
+__all__ = [
+    "DataArguments",
+    "DataCollatorForSupervisedDataset",
+    "LLaVATrainer",
+    "LazySupervisedDataset",
+    "ModelArguments",
+    "TrainingArguments",
+    "find_all_linear_names",
+    "get_mm_adapter_state_maybe_zero_3",
+    "get_peft_state_maybe_zero_3",
+    "get_peft_state_non_lora_maybe_zero_3",
+    "main",
+    "make_supervised_data_module",
+    "maybe_zero_3",
+    "parse",
+    "parser",
+    "preprocess",
+    "preprocess_llama_2",
+    "preprocess_mpt",
+    "preprocess_multimodal",
+    "preprocess_plain",
+    "preprocess_v1",
+    "rank0_print",
+    "safe_save_model_for_hf_trainer",
+    "smart_tokenizer_and_embedding_resize",
+    "train",
+]
+
 logger = logging.getLogger(__name__)
+__getattr__ = absent_names("llava.train.train")  # by name, for it may run as __main__
 
 FAILURES = (ValueError, OSError, ImportError, FloatingPointError)
+STOPPED = "stopped; the same command resumes from the last checkpoint"
 
 # Flags of LLaVA's or older transformers' scripts that are gone, and what to do instead.
 GONE = {
@@ -55,17 +107,27 @@ GONE = {
 
 
 def train(
-    model_args: ModelArguments, data_args: DataArguments, args: TrainingArguments, knobs: dict[str, Any] | None = None
+    model_args: ModelArguments | None = None,
+    data_args: DataArguments | None = None,
+    args: TrainingArguments | None = None,
+    knobs: dict[str, Any] | None = None,
+    *,
+    attn_implementation: str | None = None,
 ) -> LlavaTrainer:
     """Trains, saves the model in `args.output_dir`, and returns the trainer that holds it.
 
-    knobs: reduction knobs, e.g. `{"reduction": "fastv@2:64"}`. A folder with checkpoints is resumed from the newest
+    Without arguments it reads the command line, as LLaVA's does. knobs: reduction knobs, e.g. `{"reduction": "fastv@2:64"}`.
+    attn_implementation: "eager", "sdpa" or "flash_attention_2" (default: what transformers chooses). A folder with checkpoints is resumed from the newest
     complete one, unless `args.resume_from_checkpoint` names another one or says "False".
 
     Raises ValueError for flags that contradict each other or the model and for bad records (named), ImportError naming
     what to install, FloatingPointError naming step and checkpoint when the loss is no number, OSError naming what cannot be
     written and the checkpoint that is whole.
     """
+    if model_args is None and data_args is None and args is None:
+        model_args, data_args, args, knobs = parse()
+    if model_args is None or data_args is None or args is None:
+        raise ValueError("give model_args, data_args and args, or none of them to read the command line")
     check_arguments(model_args, args)
     if args.cache_dir:
         huggingface_hub.constants.HF_HUB_CACHE = args.cache_dir
@@ -74,7 +136,7 @@ def train(
     if knobs.get("reduction"):
         # The saved config has to say what a YAML file said, wherever that is.
         knobs["reduction"] = "+".join(map(str, plan_from(knobs["reduction"])))
-    tokenizer, model, image_processor = load_model(model_args, args, knobs)
+    tokenizer, model, image_processor = load_model(model_args, args, knobs, attn_implementation)
     dataset = load_records(model, tokenizer, image_processor, model_args, data_args, args)
     config = model.config
     config.tune_mm_mlp_adapter = model_args.tune_mm_mlp_adapter
@@ -146,8 +208,7 @@ def parse(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns 0, 2 for bad input or a loss that is no number, 130 when stopped by Ctrl-C."""
-    stopped = "stopped; the same command resumes from the last checkpoint"
-    return exit_code(lambda: train(*parse(arguments)), FAILURES, stopped)
+    return exit_code(lambda: train(*parse(arguments)), FAILURES, STOPPED)
 
 
 if __name__ == "__main__":
