@@ -19,6 +19,7 @@ _GPT = "it asks GPT-4 through an interface that OpenAI has withdrawn; score with
 _ATTENTION = (
     'give load_pretrained_model attn_implementation="flash_attention_2" or "sdpa", or train(attn_implementation=...)'
 )
+_TASKS = "python -m llava.eval.eval_answers scores answers files on every task of this package"
 _MPT = "MPT models are not supported; use LlavaLlamaForCausalLM, LlavaMistralForCausalLM or LlavaQwenForCausalLM"
 _DELTA = "no checkpoint since v1.3 is a difference of weights; use liuhaotian/llava-v1.5-7b or a later one"
 
@@ -60,6 +61,14 @@ NAMES = {
     },
     "llava.model.multimodal_projector.builder": {
         "SimpleResBlock": "no mm_projector_type of LLaVA builds it; use 'linear', 'mlp2x_gelu' or 'identity'"
+    },
+    "llava.eval.eval_science_qa": {
+        "convert_caps": "captions are scored by llava.eval.run --task coco_caption, which reads its own answers"
+    },
+    "llava.eval.m4c_evaluator": {
+        "STVQAAccuracyEvaluator": f"ST-VQA is no task here; {_TASKS}",
+        "STVQAANLSEvaluator": f"ST-VQA is no task here; {_TASKS}",
+        "TextCapsBleu4Evaluator": "TextCaps is no task here; pycocoevalcap computes BLEU-4",
     },
     "llava.train.train": {
         "local_rank": "it is trainer.args.local_rank, and LOCAL_RANK in the environment",

@@ -40,6 +40,14 @@ OFFICIAL = {
     "llava.train.train_mem": "train",
     "llava.train.llava_trainer": "maybe_zero_3 get_mm_adapter_state_maybe_zero_3 split_to_even_chunks "
     "get_modality_length_grouped_indices get_length_grouped_indices LengthGroupedSampler LLaVATrainer",
+    "llava.eval.model_vqa": "split_list get_chunk eval_model",
+    "llava.eval.model_vqa_loader": "split_list get_chunk CustomDataset collate_fn create_data_loader eval_model",
+    "llava.eval.model_vqa_science": "split_list get_chunk eval_model",
+    "llava.eval.m4c_evaluator": "EvalAIAnswerProcessor TextVQAAccuracyEvaluator STVQAAccuracyEvaluator "
+    "STVQAANLSEvaluator TextCapsBleu4Evaluator",
+    "llava.eval.eval_pope": "eval_pope",
+    "llava.eval.eval_science_qa": "get_args convert_caps get_pred_idx",
+    "llava.eval.eval_textvqa": "get_args prompt_processor eval_single",
     "llava.serve.cli": "load_image main",
 }
 # modules that are absent as a whole

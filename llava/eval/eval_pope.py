@@ -2,9 +2,9 @@
 
 import sys
 
-from .scoring.pope import main, parser, run
+from .scoring.pope import eval_pope, main, parser, run
 
-__all__ = ["main", "parser", "run"]
+__all__ = ["eval_pope", "main", "parser", "run"]
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -2,9 +2,12 @@
 
 import sys
 
-from .scoring.scienceqa import main, parser, run
+from llava.absent import absent_names
 
-__all__ = ["main", "parser", "run"]
+from .scoring.scienceqa import get_args, get_pred_idx, main, parser, run
+
+__all__ = ["get_args", "get_pred_idx", "main", "parser", "run"]
+__getattr__ = absent_names("llava.eval.eval_science_qa")
 
 if __name__ == "__main__":
     sys.exit(main())

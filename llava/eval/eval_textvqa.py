@@ -2,9 +2,9 @@
 
 import sys
 
-from .scoring.textvqa import main, parser, run
+from .scoring.textvqa import eval_single, get_args, main, parser, prompt_processor, run
 
-__all__ = ["main", "parser", "run"]
+__all__ = ["eval_single", "get_args", "prompt_processor", "main", "parser", "run"]
 
 if __name__ == "__main__":
     sys.exit(main())

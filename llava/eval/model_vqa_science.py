@@ -2,9 +2,10 @@
 
 import sys
 
-from .scoring.ask_scienceqa import main, parser
+from .scoring.ask_scienceqa import eval_model, main, parser
+from .scoring.loader import get_chunk, split_list
 
-__all__ = ["main", "parser"]
+__all__ = ["eval_model", "get_chunk", "main", "parser", "split_list"]
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from llava.cli.console import launch
+from llava.cli.flags import completed
 from llava.cli.settings import ModelSpec
 from llava.files import numbered_jsonl
 
@@ -41,6 +42,14 @@ def run(options: argparse.Namespace) -> None:
         settings,
         questions_from("model_vqa_loader", file, numbered, options.image_folder, options.max_new_tokens, share),
     )
+
+
+def eval_model(args: object, flags: argparse.ArgumentParser | None = None) -> None:
+    """Answers the questions that `args` names, any object with LLaVA's attributes; the others take their defaults.
+
+    Raises ValueError naming an attribute that is missing, and as the command line does.
+    """
+    run(completed(args, flags or parser()))
 
 
 def with_pretraining_template(spec: ModelSpec) -> ModelSpec:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from llava.cli.console import launch
+from llava.cli.flags import completed
 from llava.constants import DEFAULT_IMAGE_TOKEN, LETTER_ANSWER
 from llava.files import numbered_records
 from llava.reduction import Stage
@@ -114,6 +115,11 @@ def run(options: argparse.Namespace) -> None:
         single_pred_prompt=options.single_pred_prompt,
         answer_prompter=options.answer_prompter,
     )
+
+
+def eval_model(args: object) -> None:
+    """Answers the questions that `args` names, any object with LLaVA's attributes; the others take their defaults."""
+    run(completed(args, parser()))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

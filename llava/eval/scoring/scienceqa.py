@@ -68,9 +68,9 @@ def read_answers(file: Path, problems: dict[str, Line]) -> dict[str, Line]:
 
 def judge(name: str, problem: Line, answer: Line, options: Sequence[str]) -> Line:
     """One question as ``--output-file`` lists it, with ``right``, ``strict`` and the index of what was chosen (-1: none)."""
-    letters = list(options[: len(problem["choices"])])
     true_index: int = problem["answer"]
     parsed = parse_answer(answer["text"], options)
+    index = get_pred_idx(parsed, problem["choices"], options)
     return {
         "question_id": name,
         "parsed_ans": parsed,
@@ -78,8 +78,8 @@ def judge(name: str, problem: Line, answer: Line, options: Sequence[str]) -> Lin
         "question": answer["prompt"],
         "pred": answer["text"],
         "is_multimodal": DEFAULT_IMAGE_TOKEN in answer["prompt"],
-        "index": letters.index(parsed) if parsed in letters else -1,
-        "right": parsed in letters and letters.index(parsed) == true_index,
+        "index": index,
+        "right": index == true_index,
         "strict": is_strictly(answer["text"], options[true_index]),
     }
 
@@ -107,6 +107,17 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--split", default="test")
     flags.add_argument("--options", nargs="+", default=list(OPTIONS), help="letters (default: A B C D E)")
     return flags
+
+
+def get_args() -> argparse.Namespace:
+    """The settings of this process' command line."""
+    return parser().parse_args()
+
+
+def get_pred_idx(prediction: str, choices: Sequence[str], options: Sequence[str]) -> int:
+    """The index of a letter among those of the choices; -1 for another one."""
+    letters = list(options[: len(choices)])
+    return letters.index(prediction) if prediction in letters else -1
 
 
 def run(

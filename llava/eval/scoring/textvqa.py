@@ -57,6 +57,21 @@ def parser() -> argparse.ArgumentParser:
     return flags
 
 
+def get_args() -> argparse.Namespace:
+    """The settings of this process' command line."""
+    return parser().parse_args()
+
+
+def prompt_processor(prompt: str) -> str:
+    """The question in a prompt, in lower case; see ``question_of``."""
+    return question_of(prompt)
+
+
+def eval_single(annotation_file: str | Path, result_file: str | Path) -> None:
+    """Print the accuracy of one answers file."""
+    run(Path(annotation_file), Path(result_file))
+
+
 def run(annotation_file: Path, result_file: Path | None = None, result_dir: Path | None = None) -> None:
     """Print name, number of samples and accuracy of each answers file."""
     files = [result_file] if result_file else []
