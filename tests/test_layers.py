@@ -9,7 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "llava").rglob("*.py"))
-PLAIN = {"files", "constants", "conversation", "mm_utils", "pictures", "utils", "absent"}  # single files that every room may use
+# single files that every room may use
+PLAIN = {"absent", "files", "constants", "conversation", "mm_utils", "pictures", "utils"}
 BELOW = {
     "reduction": {"files"},
     "model": PLAIN | {"reduction"},
