@@ -3,7 +3,8 @@
     llava things build                                  # the untrained parts
     llava things train                                  # hours on a CPU; given again, it resumes
 
-The projector is aligned with the words first, then each stage of the curriculum is one training by ``llava.train.train``.
+The projector is aligned with the words first, then each stage of the curriculum is one training by ``llava.train.train``. What was shipped
+before is where it begins.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from .build import OUTPUT as BASE
 from .parts import CACHE, DEBIAN
 from .training.curriculum import CURRICULUM
 from .training.run import train_things
-from .training.ship import ship
 from .world import load_world
 
 logger = logging.getLogger(__name__)
@@ -50,8 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def work(options: argparse.Namespace) -> None:
         world = load_world(options.cache, options.mirror)
-        learnt = train_things(options.base, world, options.work, options.until, progress=True)
-        logger.info("wrote %s", ship(learnt, options.output))
+        learnt = train_things(options.base, world, options.work, options.output, options.until, progress=True)
+        logger.info("wrote %s", learnt)
 
     return launch(
         parser(), work, arguments, bad=(ValueError, OSError, ImportError, FloatingPointError), stopped=STOPPED

@@ -24,7 +24,7 @@ class Stage:
     """A part of the curriculum: one training by ``llava.train.train``.
 
     records: pictures, each with its turns, read once. least, most: things in a picture. turns: questions about it. plan: the
-    reduction under which it learns, None for all 576 tokens. rate: of the LoRA, and of the projector times ``projector``. mix: what is asked.
+    reduction under which it learns, None for all 576 tokens. rate: of the LoRA, and of the projector times ``projector``. batch: pictures of a step. mix: what is asked.
     """
 
     name: str
@@ -35,6 +35,7 @@ class Stage:
     plan: str | None
     rate: float
     projector: float = 0.5
+    batch: int = 4
     mix: Mapping[str, float] = field(default_factory=lambda: MIX)
 
     @property
@@ -45,6 +46,7 @@ class Stage:
 CURRICULUM = (
     Stage("names", 480, 1, 3, turns=5, plan="pool:144", rate=1e-3, mix={"open": 0.8, "caption": 0.2}),
     Stage("more-names", 800, 1, 4, turns=6, plan="pool:144", rate=8e-4, mix={"open": 0.75, "caption": 0.25}),
+    Stage("lists", 2400, 1, 6, turns=1, plan="pool:64", rate=1e-3, batch=8, mix={"list": 1.0}),
     Stage("few", 640, 1, 4, turns=8, plan="pool:144", rate=8e-4),
     Stage("many", 1600, 2, 8, turns=10, plan="pool:144", rate=6e-4),
     Stage("whole", 480, 2, 8, turns=10, plan=None, rate=3e-4, projector=0.3),
@@ -85,7 +87,7 @@ def arguments(stage: Stage, base: Path, records: Path, output: Path, before: Pat
     """The command line of ``llava.train.train`` for a stage. before: the folder of the stage before, of a projector or a LoRA."""
     flags: dict[str, object] = {
         "model_name_or_path": base, "version": "qwen_1_5", "data_path": records, "image_folder": records.parent,
-        "output_dir": output, "bf16": True, "use_cpu": not torch.cuda.is_available(), "num_train_epochs": 1, "per_device_train_batch_size": 4,
+        "output_dir": output, "bf16": True, "use_cpu": not torch.cuda.is_available(), "num_train_epochs": 1, "per_device_train_batch_size": stage.batch,
         "learning_rate": stage.rate, "lr_scheduler_type": "cosine", "warmup_ratio": 0.05, "weight_decay": 0.0,
         "model_max_length": 1024, "logging_steps": 5, "save_strategy": "steps", "save_steps": 40, "save_total_limit": 2,
         "group_by_modality_length": True, "report_to": "none", "lazy_preprocess": True, "seed": SEED,

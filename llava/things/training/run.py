@@ -21,6 +21,7 @@ from llava.train.train import parse, train
 from ..world import World
 from .align import Words, align, read_patches
 from .curriculum import CURRICULUM, Stage, arguments, write_records
+from .ship import finished_stages, ship
 
 logger = logging.getLogger(__name__)
 
@@ -28,19 +29,28 @@ PICTURES, STEPS = 1200, 2000  # of the alignment
 DONE = "done.json"  # in the folder of a finished stage
 
 
-def train_things(base: Path, world: World, work: Path, until: str | None = None, progress: bool = False) -> Path:
-    """Follow the curriculum to the end of the stage ``until`` (default: the last); returns the folder of what it has learnt.
+def train_things(
+    base: Path, world: World, work: Path, output: Path, until: str | None = None, progress: bool = False
+) -> Path:
+    """Follow the curriculum to the end of the stage ``until`` (default: the last) and write what was learnt into ``output``.
 
-    base: the checkpoint of the untrained parts. work: 1.5 GB at most. Raises what ``llava.train.train`` raises.
+    base: the checkpoint of the untrained parts. work: 1.5 GB at most. output: also where it begins, if some stages were shipped there
+    before. Raises ValueError for a stage that is none or lies behind, and what ``llava.train.train`` raises.
     """
     names = [stage.name for stage in CURRICULUM]
     until = names[-1] if until is None else until
     if until not in names:
         raise ValueError(f"until={until!r} is no stage; choose one of {', '.join(names)}")
-    before = aligned(base, world, work, progress)
-    for stage in CURRICULUM[: names.index(until) + 1]:
+    finished = finished_stages(output)
+    if finished != names[: len(finished)]:
+        raise ValueError(f"{output} was trained by other stages ({', '.join(finished)}); give another output")
+    last = names.index(until) + 1
+    if last <= len(finished):
+        raise ValueError(f"until={until!r}, but {output} has been through {', '.join(finished)}; give a later stage")
+    before = output if finished else aligned(base, world, work, progress)
+    for stage in CURRICULUM[len(finished) : last]:
         before = _trained(stage, base, world, work, before, progress)
-    return before
+    return ship(before, output, names[:last])
 
 
 def aligned(base: Path, world: World, work: Path, progress: bool = False) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,12 +12,15 @@ from torch import Tensor
 from llava.files import read_json, write_json
 from llava.model.builder import NON_LORA_FILE
 
+STAGES = "stages.json"
 ADAPTER = "adapter_model.safetensors"
 BASE_NAME = "llava-things-base"  # what the adapter is said to belong to, in place of a path
 
 
-def ship(learnt: Path, output: Path) -> Path:
+def ship(learnt: Path, output: Path, finished: Sequence[str]) -> Path:
     """Copy a LoRA's folder to ``output`` in bfloat16: 22 MB. Its config has no reduction: the plan was that of the training.
+
+    finished: names of the stages that it has been through, which are written beside it.
 
     Raises FileNotFoundError for a folder that holds no LoRA.
     """
@@ -32,7 +36,13 @@ def ship(learnt: Path, output: Path) -> Path:
     )
     config = read_json(learnt / "config.json") | {"reduction": None, "_name_or_path": BASE_NAME}
     write_json(output / "config.json", config)
+    write_json(output / STAGES, list(finished))
     return output
+
+
+def finished_stages(folder: Path) -> list[str]:
+    """The stages that what lies in a folder has been through; none where nothing was shipped."""
+    return read_json(folder / STAGES, list, "remove it to begin from nothing") if (folder / STAGES).is_file() else []
 
 
 def _halved(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ from llava.things.training import align as alignment
 from llava.things.training import curriculum, run
 from llava.things.training.align import Patches, Words, align, measure, read_patches
 from llava.things.training.curriculum import Stage, arguments, write_records
-from llava.things.training.ship import ship
+from llava.things.training.ship import finished_stages, ship
 from llava.things.world import Questions, patch_owner
 from llava.train.data import read_records
 from llava.train.train import parse
@@ -154,17 +154,19 @@ def test_the_flags_of_every_stage_are_known(tmp_path):
 
 
 def test_a_stopped_training_ends_as_one_that_was_not_and_what_is_shipped_answers(base, world, tmp_path, small):
-    whole = run.train_things(base, world, tmp_path / "whole")
-    run.train_things(base, world, tmp_path / "stopped", until="first")
-    resumed = run.train_things(base, world, tmp_path / "stopped")
-    one, other = (load_file(folder / "adapter_model.safetensors") for folder in (whole, resumed))
+    whole = run.train_things(base, world, tmp_path / "whole", tmp_path / "shipped-lora")
+    run.train_things(base, world, tmp_path / "stopped", tmp_path / "first-lora", until="first")
+    stages = tmp_path / "whole/stages", tmp_path / "stopped/stages"
+    (tmp_path / "first-lora/stages.json").unlink()  # as if it had been stopped before it was shipped
+    run.train_things(base, world, tmp_path / "stopped", tmp_path / "first-lora")
+    one, other = (load_file(folder / "second/adapter_model.safetensors") for folder in stages)
     assert one and all(torch.equal(one[name], other[name]) for name in one)
     assert any(tensor.abs().max() > 0 for name, tensor in one.items() if "lora_B" in name)
 
-    shipped = ship(whole, tmp_path / "shipped-lora")
+    shipped = whole
     assert {tensor.dtype for tensor in load_file(shipped / "adapter_model.safetensors").values()} == {torch.bfloat16}
     assert json.loads((shipped / "config.json").read_text())["reduction"] is None
-    _, learnt, _, _ = load_pretrained_model(whole, base, device="cpu", reduction="")
+    _, learnt, _, _ = load_pretrained_model(stages[0] / "second", base, device="cpu", reduction="")
     _, kept, _, _ = load_pretrained_model(shipped, base, device="cpu")
     for (name, weight), rounded in zip(learnt.named_parameters(), kept.parameters()):
         torch.testing.assert_close(rounded, weight, rtol=2e-2, atol=2e-3, msg=name)
@@ -182,7 +184,25 @@ def test_a_stopped_training_ends_as_one_that_was_not_and_what_is_shipped_answers
 
 
 def test_what_cannot_be_shipped_or_trained_says_why(base, world, tmp_path, small):
+    output = tmp_path / "out"
     with pytest.raises(FileNotFoundError, match=r"holds no adapter_model\.safetensors; give the folder of a finished"):
-        ship(tmp_path, tmp_path / "out")
+        ship(tmp_path, output, ["first"])
     with pytest.raises(ValueError, match="until='third' is no stage; choose one of first, second"):
-        run.train_things(base, world, tmp_path, until="third")
+        run.train_things(base, world, tmp_path, output, until="third")
+    output.mkdir()
+    for stages, until, why in (
+        (["first"], "first", "until='first', but .*out has been through first; give a later stage"),
+        (["zeroth"], None, r"was trained by other stages \(zeroth\); give another output"),
+    ):
+        (output / "stages.json").write_text(json.dumps(stages))
+        with pytest.raises(ValueError, match=why):
+            run.train_things(base, world, tmp_path, output, until)
+
+
+def test_what_was_shipped_is_where_training_begins(base, world, tmp_path, small, monkeypatch):
+    run.train_things(base, world, tmp_path / "one", tmp_path / "lora", until="first")
+    begun = []
+    monkeypatch.setattr(run, "_trained", lambda stage, *rest: begun.append((stage.name, rest[3])) or rest[3])
+    run.train_things(base, world, tmp_path / "another machine", tmp_path / "lora")
+    assert begun == [("second", tmp_path / "lora")]
+    assert finished_stages(tmp_path / "lora") == ["first", "second"]
