@@ -17,4 +17,5 @@ IMAGE_PLACEHOLDER = "<image-placeholder>"
 
 # How LLaVA-1.5 asks for answers in a benchmark's form
 SHORT_ANSWER = "Answer the question using a single word or phrase."
+YES_OR_NO = "Please answer yes or no."  # MME's own instruction
 LETTER_ANSWER = "Answer with the option's letter from the given choices directly."

@@ -10,8 +10,8 @@ from PIL import Image
 from llava.conversation import get_conversation
 from llava.mm_utils import process_images, tokenizer_image_token
 from llava.model.builder import load_pretrained_model
-from llava.shapes import language, tower, world
-from llava.shapes.train import export
+from llava.shapes import following, language, lessons, packing, tower, world
+from llava.shapes.checkpoint import export
 
 SEED, WIDTH = 13, 64
 
@@ -22,16 +22,16 @@ def work(tmp_path_factory):
     torch.manual_seed(0)
     eyes = tower.build_tower(hidden=WIDTH, layers=2).eval()
     tokenizer = language.train_tokenizer(folder, pictures=200)
-    return folder, eyes, tokenizer, language.cache_pictures(eyes, folder, 4, SEED)
+    return folder, eyes, tokenizer, packing.cache_pictures(eyes, folder, 4, SEED)
 
 
 def phase(until, layers=5, patches=60, **shares):
     shares = {"caption_share": 0.2, "open_share": 0.3, "yes_no_share": 0.3, "suffix_share": 0.5, **shares}
-    return language.Phase(until, layers, patches, rate=1e-3, pictures=2, questions=8, **shares)
+    return lessons.Phase(until, layers, patches, rate=1e-3, pictures=2, questions=8, **shares)
 
 
 def test_tokenizer_holds_every_word_of_the_world_whole(work):
-    packer = language.Packer(work[2], seed=0)
+    packer = packing.Packer(work[2], seed=0)
     assert len(packer.kind_words) == len(world.KINDS)
     text = "\nIs the ring red? ASSISTANT: Yes"
     assert work[2].decode(work[2].encode(text)) == text
@@ -45,7 +45,7 @@ def test_features_are_cached_once_and_for_the_right_pictures(work):
     np.testing.assert_allclose(pictures.features[2], expected[0].float(), rtol=0, atol=0.05)
     assert (pictures.owners[2] == world.patch_owner(world.make_scene(SEED, 2)).flatten()).all()
     before = (folder / f"features-{SEED}-4.npy").stat().st_mtime_ns
-    language.cache_pictures(eyes, folder, 4, SEED)
+    packing.cache_pictures(eyes, folder, 4, SEED)
     assert (folder / f"features-{SEED}-4.npy").stat().st_mtime_ns == before
 
 
@@ -62,7 +62,7 @@ def test_training_runs_the_layers_as_transformers_does_and_can_hide_the_patches(
     _, _, tokenizer, pictures = work
     torch.manual_seed(1)
     model = language.build_language_model(tokenizer.vocab_size(), 6).eval()
-    data = language.Packer(tokenizer, seed=0).batch(pictures, 0, phase(1))
+    data = packing.Packer(tokenizer, seed=0).batch(pictures, 0, phase(1))
     prompt, patches, words = (data[name].shape[1] for name in ("prompt", "places", "texts"))
     inputs = torch.randn(2, prompt + patches + words, language.WIDTH)
     with torch.no_grad():
@@ -74,13 +74,32 @@ def test_training_runs_the_layers_as_transformers_does_and_can_hide_the_patches(
             output_hidden_states=True,
         )
         for below in (0, 1):
-            thought, hidden = language.forward(model, inputs, data, shallow=False, below=below)
+            thought, _, hidden = language.forward(model, inputs, data, shallow=False, below=below)
             assert torch.equal(hidden, whole.last_hidden_state)
             assert torch.equal(thought, whole.hidden_states[language.THINKING + below])
-        thought, hidden = language.forward(model, inputs, data, shallow=True, below=0)
+        thought, _, hidden = language.forward(model, inputs, data, shallow=True, below=0)
         assert hidden.shape[1] == prompt + words  # the patches are gone, and the words differ for it
         assert not torch.allclose(hidden[:, -words:], whole.last_hidden_state[:, -words:])
         torch.testing.assert_close(hidden[:, :prompt], whole.last_hidden_state[:, :prompt])
+
+
+def test_what_a_layer_looks_at_is_the_attention_of_transformers(work):
+    _, _, tokenizer, pictures = work
+    torch.manual_seed(1)
+    model = language.build_language_model(tokenizer.vocab_size(), language.THINKING + 1).eval()
+    data = packing.Packer(tokenizer, seed=0).batch(pictures, 0, phase(1))
+    inputs = torch.randn(*data["positions"].shape, language.WIDTH)
+    with torch.no_grad():
+        _, looked, _ = language.forward(model, inputs, data, shallow=False, below=0)
+        model.set_attn_implementation("eager")
+        seen = model.model(
+            inputs_embeds=inputs,
+            attention_mask=torch.zeros(data["mask"].shape).masked_fill(~data["mask"], -torch.inf),
+            position_ids=data["positions"],
+            use_cache=False,
+            output_attentions=True,
+        ).attentions[-1]
+    torch.testing.assert_close(looked, seen.mean(1), rtol=1e-3, atol=1e-5)
 
 
 def test_attention_begins_with_what_is_alike():
@@ -113,7 +132,7 @@ def test_a_stopped_training_ends_as_an_unbroken_one(work, tmp_path):
         folder = tmp_path / name
         folder.mkdir()
         for stop in stops:
-            model, projector = language.train_language_model(pictures, tokenizer, folder, curriculum, stop_after=stop)
+            model, projector = following.train_language_model(pictures, tokenizer, folder, curriculum, stop_after=stop)
         ends.append({**model.state_dict(), **projector.state_dict()})
     assert len(model.model.layers) == 5
     for name, value in ends[0].items():
@@ -134,11 +153,11 @@ def test_the_exported_checkpoint_answers_as_in_training(work, tmp_path):
         tmp_path / "llava-new", None, "llava-new", device="cpu"
     )
 
-    packer, step = language.Packer(tokenizer, seed=3), phase(1, patches=576, suffix_share=1.0, caption_share=0.0)
+    packer, step = packing.Packer(tokenizer, seed=3), phase(1, patches=576, suffix_share=1.0, caption_share=0.0)
     data = packer.batch(pictures, 0, step)
     rng = np.random.default_rng((3, 0))
     number = int(np.sort(rng.choice(4, size=2, replace=False))[0])
-    questions = language.draw_questions(world.make_scene(SEED, number), rng, step)
+    questions = lessons.draw_questions(world.make_scene(SEED, number), rng, step)
 
     pixels = process_images([world.render(world.make_scene(SEED, number))], processor, llava.config)
     raw = llava.encode_raw(pixels)
