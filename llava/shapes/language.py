@@ -6,7 +6,7 @@ first layers is taught the fact in question, what it says at the end, the answer
 attention away from the word in the question that must be compared with it, and such subtasks (colour, side) stay at chance;
 so for a share of the steps the patches are gone from the later layers. Where letters are asked for, each choice is taught to
 say its own letter after the first layers, and the next layer to look from where the answer begins at the choice that equals
-the fact; left to itself, the model went on guessing among four.
+the fact and to say its letter; left to itself, the model went on guessing among four.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import sentencepiece
@@ -32,7 +32,7 @@ WIDTH, HEADS, INTERMEDIATE, LAYERS = 256, 4, 688, 12
 ALIKE = 0.8  # of what queries and keys start from; equal words then score about 5 before the softmax
 COPIED = 0.6  # of what values and outputs start from
 THINKING = 4  # layers after which the fact that a question is about is read out
-WEIGHTS = {"answer": 1.0, "fact": 0.5, "option": 0.3, "choice": 0.3, "naming": 0.1}
+WEIGHTS = {"answer": 1.0, "fact": 0.5, "option": 0.3, "choice": 0.3, "judged": 0.5, "naming": 0.1}
 
 
 def train_tokenizer(folder: Path, pieces: int = 900, pictures: int = 4000) -> sentencepiece.SentencePieceProcessor:
@@ -124,15 +124,22 @@ def build_projector(width_in: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width_in, WIDTH), nn.GELU(), nn.Linear(WIDTH, WIDTH))
 
 
-def forward(
-    model: LlamaForCausalLM, inputs: Tensor, data: dict[str, Tensor], shallow: bool, below: int
-) -> tuple[Tensor | None, Tensor | None, Tensor]:
-    """Hidden states after the layers ``below`` and ``THINKING`` more, what the next one looks at, and hidden at the end.
+class Passed(NamedTuple):
+    """What is read of a pass: hidden states (B, S, D), and what is looked at (B, S, S), None of layers that are not there."""
 
-    The first two, (B, S, D) and (B, S, S), are None if there are no more layers. ``shallow``: from there on the patches are gone, so that what was found must be compared among the words.
+    thought: Tensor | None  # after the layers below and THINKING more
+    looked: Tensor | None  # by the next layer
+    judged: Tensor | None  # after that one and another
+    hidden: Tensor  # at the end
+
+
+def forward(model: LlamaForCausalLM, inputs: Tensor, data: dict[str, Tensor], shallow: bool, below: int) -> Passed:
+    """Run the layers over a packed batch; ``shallow``: after ``thought`` the patches are gone.
+
+    What was found in them must then be compared among the words.
     """
-    rope, mask, hidden, thought = model.model.rotary_emb(inputs, data["positions"]), data["mask"], inputs, None
-    looked = None
+    rope, mask, hidden = model.model.rotary_emb(inputs, data["positions"]), data["mask"], inputs
+    thought = looked = judged = None
     for number, layer in enumerate(_layers(model)):
         if number == below + THINKING:
             thought = hidden
@@ -144,7 +151,9 @@ def forward(
                 mask = mask[:, :, words][..., words]
             looked = _attention(layer, hidden, rope, mask)
         hidden = layer(hidden, attention_mask=mask, position_embeddings=rope)
-    return thought, looked, model.model.norm(hidden)
+        if number == below + THINKING + 1:
+            judged = hidden
+    return Passed(thought, looked, judged, model.model.norm(hidden))
 
 
 def _attention(layer: LlamaDecoderLayer, hidden: Tensor, rope: Sequence[Tensor], mask: Tensor) -> Tensor:
@@ -171,14 +180,14 @@ def losses(
     embed = model.model.embed_tokens
     visual = projector(data["features"])
     inputs = torch.cat([embed(data["prompt"]), visual, embed(data["texts"])], dim=1)
-    thought, looked, hidden = forward(model, inputs, data, shallow, below)
+    passed = forward(model, inputs, data, shallow, below)
     length = data["texts"].shape[1]
 
     def read(hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         asked = targets != -100
         return model.lm_head(hidden[:, -length:][asked]).float(), targets[asked]
 
-    logits, target = read(hidden, data["targets"])
+    logits, target = read(passed.hidden, data["targets"])
     parts = {"answer": F.cross_entropy(logits, target)}
     asked, answered = data["facts"][data["targets"] != -100] != -100, target != packer.tokenizer.eos_id()
     parts["right"] = (logits.argmax(-1) == target)[asked if asked.any() else answered].float().mean()
@@ -186,17 +195,20 @@ def losses(
     for number, form in enumerate(FORMS):
         if (forms == number).any():
             parts[form] = right[forms == number].float().mean()
-    if thought is not None and looked is not None:
-        early, fact = read(model.model.norm(thought), data["facts"])
+    if passed.thought is not None:
+        thought = model.model.norm(passed.thought)
+        early, fact = read(thought, data["facts"])
         parts["fact"] = F.cross_entropy(early, fact)
-        lettered = data["forms"][data["facts"] != -100] >= FORMS.index("letter")
-        if lettered.any():
-            parts["letter fact"] = (early.argmax(-1) == fact)[lettered].float().mean()
+        lettered = data["forms"] >= FORMS.index("letter")
+        if lettered.any() and passed.looked is not None and passed.judged is not None:
+            parts["letter fact"] = (early.argmax(-1) == fact)[lettered[data["facts"] != -100]].float().mean()
+            parts["option"] = F.cross_entropy(*read(thought, data["options"]))
             picture, place = (data["choices"] >= 0).nonzero(as_tuple=True)
-            before = looked.shape[-1] - length
-            found = looked[picture, before + place, before + data["choices"][picture, place]]
+            before = passed.looked.shape[-1] - length
+            found = passed.looked[picture, before + place, before + data["choices"][picture, place]]
             parts["choice"] = -found.clamp_min(1e-6).log().mean()
-            parts["option"] = F.cross_entropy(*read(model.model.norm(thought), data["options"]))
+            judged = read(model.model.norm(passed.judged), data["targets"].masked_fill(~lettered, -100))
+            parts["judged"] = F.cross_entropy(*judged)
     direction = F.rms_norm(visual.float(), visual.shape[-1:])
     names = (
         (packer.kind_words, data["kinds"]),

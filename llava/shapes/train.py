@@ -47,9 +47,11 @@ REFINEMENT = [
           yes_or_no_share=0.5, bare_letter_share=0.3, below=2, horizon=640),
     Phase( 400, 14,    144, 6.0e-4,    4,      12,     0.02,   0.11, 0.35,  0.7,   0.5, counting_share=0.3,
           yes_or_no_share=0.5, bare_letter_share=0.3, below=2, horizon=740),
-    Phase( 640, 14,    144, 5.0e-4,    4,      12,     0.02,   0.12, 0.38,  0.7,   0.5, counting_share=0.3,
+    Phase( 600, 14,    144, 5.0e-4,    4,      12,     0.02,   0.12, 0.38,  0.7,   0.5, counting_share=0.3,
           yes_or_no_share=0.5, bare_letter_share=0.4, below=2, horizon=700),
-    Phase( 700, 14,    576, 1.0e-4,    4,      12,     0.02,   0.12, 0.38,  0.7,   0.5, counting_share=0.3,
+    Phase( 800, 14,    144, 5.0e-4,    4,      12,     0.02,   0.12, 0.38,  0.7,   0.5, counting_share=0.3,
+          yes_or_no_share=0.5, bare_letter_share=0.4, below=2, horizon=850),
+    Phase( 860, 14,    576, 1.0e-4,    4,      12,     0.02,   0.12, 0.38,  0.7,   0.5, counting_share=0.3,
           yes_or_no_share=0.5, bare_letter_share=0.3, below=2),
 ]
 # fmt: on

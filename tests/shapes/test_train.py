@@ -74,10 +74,10 @@ def test_training_runs_the_layers_as_transformers_does_and_can_hide_the_patches(
             output_hidden_states=True,
         )
         for below in (0, 1):
-            thought, _, hidden = language.forward(model, inputs, data, shallow=False, below=below)
+            thought, _, _, hidden = language.forward(model, inputs, data, shallow=False, below=below)
             assert torch.equal(hidden, whole.last_hidden_state)
             assert torch.equal(thought, whole.hidden_states[language.THINKING + below])
-        thought, _, hidden = language.forward(model, inputs, data, shallow=True, below=0)
+        thought, _, _, hidden = language.forward(model, inputs, data, shallow=True, below=0)
         assert hidden.shape[1] == prompt + words  # the patches are gone, and the words differ for it
         assert not torch.allclose(hidden[:, -words:], whole.last_hidden_state[:, -words:])
         torch.testing.assert_close(hidden[:, :prompt], whole.last_hidden_state[:, :prompt])
@@ -90,7 +90,7 @@ def test_what_a_layer_looks_at_is_the_attention_of_transformers(work):
     data = packing.Packer(tokenizer, seed=0).batch(pictures, 0, phase(1))
     inputs = torch.randn(*data["positions"].shape, language.WIDTH)
     with torch.no_grad():
-        _, looked, _ = language.forward(model, inputs, data, shallow=False, below=0)
+        looked = language.forward(model, inputs, data, shallow=False, below=0).looked
         model.set_attn_implementation("eager")
         seen = model.model(
             inputs_embeds=inputs,
