@@ -51,7 +51,9 @@ REFINEMENT = [
           yes_or_no_share=0.5, bare_letter_share=0.4, below=2, horizon=700),
     Phase( 800, 14,    144, 5.0e-4,    4,      12,     0.02,   0.12, 0.38,  0.7,   0.5, counting_share=0.3,
           yes_or_no_share=0.5, bare_letter_share=0.4, below=2, horizon=850),
-    Phase( 860, 14,    576, 1.0e-4,    4,      12,     0.02,   0.12, 0.38,  0.7,   0.5, counting_share=0.3,
+    Phase( 960, 14,    144, 4.0e-4,    4,      12,     0.02,   0.15, 0.38,  0.7,   0.5, counting_share=0.35,
+          yes_or_no_share=0.5, bare_letter_share=0.3, below=2, horizon=1000),
+    Phase(1080, 14,    576, 1.5e-4,    4,      12,     0.02,   0.15, 0.38,  0.7,   0.5, counting_share=0.35,
           yes_or_no_share=0.5, bare_letter_share=0.3, below=2),
 ]
 # fmt: on
