@@ -10,6 +10,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import CLIPVisionModel, LlamaForCausalLM
 
+from llava.model.language_model.llava_family import OWN_LAYOUT
+
 from . import world
 from .language import build_language_model, build_projector
 from .tower import MEAN, SELECT_LAYER, STD
@@ -43,6 +45,7 @@ def export(tower, projector, model, tokenizer_file: Path, folder: Path) -> None:
         "image_aspect_ratio": "pad", "mm_hidden_size": tower.config.hidden_size, "mm_projector_type": "mlp2x_gelu",
         "mm_use_im_patch_token": False, "mm_use_im_start_end": False, "mm_vision_select_feature": "patch",
         "mm_vision_select_layer": SELECT_LAYER, "mm_vision_tower": TOWER_FOLDER, "use_mm_proj": True,
+        **OWN_LAYOUT,
     }  # fmt: skip
     _write_json(folder / "config.json", config)
     _write_json(

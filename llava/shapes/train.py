@@ -55,6 +55,8 @@ REFINEMENT = [
           yes_or_no_share=0.5, bare_letter_share=0.3, below=2, horizon=1000),
     Phase(1080, 14,    576, 1.5e-4,    4,      12,     0.02,   0.15, 0.38,  0.7,   0.5, counting_share=0.35,
           yes_or_no_share=0.5, bare_letter_share=0.3, below=2),
+    Phase(1220, 14,    576, 2.5e-4,    4,      12,     0.02,   0.12, 0.58,  0.7,   0.5, counting_share=0.2,
+          yes_or_no_share=0.4, bare_letter_share=0.3, below=2),
 ]
 # fmt: on
 
