@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from llava.constants import SHORT_ANSWER
+from llava.constants import SHORT_ANSWER, YES_OR_NO
 from llava.files import read_jsonl
 
 from .files import asked, put_json, put_jsonl
@@ -23,9 +23,7 @@ def write_mme(world: World, folder: Path, images: int, seed: int) -> Iterator[No
         made = _same_pictures if world.shared else _own_pictures
         for name, picture, truth, pair in made(world, folder / MME_FOLDER, subtask, images, (seed, number)):
             if pair is not None:
-                told = "".join(
-                    f"{text} Please answer yes or no.\t{answer}\n" for text, answer in zip(pair, ("Yes", "No"))
-                )
+                told = "".join(f"{text} {YES_OR_NO}\t{answer}\n" for text, answer in zip(pair, ("Yes", "No")))
                 file = folder / MME_FOLDER / truth
                 file.parent.mkdir(exist_ok=True)
                 with open(file, "a", encoding="utf-8") as answers:
@@ -69,7 +67,7 @@ def write_mme_test(folder: Path) -> None:
     records = [
         {
             "question_id": line["question_id"],
-            "question": line["text"].replace(f"\n{SHORT_ANSWER}", " Please answer yes or no."),
+            "question": line["text"].replace(f"\n{SHORT_ANSWER}", f" {YES_OR_NO}"),
             "answer": answer,
             "category": line["category"],
             "image_file": line["image"],

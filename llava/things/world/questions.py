@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from llava.constants import LETTER_ANSWER, SHORT_ANSWER
+from llava.constants import LETTER_ANSWER, SHORT_ANSWER, YES_OR_NO
 from llava.worlds.files import BOX
 from llava.worlds.protocol import Open, Turn
 
@@ -22,7 +22,6 @@ from .pairs import Pairs, near_colours
 from .places import CELLS, at, by_place, cell_of, on_side, opposite
 from .scene import SIZE, Placed, Scene, World
 
-YES_OR_NO = "Please answer yes or no."
 DESCRIBE = "Describe the image."
 WHAT_IS_THIS = "What is this?"
 LETTERS = "ABCDE"
