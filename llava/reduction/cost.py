@@ -136,7 +136,7 @@ def selector_flops(trace: list[Record], rows: Iterable[int], width: int, read: R
     return sum(
         record.stage.reducer.flops(image.rows, image.tokens, image.kept, width, image.text)
         + sum(
-            record.stage.reducer.reading_flops(patches, image.kept, read.width)
+            record.stage.reducer.reading_flops(patches, image.kept, 0 if read is None else read.width)
             for patches in (() if read is None else read.patches[row])
         )
         for record in trace

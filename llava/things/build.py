@@ -150,7 +150,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.json and not options.check:
             raise ValueError("--json holds the figures of --check; give both")
         build(options.output, options.cache, options.index, options.from_hub, seed=options.seed)
-        if options.learnt.is_dir():
+        is_asked = options.output == OUTPUT or options.learnt != LEARNT
+        if is_asked and options.learnt.is_dir():
             logger.info("%s is the trained one", merge(options.output, options.learnt, options.trained))
         elif options.learnt != LEARNT:
             raise FileNotFoundError(f"learnt={str(options.learnt)!r} is no folder; give the one that was trained")
