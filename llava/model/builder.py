@@ -26,6 +26,7 @@ from llava.model.loading.weights import PROJECTION, PROJECTOR_FILE, UNTRAINED, c
 from llava.model.multimodal_encoder.opening import check_tower
 from llava.model.tokenizer import load_tokenizer
 from llava.reduction import check_plan, did_you_mean
+from llava.reduction.environment import with_environment
 
 __all__ = [
     "LORA_FILE",
@@ -82,7 +83,8 @@ def load_pretrained_model(
     template that `model.config.conv_mode` is to name in place of the checkpoint's own.
 
     Other keywords are reduction knobs of the config, e.g. `reduction="fastv@2:64"` or `use_fast_v=True,
-    fast_v_attention_rank=144`; `cache_dir`, `token`, `revision` (of model_path), `local_files_only` and
+    fast_v_attention_rank=144` (without any, the plan in the environment variable LLAVA_REDUCTION, else the checkpoint's own);
+    `cache_dir`, `token`, `revision` (of model_path), `local_files_only` and
     `trust_remote_code=False` for the hub, whose code is never run; and `max_memory` and `offload_folder` for accelerate. image_processor is None for a model without a tower; context_len is
     the number of positions the model reads.
 
@@ -109,7 +111,7 @@ def load_pretrained_model(
     if conv_mode is not None:
         get_conversation(conv_mode)
         config.conv_mode = conv_mode
-    _set_knobs(config, knobs)
+    _set_knobs(config, with_environment(knobs))
     tokenizer = load_tokenizer(base or folder)
     model = _load_weights(folder, base, layout, config, options, hub)
     if load_4bit:

@@ -272,6 +272,36 @@ def test_knobs_reach_the_config(llava15):
     assert torch.equal(logits[0], logits[1]) and not torch.allclose(logits[0], logits[2], atol=1e-3)
 
 
+def names(model):
+    return [str(stage) for stage in model.get_model().plan()]
+
+
+def test_the_plan_of_a_checkpoint_s_config_is_run(checkpoint, llava15):
+    edit(checkpoint / "config.json", reduction="fastv@2:9")
+    model = load(checkpoint)[1]
+    assert names(model) == ["fastv@2:9"]
+    passed = load(PARITY15 / "checkpoint", reduction="fastv@2:9")[1]
+    inputs = llava15.inputs(llava15.cases()[0])
+    with torch.no_grad():
+        assert torch.equal(model(**inputs).logits, passed(**inputs).logits)
+    assert names(load(checkpoint, reduction="divprune:4")[1]) == ["divprune:4"]
+    edit(checkpoint / "config.json", reduction="fastv@99:9")
+    with pytest.raises(ValueError, match="99"):
+        load(checkpoint)
+
+
+def test_the_plan_of_the_environment_goes_before_the_checkpoint_s_and_behind_a_keyword(checkpoint, monkeypatch):
+    edit(checkpoint / "config.json", reduction="fastv@2:9")
+    monkeypatch.setenv("LLAVA_REDUCTION", "divprune:4")
+    assert names(load(checkpoint)[1]) == ["divprune:4"]
+    assert names(load(checkpoint, reduction=None)[1]) == ["divprune:4"]
+    assert names(load(checkpoint, reduction="fastv@1:7")[1]) == ["fastv@1:7"]
+    assert names(load(checkpoint, reduction="")[1]) == []
+    edit(checkpoint / "config.json", reduction=None, use_fast_v=True, fast_v_attention_rank=9)
+    with pytest.raises(ValueError, match="divprune:4.*use_fast_v"):
+        load(checkpoint)
+
+
 @pytest.mark.parametrize(
     ("knobs", "message"),
     [

@@ -67,6 +67,14 @@ def test_it_loads_here_again(exported, llava15):
     assert tokenizer("\nWhat?").input_ids == llava15.tokenizer("\nWhat?").input_ids
 
 
+def test_a_plan_in_its_config_is_run_here(exported, tmp_path):
+    folder = Path(shutil.copytree(exported, tmp_path / "planned"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"reduction": "fastv@2:9"}))
+    _, model, *_ = load_pretrained_model(folder, device="cpu")
+    assert [str(stage) for stage in model.get_model().plan()] == ["fastv@2:9"]
+
+
 @pytest.mark.parametrize("legacy", [True, False])
 def test_prompts_become_the_same_ids(checkpoint, tmp_path, legacy):
     """Also what follows a picture, which LLaVA tokenises as a text of its own, and what follows a special token."""

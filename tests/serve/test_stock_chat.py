@@ -72,7 +72,7 @@ def test_a_request_without_a_plan_follows_the_server_s(chats):
     assert not any("forward" in vars(module) for module in chats[1].model.modules()), "the model is as it was"
 
 
-def test_the_command_opens_either(tmp_path_factory, chats):
+def test_the_command_opens_either(tmp_path_factory, chats, monkeypatch):
     folder = next(tmp_path_factory.getbasetemp().glob("stock*/llava-hf"))
     flags = ["--model-path", str(folder), "--stock", "--device", "cpu", "--reduction", "fastv@2:16"]
     opened = open_chat(parser().parse_args(flags))
@@ -82,6 +82,8 @@ def test_the_command_opens_either(tmp_path_factory, chats):
     for flag in ("--load-4bit", "--use-fast-v"):
         with pytest.raises(ValueError, match=f"{flag} has no effect"):
             open_chat(parser().parse_args([*flags, flag]))
+    monkeypatch.setenv("LLAVA_REDUCTION", "divprune:4")
+    assert [str(stage) for stage in open_chat(parser().parse_args(flags[:-2])).reduction] == ["divprune:4"]
 
 
 def test_what_a_stock_model_cannot_be_asked(chats):

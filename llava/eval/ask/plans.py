@@ -12,6 +12,7 @@ from llava.cli.settings import PlanSpec
 from llava.model.language_model.knobs import plan_from_config
 from llava.model.language_model.reduction_knobs import METHOD_FLAGS, ReductionKnobs
 from llava.reduction import check_plan, plan_from, plan_name
+from llava.reduction.environment import with_environment
 
 from .latency import first_token_seconds, matched_latency
 from .opening import Evaluation
@@ -20,7 +21,7 @@ from .subject import LlavaSubject
 
 
 def plans_from(spec: PlanSpec, config: ReductionKnobs, keep: float | None = None) -> list[Plan]:
-    """The plans of a spec, under a config: its reductions, or the one that its knobs or the checkpoint spell.
+    """The plans of a spec, under a config: its reductions, or the one that its knobs, LLAVA_REDUCTION or the checkpoint spell.
 
     keep: the budget of stages that name none. Raises ValueError for both spellings at once, for one plan twice, and for a
     plan that the model cannot run.
@@ -30,7 +31,9 @@ def plans_from(spec: PlanSpec, config: ReductionKnobs, keep: float | None = None
         raise ValueError(
             f"--reduction {spec.reductions[0]} and {flags[0]} are both given; use one of the two spellings"
         )
-    plans = [plan_from(text, keep) for text in spec.reductions] or [plan_from_config(with_knobs(config, spec.knobs))]
+    plans = [plan_from(text, keep) for text in spec.reductions] or [
+        plan_from_config(with_knobs(config, with_environment(spec.knobs)))
+    ]
     names = [plan_name(plan) for plan in plans]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:

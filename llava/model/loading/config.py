@@ -12,6 +12,7 @@ from llava.mm_utils import ANYRES
 from llava.model.checkpoint import errors_naming, read_json
 from llava.model.language_model.llava_family import OWN_LAYOUT, LlavaFamilyConfig
 from llava.model.language_model.reducible_family import attention_window
+from llava.model.language_model.reduction_knobs import REDUCTION_KNOBS
 from llava.model.loading.families import SUPPORTED, Family, family_of
 from llava.model.vision.anyres import most_crops
 
@@ -139,6 +140,7 @@ def _flattened(raw: dict[str, Any], path: Path) -> dict[str, Any]:
     flat = {
         "model_type": "llama",
         **text,
+        **{name: raw[name] for name in REDUCTION_KNOBS if name in raw},
         "conv_mode": raw.get("conv_mode"),
         "mm_vision_tower": ".",
         "mm_vision_config": {"model_type": "clip_vision_model", **vision},

@@ -5,13 +5,8 @@ from __future__ import annotations
 import sys
 from argparse import ArgumentParser, BooleanOptionalAction, Namespace
 from dataclasses import fields
-from typing import Any
 
-import torch
-
-from llava.cli.flags import add_model_flags, add_reduction_flags, load_from_flags, reduction_kwargs, spellings
-from llava.conversation import conversation_mode, get_conversation
-from llava.mm_utils import get_model_name_from_path
+from llava.cli.flags import add_model_flags, add_reduction_flags, model_spec, reduction_kwargs, spellings
 from llava.utils import exit_code, installed
 
 from .chat import Chat
@@ -81,29 +76,16 @@ def main(options: Namespace) -> None:
 
 def open_chat(options: Namespace) -> Chat:
     """The model of a command line. Raises ValueError for flags that a stock model has no use for."""
-    name = options.served_name or get_model_name_from_path(options.model_path)
-    if not options.stock:
-        from .llava_chat import LlavaChat
+    from .opening import own_chat, stock_chat
 
-        tokenizer, model, image_processor, _ = load_from_flags(options)
-        mode = conversation_mode(get_model_name_from_path(options.model_path), model.config, options.conv_mode)
-        return LlavaChat(name, tokenizer, model, image_processor, get_conversation(mode))
-    knobs = reduction_kwargs(options)
+    spec, knobs = model_spec(options), reduction_kwargs(options)
+    if not options.stock:
+        return own_chat(spec, options.served_name, **knobs)
     plan = knobs.pop("reduction", None)
     for flag in ("model_base", "conv_mode", "load_8bit", "load_4bit", *knobs):
         if getattr(options, flag):
             raise ValueError(f"{spellings(flag)[0]} has no effect on a --stock model; leave it out")
-    from transformers import AutoModelForImageTextToText, AutoProcessor
-
-    from .stock_chat import StockChat
-
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    stock: Any = AutoModelForImageTextToText.from_pretrained(
-        options.model_path,
-        dtype=options.dtype or ("float32" if device == "cpu" else "float16"),
-        attn_implementation=options.attn_implementation,
-    )
-    return StockChat(name, stock.to(device).eval(), AutoProcessor.from_pretrained(options.model_path), plan)
+    return stock_chat(spec, options.served_name, plan)
 
 
 if __name__ == "__main__":
