@@ -11,6 +11,7 @@ TRAIN = [*EVAL, "peft>=0.15", "pydantic>=2"]
 CAPTION = ["pycocoevalcap>=1.2"]  # CIDEr; of what comes with it only that part is used, which needs no Java
 SERVE = ["fastapi>=0.110", "uvicorn>=0.30", "pydantic>=2"]
 THINGS = ["gguf>=0.17", "onnx>=1.17"]  # the files that llava.things reads
+DOCS = ["mkdocs>=1.6", "mkdocs-material>=9.6", "mkdocstrings[python]>=1"]  # the site
 QUANTIZE = ["bitsandbytes>=0.46"]  # the first that also computes on CPUs
 
 setup(
@@ -48,6 +49,7 @@ setup(
         "quantize": QUANTIZE,
         "serve": SERVE,
         "things": THINGS,
+        "docs": DOCS,
         "dev": [
             *EVAL,
             *TRAIN,
@@ -55,6 +57,7 @@ setup(
             *QUANTIZE,
             *SERVE,
             *THINGS,
+            *DOCS,
             "openai>=1.40",
             "httpx>=0.27",
             "hypothesis>=6",

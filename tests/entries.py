@@ -1,12 +1,45 @@
-"""What ``python -m NAME`` runs."""
+"""What ``python -m NAME``, ``python scripts/NAME.py`` and ``llava NAME`` run."""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
+from argparse import ArgumentParser
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import ModuleType
+
+from llava.cli.main import COMMANDS
+
+ROOT = Path(__file__).parents[1]
 
 
 def entry(name: str) -> ModuleType:
     """The module of that name; of a package its ``__main__``."""
     module = importlib.import_module(name)
     return importlib.import_module(f"{name}.__main__") if hasattr(module, "__path__") else module
+
+
+def load(path: str) -> ModuleType:
+    """A file of the repository that belongs to no package, as a module."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def program(words: Sequence[str]) -> tuple[ArgumentParser, list[str]]:
+    """The parser of what python is told to run, ``-m module`` or a script, and what is left for it to read."""
+    if words[0] == "-m":
+        return entry(words[1]).parser(), list(words[2:])
+    return load(words[0]).parser(), list(words[1:])
+
+
+def subcommand(
+    words: Sequence[str], commands: Mapping[str, tuple[str, str]] = COMMANDS
+) -> tuple[ModuleType, list[str]]:
+    """The module that ``llava`` runs for these words, commands of commands too, and what is left for it to read."""
+    module = entry(commands[words[0]][0])
+    further = getattr(module, "COMMANDS", None)
+    return subcommand(words[1:], further) if further else (module, list(words[1:]))

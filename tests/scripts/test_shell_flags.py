@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import os
 import subprocess
-from argparse import ArgumentParser
 from pathlib import Path
 
 import pytest
+
+from tests.entries import program
 
 ROOT = Path(__file__).parents[2]
 EVALUATIONS = sorted(file.stem for file in (ROOT / "scripts/v1_5/eval").glob("*.sh") if file.stem != "eval")
@@ -59,16 +58,6 @@ def dry_run(script: str, folder: Path, *flags: str, **environment: str) -> tuple
     )
     calls = [line.split("\x1f") for line in (notes / "calls").read_text().splitlines()]
     return done.returncode, [(gpus, words) for gpus, *words in calls]
-
-
-def program(words: list[str]) -> tuple[ArgumentParser, list[str]]:
-    """The parser of what is called, ``-m module`` or a script, and what is left for it to read."""
-    if words[0] == "-m":
-        return importlib.import_module(words[1]).parser(), words[2:]
-    spec = importlib.util.spec_from_file_location(Path(words[0]).stem, ROOT / words[0])
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.parser(), words[1:]
 
 
 def test_there_are_the_scripts_of_the_benchmarks():

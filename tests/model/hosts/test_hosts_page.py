@@ -1,4 +1,4 @@
-"""The page about hosts: its table is generated, its description of a new host runs."""
+"""The pages about hosts: the table is generated, the description of a new host runs."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from llava.model.hosts.parts import Parts
 from llava.model.hosts.table import host_rows, host_table
 from tests.model.hosts.worlds import SOME, WORLDS, build, inputs_of
 
-PAGE = (Path(__file__).parents[3] / "docs/hosts.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).parents[3] / "docs"
 
 
 def test_the_table_is_the_one_that_the_command_prints():
-    assert host_table() in PAGE and len(host_rows()) == len(HOSTS)
+    page = (DOCS / "hosts.md").read_text(encoding="utf-8")
+    assert host_table() in page and len(host_rows()) == len(HOSTS)
 
 
 def test_every_host_is_tested():
@@ -26,7 +27,8 @@ def test_every_host_is_tested():
 
 
 def test_the_description_of_a_new_host_runs():
-    code = re.search(r"<!-- add a host, runs as a test -->\n```python\n(.*?)```", PAGE, re.DOTALL)
+    page = (DOCS / "add_a_host.md").read_text(encoding="utf-8")
+    code = re.search(r"<!-- add a host, runs as a test -->\n```python\n(.*?)```", page, re.DOTALL)
     assert code
     model = build("llava")
     inputs = inputs_of("llava", model, SOME)
