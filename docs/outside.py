@@ -16,6 +16,7 @@ from mkdocs.structure.pages import Page
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^()\s]+)\)")
 SHOWN = (".md", ".png", ".svg", ".ipynb")
 HOME = "README.md"
+WIDE = ("methods.md", "accounting.md")  # pages of wide tables, which get the room of the table of contents
 
 
 def target(source: str, link: str) -> str | None:
@@ -53,6 +54,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Links as they are in the repository, made links of the site."""
+    if page.file.src_uri in WIDE:
+        page.meta["hide"] = ["toc"]
     root = Path(config.config_file_path).parent
     source = posixpath.relpath(str(page.file.abs_src_path), str(root))
 

@@ -162,7 +162,7 @@ def _table_row(name: str) -> str:
     if fields is None:
         raise ValueError(f"the docstring of {name} needs Paper, Site, Needs and Training on one line")
     paper, site, needs, training = fields.groups()
-    source = re.sub(r"https://arxiv.org/abs/(\S+)", r"[\1](https://arxiv.org/abs/\1)", paper)
+    source = re.sub(r"https://(?:arxiv.org/abs|github.com)/(\S+)", r"[\1](\g<0>)", paper)
     keeps = document.splitlines()[0].rstrip(".")
     return f"| `{name}` | {keeps} | {site} | {needs} | {training} | {accounting_of(_METHODS[name])} | {source} |"
 
