@@ -40,6 +40,7 @@ setup(
         "numpy",
         "pyyaml",
         "rich",
+        "click>=8.1",
     ],
     extras_require={
         "eval": EVAL,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import inspect
-from argparse import ArgumentParser, BooleanOptionalAction, Namespace
+from argparse import SUPPRESS, ArgumentParser, BooleanOptionalAction, Namespace
+from collections.abc import Callable, Sequence
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin
 
@@ -38,19 +39,76 @@ def add_model_flags(parser: ArgumentParser, model_path: str | None = None) -> No
 def add_reduction_flags(parser: ArgumentParser) -> None:
     """Adds one flag for every reduction knob of the config, e.g. --reduction fastv@2:64 or --use-fast-v.
 
-    A switch also has its opposite (--no-use-fast-v). A flag that is not given leaves the model's config as it is.
+    A switch also has its opposite (--no-use-fast-v). A flag that is not given leaves the model's config as it is. The knobs of
+    single methods are listed by --help-knobs and not by --help, which shows one line a flag.
     """
-    group = parser.add_argument_group(
-        "reduction", "a plan such as fastv@2:64 or a YAML file, or the knobs of one method"
-    )
+    parser.formatter_class = Help
+    group = parser.add_argument_group("reduction")
     group.add_argument(
         "--plugin", action=LoadPlugin, metavar="MODULE", help="a module or a .py file that registers methods of its own"
     )
+    group.add_argument(
+        *spellings("reduction"),
+        metavar="PLAN",
+        help="such as fastv@2:64, or a YAML file (default: the checkpoint's own)",
+    )
+    listing = "list the flags of single methods, such as --use-fast-v"
+    group.add_argument("--help-knobs", action=Listing, listed=knob_parser, help=listing)
+    known = len(parser._actions)
+    _add_knobs(group)
+    for action in parser._actions[known:]:
+        action.help = SUPPRESS
+
+
+def knob_parser() -> ArgumentParser:
+    """The flags of single methods alone."""
+    parser = ArgumentParser(add_help=False, formatter_class=Help)
+    about = "what single methods are set by, in place of --reduction; each is a key of the checkpoint's config as well"
+    _add_knobs(parser.add_argument_group("knobs", about))
+    return parser
+
+
+def _add_knobs(group: argparse._ArgumentGroup) -> None:
     hints = inspect.get_annotations(ReductionKnobs, eval_str=True)
     for name in REDUCTION_KNOBS:
-        kind = _kind(hints[name])
-        how: dict[str, Any] = {"action": BooleanOptionalAction} if kind is bool else {"type": kind}
-        group.add_argument(*spellings(name), default=None, help=f"default {getattr(ReductionKnobs, name)}", **how)
+        if name != "reduction":
+            kind = _kind(hints[name])
+            how: dict[str, Any] = {"action": BooleanOptionalAction} if kind is bool else {"type": kind}
+            group.add_argument(*spellings(name), default=None, help=f"default {getattr(ReductionKnobs, name)}", **how)
+
+
+class Help(argparse.RawDescriptionHelpFormatter):
+    """Every flag on a line of its own, in the first of its spellings."""
+
+    def __init__(self, prog: str, **options: Any):
+        super().__init__(prog, max_help_position=36, **options)
+
+    def _format_usage(self, usage: str | None, actions: Any, groups: Any, prefix: str | None) -> str:
+        needed = [action for action in actions if action.required or not action.option_strings]
+        shown = super()._format_usage(usage, needed, [], prefix).rstrip()
+        return shown + ("" if usage else " [FLAG ...]") + "\n\n"
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if not action.option_strings:
+            return super()._format_action_invocation(action)
+        name = next((one for one in action.option_strings if len(one) > 2), action.option_strings[0])
+        if isinstance(action, BooleanOptionalAction):
+            return name.replace("--", "--[no-]", 1)
+        return name if action.nargs == 0 else f"{name} {self._format_args(action, action.dest.upper())}"
+
+
+class Listing(argparse.Action):
+    """A flag such as --help-knobs: prints the help of flags that --help leaves out, and ends the process as --help does."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, listed: Callable[[], ArgumentParser], help: str):
+        super().__init__(option_strings, SUPPRESS, nargs=0, default=SUPPRESS, help=help)
+        self.listed = listed
+
+    def __call__(self, parser: ArgumentParser, *_: object) -> None:
+        listed = self.listed()
+        listed.usage = f"{parser.prog} ..."
+        listed.print_help()
+        parser.exit()
 
 
 class LoadPlugin(argparse.Action):
@@ -112,7 +170,7 @@ def completed(options: object, flags: ArgumentParser) -> Namespace:
     """
     settings = Namespace()
     for action in flags._actions:
-        if action.dest == "help":
+        if action.dest in ("help", SUPPRESS):
             continue
         if action.required and not hasattr(options, action.dest):
             raise ValueError(f"args.{action.dest} is missing; it stands for the flag {action.option_strings[0]}")

@@ -29,7 +29,7 @@ from .printing import print_costs, print_machine, print_presets
 def parser() -> argparse.ArgumentParser:
     """A host, pictures, and plans."""
     flags = argparse.ArgumentParser(
-        prog="python -m llava.cost", description="Count what plans cost a model, from its config alone."
+        prog="llava cost", description="Count what plans cost a model, from its config alone."
     )
     flags.add_argument("--host", metavar="NAME", help="a common checkpoint, for example qwen2.5-vl-7b; see --list")
     flags.add_argument("--config", type=Path, metavar="PATH", help="any config.json of a known family, or its folder")

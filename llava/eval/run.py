@@ -55,7 +55,7 @@ def run(settings: EvalSettings, plans: PlanSpec, console: Console | None = None)
 def parser() -> argparse.ArgumentParser:
     """Model, task, results, and every reduction flag; ``--reduction`` may be given many times."""
     flags = argparse.ArgumentParser(
-        prog="python -m llava.eval.run",
+        prog="llava eval",
         description="Evaluate a model on a task under one or several reduction plans.",
         conflict_handler="resolve",
     )

@@ -287,7 +287,7 @@ def chat_template(conv_mode: str | None) -> str | None:
 def parser() -> argparse.ArgumentParser:
     """Source, output and layout."""
     flags = argparse.ArgumentParser(
-        prog="python -m llava.model.convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="llava convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     flags.add_argument("source", help="folder or hub name of the checkpoint")
     flags.add_argument("output", help="new folder")

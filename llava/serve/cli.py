@@ -147,7 +147,7 @@ def main(args: Namespace, read: Callable[[str], str] | None = None) -> None:
 
 def parser() -> ArgumentParser:
     """LLaVA's flags, the model's and every reduction flag."""
-    flags = ArgumentParser(description=__doc__)
+    flags = ArgumentParser(prog="llava chat", description=__doc__)
     add_model_flags(flags)
     flags.add_argument("--image-file", "--image_file", nargs="+", required=True, help="one or more files or addresses")
     flags.add_argument("--temperature", type=float, default=0.2, help="0 is greedy")

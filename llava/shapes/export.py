@@ -27,9 +27,7 @@ def export(layout: str, output: str | Path, images: int | None = None, seed: int
 
 def parser() -> argparse.ArgumentParser:
     """Layout, folder, how many pictures, seed."""
-    flags = argparse.ArgumentParser(
-        prog="python -m llava.shapes.export", description="Draw the embedded world as a benchmark."
-    )
+    flags = argparse.ArgumentParser(prog="llava shapes export", description="Draw the embedded world as a benchmark.")
     return add_export_flags(flags, Shapes.images)
 
 

@@ -63,7 +63,9 @@ REFINEMENT = [
 
 def parser() -> argparse.ArgumentParser:
     """The folder to write, the folder to work in, and what to start from."""
-    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags = argparse.ArgumentParser(
+        prog="llava shapes train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     flags.add_argument("--output", type=Path, default=Path("playground/checkpoints/llava-shapes-v1"))
     flags.add_argument("--work", type=Path, default=Path("playground/training"), help="states, features and the log")
     flags.add_argument("--start", type=Path, help="an embedded model's folder, to be refined (default: from nothing)")

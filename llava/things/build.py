@@ -128,7 +128,7 @@ def check(output: Path, cache: Path, mirror: str, console: Console) -> dict[str,
 def parser() -> argparse.ArgumentParser:
     """Folders, where the parts come from, and whether to check them."""
     flags = argparse.ArgumentParser(
-        prog="python -m llava.things.build", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="llava things build", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     flags.add_argument("--output", type=Path, default=OUTPUT, help=f"new folder (default {OUTPUT})")
     flags.add_argument("--cache", type=Path, default=CACHE, help=f"where packages are kept (default {CACHE})")

@@ -19,6 +19,7 @@ The first two are loaded with `load_pretrained_model(folder, model_base)`.
 from __future__ import annotations
 
 import argparse
+import inspect
 import logging
 import sys
 from collections.abc import Sequence
@@ -27,9 +28,10 @@ from typing import Any
 
 import huggingface_hub
 from transformers import HfArgumentParser, set_seed
+from transformers import TrainingArguments as TrainerArguments
 
 from llava.absent import absent_names
-from llava.cli.flags import add_reduction_flags, reduction_kwargs
+from llava.cli.flags import Help, Listing, add_reduction_flags, reduction_kwargs
 from llava.reduction import did_you_mean, plan_from
 from llava.utils import exit_code
 
@@ -181,12 +183,30 @@ def parser() -> HfArgumentParser:
     """LLaVA's flags, Trainer's, and those of reduction."""
     flags = HfArgumentParser(
         (ModelArguments, DataArguments, TrainingArguments),  # pyright: ignore[reportArgumentType]  dataclasses are what it takes
-        prog="python -m llava.train.train",
+        prog="llava train",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    own = {
+        name for kind in (ModelArguments, DataArguments, TrainingArguments) for name in inspect.get_annotations(kind)
+    }
+    for action in flags._actions:
+        if action.dest not in ("help", *own):
+            action.help = argparse.SUPPRESS
+    listing = "list the Trainer's own flags as well, such as --learning_rate"
+    flags.add_argument("--help-trainer", action=Listing, listed=trainer_parser, help=listing)
     add_reduction_flags(flags)
+    return flags
+
+
+def trainer_parser() -> HfArgumentParser:
+    """The flags of transformers' Trainer alone, without those that a training here gives a meaning of its own."""
+    flags = HfArgumentParser(TrainerArguments, add_help=False, formatter_class=Help)  # pyright: ignore[reportArgumentType]  a dataclass is what it takes
+    own = inspect.get_annotations(TrainingArguments)
+    for action in flags._actions:
+        if action.dest in own:
+            action.help = argparse.SUPPRESS
     return flags
 
 

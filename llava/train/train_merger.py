@@ -118,9 +118,7 @@ def _save(settings: Settings, merger: TrainableMerger, loop: TrainingLoop) -> No
 
 def parser() -> argparse.ArgumentParser:
     """The configuration, and changes to it."""
-    flags = argparse.ArgumentParser(
-        prog="python -m llava.train.train_merger", description="Train a merger of visual tokens."
-    )
+    flags = argparse.ArgumentParser(prog="llava train-merger", description="Train a merger of visual tokens.")
     flags.add_argument("--config", type=Path, required=True, help="YAML, such as configs/vision_token_pruning.yaml")
     flags.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of it; repeatable")
     return flags

@@ -91,3 +91,20 @@ def test_a_command_line_is_a_spec_of_its_plans(parser):
     assert plan_spec(parser.parse_args([])) == PlanSpec()
     assert plan_spec(parser.parse_args(["--reduction", "fastv@2:64"])) == PlanSpec(("fastv@2:64",))
     assert plan_spec(parser.parse_args(["--use-fast-v"])) == PlanSpec(knobs={"use_fast_v": True})
+
+
+def test_help_leaves_the_knobs_to_a_listing_of_their_own(parser, capsys):
+    told = parser.format_help()
+    assert "--reduction PLAN" in told and "--help-knobs" in told and "--fast-v-inplace" not in told
+    with pytest.raises(SystemExit) as ended:
+        parser.parse_args(["--help-knobs"])
+    listed = capsys.readouterr().out
+    assert ended.value.code == 0
+    for name in REDUCTION_KNOBS:
+        if name != "reduction":
+            assert name.replace("_", "-") in listed
+
+
+def test_a_flag_has_one_line_in_its_first_spelling(parser):
+    told = parser.format_help()
+    assert "--model-path MODEL_PATH" in told and "--model_path" not in told

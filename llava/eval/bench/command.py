@@ -33,9 +33,7 @@ RESULTS = Path("playground/results")
 
 def parser() -> argparse.ArgumentParser:
     """A model, plans, and how often."""
-    flags = argparse.ArgumentParser(
-        prog="python -m llava.eval.bench", description="Time plans against dense, pair by pair."
-    )
+    flags = argparse.ArgumentParser(prog="llava bench", description="Time plans against dense, pair by pair.")
     add_model_flags(flags, model_path="")
     flags.add_argument("--random-model", metavar="SIZES", help="no checkpoint: layers=12,hidden=1024,text=64")
     flags.add_argument("--reduction", action="append", default=[], metavar="PLAN", help="a plan; repeatable")

@@ -31,9 +31,7 @@ logger = logging.getLogger(__name__)
 
 def parser() -> argparse.ArgumentParser:
     """Folders, and where to write."""
-    flags = argparse.ArgumentParser(
-        prog="python -m llava.eval.report", description="Results folders to a table, a curve and a page."
-    )
+    flags = argparse.ArgumentParser(prog="llava report", description="Results folders to a table, a curve and a page.")
     flags.add_argument("folders", nargs="+", metavar="DIR", help="results folders; those under them are found")
     flags.add_argument("--output", help="where to write (default: the first folder)")
     flags.add_argument(

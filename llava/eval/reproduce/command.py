@@ -37,7 +37,7 @@ FOLDERS = {"mme": "MME", "textvqa_no_ocr": "textvqa"}  # of another name than th
 def parser() -> argparse.ArgumentParser:
     """Model, questions, and which published row."""
     flags = argparse.ArgumentParser(
-        prog="python -m llava.eval.reproduce",
+        prog="llava reproduce",
         description="Run a published row again: published, measured, and their difference.",
     )
     add_model_flags(flags, model_path="")

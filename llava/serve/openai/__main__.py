@@ -27,7 +27,7 @@ _FLAGS = {
 
 def parser() -> ArgumentParser:
     """The model's flags, the address, the limits and every reduction flag."""
-    flags = ArgumentParser(prog="python -m llava.serve.openai", description="Serve a model over the OpenAI API.")
+    flags = ArgumentParser(prog="llava serve", description="Serve a model over the OpenAI API.")
     add_model_flags(flags)
     group = flags.add_argument_group("server")
     group.add_argument("--host", default="127.0.0.1", help="address to listen at (default: this machine alone)")
