@@ -16,7 +16,17 @@ from . import world
 from .questions import CATEGORIES, caption, conversation, multiple_choice, yes_no_fact
 
 COUNTING = ("count", "numerical_calculation")  # the subtasks that are learned last
-FORMS = ("caption", "open", "bare", "yes or no", "short", "both", "letter", "bare letter")  # by kind and instructions
+FORMS = (
+    "caption",
+    "open",
+    "read",
+    "bare",
+    "yes or no",
+    "short",
+    "both",
+    "letter",
+    "bare letter",
+)  # by kind and instructions
 
 
 @dataclass(frozen=True)
@@ -37,6 +47,9 @@ class Phase:
     counting_share: float = 0.0  # of the yes/no questions, beyond their even part: how many there are, and sums
     yes_or_no_share: float = 0.0  # of the yes/no questions: those that say so, with MME's own instruction
     bare_letter_share: float = 0.0  # of the multiple choice: those without LETTER_ANSWER, and as many without a context
+    reading_share: float = (
+        0.0  # of pictures with one letter or digit: asked which, as TextVQA does, its token said beside
+    )
     below: int = 0  # how many of the added layers come before the others
     horizon: int | None = None  # the step at which the falling rate would reach zero, where that is not ``until``
 
@@ -54,6 +67,8 @@ class Question:
 def draw_questions(scene: world.Scene, rng: np.random.Generator, phase: Phase) -> list[Question]:
     """The questions of one picture, drawn by the phase's shares."""
     drawn: list[Question] = []
+    if phase.reading_share and len(scene.glyphs) == 1 and rng.random() < phase.reading_share:
+        drawn.append(_reading(scene.glyphs[0].kind))
     while len(drawn) < phase.questions:
         kind, suffix = rng.random(), f"\n{SHORT_ANSWER}" if rng.random() < phase.suffix_share else ""
         if kind < phase.caption_share:
@@ -68,7 +83,7 @@ def draw_questions(scene: world.Scene, rng: np.random.Generator, phase: Phase) -
                 # whether something is there: the negative is about something else, of which there is none
                 other = "zero" if category in ("existence", "OCR") else fact
                 said = bool(phase.yes_or_no_share) and rng.random() < phase.yes_or_no_share
-                end, form = f" {YES_OR_NO}" * said + suffix, FORMS[2 + said + 2 * bool(suffix)]
+                end, form = f" {YES_OR_NO}" * said + suffix, FORMS[FORMS.index("bare") + said + 2 * bool(suffix)]
                 pair = [Question(yes + end, "Yes", fact, form), Question(no + end, "No", other, form)]
                 if phase.yes_or_no_share and rng.random() < 0.5:  # the last one drawn may be cut, Yes or No alike
                     pair.reverse()
@@ -81,3 +96,9 @@ def draw_questions(scene: world.Scene, rng: np.random.Generator, phase: Phase) -
             text, fact = f"{context}{asked['question']}\n{choices}{end}", asked["choices"][asked["answer"]]
             drawn.append(Question(text, "ABCDE"[asked["answer"]], fact, "bare letter" if bare else "letter"))
     return drawn[: phase.questions]
+
+
+def _reading(glyph: str) -> Question:
+    noun = "letter" if glyph in world.LETTERS else "number"
+    text = f"Which {noun} is written in the image?\nReference OCR token: {glyph}\n{SHORT_ANSWER}"
+    return Question(text, glyph, glyph, "read")

@@ -57,6 +57,10 @@ REFINEMENT = [
           yes_or_no_share=0.5, bare_letter_share=0.3, below=2),
     Phase(1220, 14,    576, 2.5e-4,    4,      12,     0.02,   0.12, 0.58,  0.7,   0.5, counting_share=0.2,
           yes_or_no_share=0.4, bare_letter_share=0.3, below=2),
+    Phase(1400, 14,    576, 3.0e-4,    8,      12,     0.02,   0.12, 0.62,  0.7,   0.5, counting_share=0.4,
+          yes_or_no_share=0.4, bare_letter_share=0.3, below=2),
+    Phase(1540, 14,    576, 2.0e-4,    8,      12,     0.04,   0.12, 0.58,  0.7,   0.5, counting_share=0.4,
+          yes_or_no_share=0.4, bare_letter_share=0.3, reading_share=0.4, below=2),
 ]
 # fmt: on
 

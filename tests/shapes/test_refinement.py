@@ -19,6 +19,7 @@ from llava.eval.ask.subject import prompt_ids
 from llava.eval.scoring.ask_scienceqa import questions as science_questions
 from llava.eval.tasks.mme import Mme
 from llava.eval.tasks.scienceqa import ScienceQA
+from llava.eval.tasks.textvqa import TextVqa
 from llava.mm_utils import tokenizer_image_token
 from llava.model.language_model.llava_llama import LlavaConfig
 from llava.shapes import train
@@ -39,9 +40,9 @@ TINY = [Phase(3, 2, 40, 1e-3, 2, 4, 0.1, 0.2, 0.4, 0.7, yes_or_no_share=0.5, bar
 
 @pytest.fixture(scope="module")
 def drawn() -> list[Question]:
-    """What the refinement asks about 300 pictures."""
-    phase = train.REFINEMENT[0]
-    return [one for n in range(300) for one in draw_questions(make_scene(5, n), np.random.default_rng(n), phase)]
+    """What the refinement asks about 600 pictures."""
+    phase = dataclasses.replace(train.REFINEMENT[-1], questions=8)
+    return [one for n in range(600) for one in draw_questions(make_scene(6, n), np.random.default_rng(n), phase)]
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +54,7 @@ def prompts(tmp_path_factory) -> dict[str, list[str]]:
         "short": Mme(mme),
         "both": Mme(mme / "MME_test.json"),
         "letter": ScienceQA(science / "himap-inference-MCQ.json"),
+        "read": TextVqa(draw("textvqa", folder / "textvqa", images=3)),
     }
     asked = {form: [task.prompt(example) for example in task.examples] for form, task in tasks.items()}
     asked["bare letter"] = [line["text"] for _, line in science_questions(science / "llava_test_CQM-A.json")]
@@ -63,7 +65,8 @@ def prompts(tmp_path_factory) -> dict[str, list[str]]:
 
 def shape(text: str) -> str:
     """What is left of a prompt without its question, its choices, and how many these are."""
-    text = re.sub(r"(^|\n)(?!Context|Answer|[A-E]\. )[A-Z][^?\n]*[?]", r"\1QUESTION", text)
+    text = re.sub(r"token: \w", "token: TOKEN", text)
+    text = re.sub(r"(^|\n)(?!Context|Answer|Reference|[A-E]\. )[A-Z][^?\n]*[?]", r"\1QUESTION", text)
     return re.sub(r"(\n[A-E]\. \w+)+", "\nCHOICES", text)
 
 
@@ -124,7 +127,7 @@ def test_no_wording_leans_to_an_answer(drawn):
     counts = Counter((one.form, one.answer) for one in drawn)
     for form in ("bare", "yes or no", "short", "both"):
         yes, no = counts[form, "Yes"], counts[form, "No"]
-        assert min(yes, no) > 90 and abs(yes - no) < 3 * (yes + no) ** 0.5 / 2
+        assert min(yes, no) > 70 and abs(yes - no) < 3 * (yes + no) ** 0.5 / 2
     for form in ("letter", "bare letter"):
         last = Counter(one.answer for one in drawn if one.form == form and "\nD. " in one.text)
         assert set(last) == set("ABCD") and max(last.values()) < 1.6 * min(last.values())
