@@ -12,6 +12,7 @@ CAPTION = ["pycocoevalcap>=1.2"]  # CIDEr; of what comes with it only that part 
 SERVE = ["fastapi>=0.110", "uvicorn>=0.30", "pydantic>=2"]
 THINGS = ["gguf>=0.17", "onnx>=1.17"]  # the files that llava.things reads
 DOCS = ["mkdocs>=1.6", "mkdocs-material>=9.6", "mkdocstrings[python]>=1"]  # the site
+HARNESS = ["lmms-eval>=0.6", "filelock<4"]  # lmms-eval 0.7 looks into a module that filelock 4 no longer has
 QUANTIZE = ["bitsandbytes>=0.46"]  # the first that also computes on CPUs
 
 setup(
@@ -22,7 +23,10 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    entry_points={"console_scripts": ["llava = llava.cli.main:main"]},
+    entry_points={
+        "console_scripts": ["llava = llava.cli.main:main"],
+        "lmms_eval.models": ["llava_condense = llava.harness.manifest:manifest"],
+    },
     packages=find_packages(include=["llava", "llava.*"]),
     package_data={
         "llava.eval.report.page": ["*.html", "*.css", "*.js"],
@@ -49,6 +53,7 @@ setup(
         "lora": ["peft>=0.15"],
         "quantize": QUANTIZE,
         "serve": SERVE,
+        "harness": HARNESS,
         "things": THINGS,
         "docs": DOCS,
         "dev": [
@@ -70,6 +75,7 @@ setup(
             "nbclient>=0.10",
             "ipykernel>=6",
             "selenium>=4.11",
+            "pyarrow>=15",  # the tests' parquet, as lmms-eval's tasks read it
         ],
     },
 )

@@ -15,7 +15,19 @@ ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "llava").rglob("*.py"))
 METHOD_FILES = sorted(path for path in (ROOT / "llava/reduction/methods").rglob("*.py") if path.name != "__init__.py")
 # who may import whom: a layer knows those before it
-LAYERS = ["reduction", "model", "cli", "eval", "analysis", "train", "experiments", "serve", "worlds", "things"]
+LAYERS = [
+    "reduction",
+    "model",
+    "cli",
+    "eval",
+    "analysis",
+    "train",
+    "experiments",
+    "serve",
+    "harness",
+    "worlds",
+    "things",
+]
 DOORS = {"llava/eval/precision.py"}  # a known command whose code lies in a higher layer
 
 

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "llava").rglob("*.py"))
 # single files that every room may use
-PLAIN = {"absent", "files", "constants", "conversation", "mm_utils", "pictures", "utils"}
+PLAIN = {"absent", "files", "folders", "constants", "conversation", "mm_utils", "pictures", "utils"}
 BELOW = {
     "reduction": {"files"},
     "model": PLAIN | {"reduction"},
@@ -19,6 +19,7 @@ BELOW = {
     "cost": PLAIN | {"reduction", "model", "cli", "eval"},
     "train": PLAIN | {"reduction", "model", "cli", "eval.tasks"},
     "serve": PLAIN | {"reduction", "model", "cli", "eval.tasks"},
+    "harness": PLAIN | {"reduction", "model", "cli", "cost", "serve"},
     "analysis": PLAIN | {"reduction", "model", "cli", "eval"},
     "experiments": PLAIN | {"reduction", "model", "cli", "eval", "train", "analysis"},
     "worlds": PLAIN,

@@ -84,6 +84,9 @@ def check(words: list[str]) -> None:
         case ["pip", "install", *rest]:
             setup = (ROOT / "setup.py").read_text(encoding="utf-8")
             assert all(f'"{name}": ' in setup for name in extras(rest))
+        case ["lmms-eval", *rest]:
+            given = dict(part.split("=", 1) for part in rest[rest.index("--model_args") + 1].split(","))
+            assert given["pretrained"] and plan_from(given.get("reduction")) is not None
         case ["mkdocs", "serve" | "build"] | ["curl", *_] | ["export", *_]:
             pass
         case _:

@@ -24,6 +24,7 @@ COMMANDS = {
     "hosts": ("llava.model.hosts", "which models of transformers plans run on"),
     "leaderboard": ("llava.eval.leaderboard", "a grid of models, tasks, methods and costs, and its page"),
     "methods": ("llava.cli.methods", "which methods there are, and what one does"),
+    "plan": ("llava.harness.plan", "a checkpoint that runs under a plan, for programs that pass none on"),
     "report": ("llava.eval.report", "tables and pages of runs"),
     "reproduce": ("llava.eval.reproduce", "a published row, measured here"),
     "serve": ("llava.serve.openai", "an OpenAI-compatible server"),

@@ -90,7 +90,11 @@ class StockChat:
 
     def _encoded(self, dialogues: list[list[dict[str, Any]]]) -> Any:
         return self.processor.apply_chat_template(
-            dialogues, tokenize=True, return_dict=True, add_generation_prompt=True, return_tensors="pt", padding=True
+            dialogues,
+            tokenize=True,
+            return_dict=True,
+            add_generation_prompt=True,
+            processor_kwargs={"return_tensors": "pt", "padding": True},
         )
 
     def _message(self, turn: Turn) -> dict[str, Any]:
