@@ -29,18 +29,18 @@ def new_folder(output: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def is_made(output: Path, mark: str, made: dict[str, Any], kind: str) -> bool:
+def is_made(output: Path, mark: str, made: dict[str, Any], kind: str, verb: str) -> bool:
     """Whether ``output`` is complete and was made of the same; an empty folder, or none, was not.
 
-    mark: the JSON file in it that says what it was made of. made: what is asked for. kind: what such a folder is called, for
-    the message. Raises ValueError where it holds something else.
+    mark: the JSON file in it that says what it was made of. made: what is asked for. kind, verb: what such a folder is called
+    and how it comes to be, for the message ("build", "built"). Raises ValueError where it holds something else.
     """
     if not output.exists() or output.is_dir() and not any(output.iterdir()):
         return False
     found = read_json(output / mark) if (output / mark).is_file() else None
     if found == made:
         return True
-    held = f"something that is no {kind}" if found is None else f"another {kind} ({found})"
+    held = f"something that was not {verb} here" if found is None else f"another {kind} ({found})"
     raise ValueError(
         f"output={str(output)!r} holds {held}, asked for is {made}; give another folder or remove this one"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
 from llava.absent import absent_names
@@ -66,6 +66,11 @@ def violates_moderation(text: str) -> NoReturn:
         "llava sends no text to a moderation service; ask one yourself before the question reaches the model, e.g. "
         "openai.OpenAI().moderations.create(input=text)"
     )
+
+
+def box_text(box: Iterable[float]) -> str:
+    """A box as LLaVA writes it, in shares of the picture's sides: "[0.12, 0.30, 0.45, 0.77]"."""
+    return f"[{', '.join(f'{value:.2f}' for value in box)}]"
 
 
 def installed(package: str) -> bool:

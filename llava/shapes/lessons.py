@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from llava.constants import LETTER_ANSWER, SHORT_ANSWER, YES_OR_NO
+from llava.worlds.files import OPTIONS, lettered
 
 from . import world
 from .questions import CATEGORIES, caption, conversation, multiple_choice, yes_no_fact
@@ -90,11 +91,11 @@ def draw_questions(scene: world.Scene, rng: np.random.Generator, phase: Phase) -
                 drawn += pair
         else:
             asked = multiple_choice(scene, rng)
-            choices = "\n".join(f"{letter}. {choice}" for letter, choice in zip("ABCDE", asked["choices"]))
+            choices = "\n".join(lettered(asked["choices"]))
             bare, alone = (bool(share := phase.bare_letter_share) and rng.random() < share for _ in range(2))
             context, end = "" if alone else "Context: N/A\n", "" if bare else f"\n{LETTER_ANSWER}"
             text, fact = f"{context}{asked['question']}\n{choices}{end}", asked["choices"][asked["answer"]]
-            drawn.append(Question(text, "ABCDE"[asked["answer"]], fact, "bare letter" if bare else "letter"))
+            drawn.append(Question(text, OPTIONS[asked["answer"]], fact, "bare letter" if bare else "letter"))
     return drawn[: phase.questions]
 
 

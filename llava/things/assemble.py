@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +11,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from llava.files import read_json, write_json, write_text
+from llava.files import write_json, write_text
+from llava.folders import new_folder
 from llava.model.builder import load_pretrained_model
 from llava.model.multimodal_projector.builder import build_vision_projector
 
@@ -26,22 +25,6 @@ TOWER_FOLDER = "dinov2-patch14-336"
 TEMPLATE = "qwen_1_5"  # ChatML with a line break after every turn
 MARK = "build.json"  # what it was made of; the folder takes its name when everything is in it
 SELECT_LAYER = -2
-
-
-def is_built(output: Path, made: dict[str, Any]) -> bool:
-    """Whether ``output`` was made of the same; an empty folder, or none, was not.
-
-    Raises ValueError where it holds something else.
-    """
-    if not output.exists() or output.is_dir() and not any(output.iterdir()):
-        return False
-    found = read_json(output / MARK) if (output / MARK).is_file() else None
-    if found == made:
-        return True
-    held = "something that was not built here" if found is None else f"another build ({found})"
-    raise ValueError(
-        f"output={str(output)!r} holds {held}, asked for is {made}; give another folder or remove this one"
-    )
 
 
 def assemble(language: Language, tower: Tower, output: Path, made: dict[str, Any], seed: int = 0) -> Path:
@@ -62,21 +45,6 @@ def assemble(language: Language, tower: Tower, output: Path, made: dict[str, Any
             write_text(partial / "README.md", card(made))
         load_pretrained_model(partial, device="cpu", dtype="float16")
     return output
-
-
-@contextmanager
-def new_folder(output: Path) -> Iterator[Path]:
-    """A folder beside ``output`` to write into, which takes its name when the block ends well and is gone when it does not."""
-    partial = output.with_name(f".{output.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
-        yield partial
-        if output.exists():
-            output.rmdir()
-        partial.rename(output)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def card(made: dict[str, Any]) -> str:

@@ -18,10 +18,11 @@ from rich.console import Console
 
 from llava.cli.console import launch, terminal
 from llava.files import write_json
+from llava.folders import is_made
 from llava.model.builder import load_pretrained_model
 from llava.model.checkpoint import find_folder
 
-from .assemble import SIDE, assemble, is_built
+from .assemble import MARK, SIDE, assemble
 from .check import continuations, naming_figures, sentence_figures
 from .language import Language, language_from_folder, language_from_gguf
 from .merge import merge
@@ -65,7 +66,7 @@ def build(
         for role, part in (("tower", tower_part), ("language", language_part))
     }
     made |= {"seed": seed}
-    if is_built(output, made):
+    if is_made(output, MARK, made, "build", "built"):
         logger.info("%s is built already", output)
         return output
     language, tower = (

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
+
+from llava.folders import new_folder
 
 from .download import check_room, download, room_named
 
@@ -42,13 +43,10 @@ def fetch_package(package: DebianPackage, cache: Path, mirror: str) -> Path:
     if not folder.is_dir():
         file = download(f"{mirror.rstrip('/')}/{package.address}", cache / package.name, package.sha256, package.size)
         check_room(cache, 2 * package.size, package.name)
-        partial = cache / f".{folder.name}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        with room_named(cache), package_content(file) as content:
+        with new_folder(folder) as partial, room_named(cache), package_content(file) as content:
             for entry in content:
                 if entry.isfile() and entry.name.endswith((*package.kinds, "/copyright")):
                     content.extract(entry, partial, filter="data")
-        partial.rename(folder)
     return folder / package.folder
 
 

@@ -7,9 +7,10 @@ import shutil
 from pathlib import Path
 
 from llava.files import read_json, write_json
+from llava.folders import is_made, new_folder
 from llava.model.builder import load_pretrained_model
 
-from .assemble import MARK, TOWER_FOLDER, is_built, new_folder, save_halves
+from .assemble import MARK, TOWER_FOLDER, save_halves
 from .download import check_room, room_named
 from .training.ship import ADAPTER
 
@@ -25,7 +26,7 @@ def merge(base: Path, learnt: Path, output: Path) -> Path:
     if not (learnt / ADAPTER).is_file():
         raise FileNotFoundError(f"{learnt} holds no {ADAPTER}; give the folder that llava things train wrote")
     made = read_json(base / MARK) | {"learnt": hashlib.sha256((learnt / ADAPTER).read_bytes()).hexdigest()}
-    if is_built(output, made):
+    if is_made(output, MARK, made, "build", "built"):
         return output
     with new_folder(output) as partial:
         check_room(partial, (base / WEIGHTS).stat().st_size, output.name)

@@ -21,14 +21,15 @@ The same seed writes the same bytes. The pictures come from a stream of seeds of
 
 from __future__ import annotations
 
-import json
 import logging
-import shutil
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
 from rich.progress import track
+
+from llava.files import write_json
+from llava.folders import is_made, new_folder
 
 from .layouts import WRITERS
 from .mme import write_mme_test
@@ -63,27 +64,15 @@ def export_world(
     output = Path(output)
     source = b"".join(file.read_bytes() for file in world.sources())
     made = {"format": layout, "images": images, "seed": seed, "world": f"{zlib.crc32(source):08x}"}
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        mark = output / MARK
-        written = json.loads(mark.read_text(encoding="utf-8")) if mark.is_file() else None
-        if written == made:
-            if layout == "mme" and not (output / "MME_test.json").is_file():
-                write_mme_test(output)
-            logger.info("%s is complete, nothing to draw", output)
-            return output
-        held = "something that was not written here" if written is None else f"another export ({written})"
-        raise ValueError(
-            f"output={str(output)!r} holds {held}, asked for is {made}; give another folder or remove this one"
-        )
-    partial = output.with_name(f".{output.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    if is_made(output, MARK, made, "export", "written"):
+        if layout == "mme" and not (output / "MME_test.json").is_file():
+            write_mme_test(output)
+        logger.info("%s is complete, nothing to draw", output)
+        return output
     total = images * (len(world.subtasks) if layout == "mme" else 1)
-    for _ in track(WRITERS[layout](world, partial, images, seed), f"drawing {layout}", total, disable=not progress):
-        pass
-    (partial / MARK).write_text(json.dumps(made, indent=1), encoding="utf-8")
-    if output.exists():
-        output.rmdir()
-    partial.rename(output)
+    with new_folder(output) as partial:
+        for _ in track(WRITERS[layout](world, partial, images, seed), f"drawing {layout}", total, disable=not progress):
+            pass
+        write_json(partial / MARK, made)
     logger.info("%d pictures in %s", images if world.shared else total, output)
     return output

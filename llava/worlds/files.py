@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from llava.constants import SHORT_ANSWER
 
 BOX = "Please provide the bounding box coordinate of the region this sentence describes: "  # as LLaVA asks RefCOCO
+OPTIONS = "ABCDE"  # as ScienceQA letters its choices
 PEOPLE = 10  # who answer a question of TextVQA or VQAv2
 CARELESS = 0.1  # how often one of them is wrong
 
@@ -31,6 +32,21 @@ def asked(question_id: str | int, image: str, question: str, category: str = "de
     """A line of a question file in LLaVA's format."""
     text = f"{question}\n{SHORT_ANSWER}"
     return {"question_id": question_id, "image": image, "text": text, "category": category}
+
+
+def conversation(name: str, image: str, turns: Iterable[tuple[str, str]]) -> dict:
+    """A record that LLaVA trains on: the picture is shown before the first question."""
+    said = [
+        {"from": speaker, "value": f"<image>\n{text}" if speaker == "human" and not at else text}
+        for at, turn in enumerate(turns)
+        for speaker, text in zip(("human", "gpt"), turn)
+    ]
+    return {"id": name, "image": image, "conversations": said}
+
+
+def lettered(choices: Sequence[str]) -> list[str]:
+    """The choices of a question with their letters: "A. red", "B. green"."""
+    return [f"{letter}. {choice}" for letter, choice in zip(OPTIONS, choices)]
 
 
 def people(answer: str, options: Iterable[str], rng: np.random.Generator) -> list[str]:

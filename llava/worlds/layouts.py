@@ -11,14 +11,13 @@ from itertools import islice
 from pathlib import Path
 
 from .annotated import write_coco_caption, write_gqa, write_textvqa, write_vqav2
-from .files import BOX, asked, put_json, put_jsonl
+from .files import BOX, OPTIONS, asked, conversation, lettered, put_json, put_jsonl
 from .mme import write_mme
 from .protocol import World
 
 POPE_CATEGORIES = ("random", "popular", "adversarial")
 POPE_HALF = 3  # questions about what is there, and as many about what is not, of each picture in each category
 BOXED = 3  # things of a picture whose boxes are asked for, at most
-OPTIONS = "ABCDE"
 
 Writer = Callable[[World, Path, int, int], Iterator[None]]
 
@@ -43,7 +42,7 @@ def write_scienceqa(world: World, folder: Path, images: int, seed: int) -> Itera
             "solution": "",
             "split": "test",
         }
-        choices = [f"{letter}. {choice}" for letter, choice in zip(OPTIONS, problem["choices"])]
+        choices = lettered(problem["choices"])
         lines.append(
             {
                 "id": key,
@@ -66,12 +65,8 @@ def write_llava(world: World, folder: Path, images: int, seed: int) -> Iterator[
     """Conversations that LLaVA trains on."""
     records = []
     for number, scene, rng in islice(world.pictures(3, seed), images):
-        turns = []
-        for turn, (question, answer) in enumerate(world.told(scene, rng)):
-            value = f"<image>\n{question}" if turn == 0 else question
-            turns += [{"from": "human", "value": value}, {"from": "gpt", "value": answer}]
         name = f"{number:06d}"
-        records.append({"id": name, "image": f"{name}{world.suffix}", "conversations": turns})
+        records.append(conversation(name, f"{name}{world.suffix}", world.told(scene, rng)))
         world.save(scene, folder / "images" / records[-1]["image"])
         yield
     put_json(records, folder / f"llava_{world.name}.json")

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from llava.files import excerpt, numbered_jsonl
+from llava.utils import box_text
 
 from .base import QUESTION, Example, Line, Task, subtask_scores
 
@@ -38,11 +39,6 @@ def overlap(one: Box, other: Box) -> float:
     both = max(0.0, wide) * max(0.0, high)
     areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))
     return both / (areas - both)
-
-
-def box_text(box: Box) -> str:
-    """A box as LLaVA writes it: "[0.12, 0.30, 0.45, 0.77]"."""
-    return f"[{', '.join(f'{value:.2f}' for value in box)}]"
 
 
 def read_truth(file: Path) -> dict[str, Box]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.progress import track
+
+from llava.files import write_json
+from llava.worlds.files import conversation
 
 from ..world import Questions, World
 from ..world.questions import MIX
@@ -71,15 +73,8 @@ def write_records(stage: Stage, world: World, folder: Path, progress: bool = Fal
         if not picture.is_file():
             world.render(scene).save(picture, quality=QUALITY)
         turns = questions.conversation(scene, np.random.default_rng((*seed, 2)), stage.turns, stage.mix)
-        said = [
-            {"from": speaker, "value": f"<image>\n{text}" if speaker == "human" and not at else text}
-            for at, turn in enumerate(turns)
-            for speaker, text in zip(("human", "gpt"), turn)
-        ]
-        records.append({"id": picture.stem, "image": picture.name, "conversations": said})
-    partial = file.with_suffix(".partial")
-    partial.write_text(json.dumps(records, indent=1), encoding="utf-8")
-    partial.replace(file)
+        records.append(conversation(picture.stem, picture.name, turns))
+    write_json(file, records)
     return file
 
 

@@ -13,7 +13,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from llava.constants import LETTER_ANSWER, SHORT_ANSWER, YES_OR_NO
-from llava.worlds.files import BOX
+from llava.utils import box_text
+from llava.worlds.files import BOX, OPTIONS, lettered
 from llava.worlds.protocol import Open, Turn
 
 from .balance import pick
@@ -24,7 +25,6 @@ from .scene import SIZE, Placed, Scene, World
 
 DESCRIBE = "Describe the image."
 WHAT_IS_THIS = "What is this?"
-LETTERS = "ABCDE"
 MOST_NUMBER = 4
 FEW = 0.25  # of the scenes that are asked how many there are of a name that is there once, and of one that is not
 LIST = "List the things in the image from left to right."
@@ -184,16 +184,11 @@ class Questions:
         return [_how_many(name, numbers[name]) for name in asked]
 
 
-def box_text(box: tuple[float, float, float, float]) -> str:
-    """A box as LLaVA writes it: "[0.12, 0.30, 0.45, 0.77]"."""
-    return f"[{', '.join(f'{value:.2f}' for value in box)}]"
-
-
 def choice_prompt(problem: dict) -> Turn:
     """A question with lettered options in the words of LLaVA's ScienceQA, and the letter that is right."""
-    options = [f"{letter}. {choice}" for letter, choice in zip(LETTERS, problem["choices"])]
+    options = lettered(problem["choices"])
     lines = ("Context: N/A", problem["question"], *options, LETTER_ANSWER)
-    return "\n".join(lines), LETTERS[problem["answer"]]
+    return "\n".join(lines), OPTIONS[problem["answer"]]
 
 
 def _how_many(name: str, number: int) -> Open:
