@@ -1,11 +1,15 @@
 """Metadata of llava-condense; nothing is computed here."""
 
 import re
+import runpy
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
+# What the wheel carries beside code: 46 MB of it are three small checkpoints and 200 pictures, see llava/shipped.py.
+SHIPPED = runpy.run_path(str(HERE / "llava/shipped.py"))["FILES"]
+DATA = {top: [name.partition("/")[2] for name in SHIPPED if name.startswith(top)] for top in ("configs", "playground")}
 EVAL = ["matplotlib>=3.8", "scipy>=1.11", "jinja2>=3.1"]
 TRAIN = [*EVAL, "peft>=0.15", "pydantic>=2"]
 CAPTION = ["pycocoevalcap>=1.2"]  # CIDEr; of what comes with it only that part is used, which needs no Java
@@ -27,11 +31,13 @@ setup(
         "console_scripts": ["llava = llava.cli.main:main"],
         "lmms_eval.models": ["llava_condense = llava.harness.manifest:manifest"],
     },
-    packages=find_packages(include=["llava", "llava.*"]),
+    packages=[*find_packages(include=["llava", "llava.*"]), *(f"llava.data.{top}" for top in DATA)],
+    package_dir={f"llava.data.{top}": top for top in DATA},
     package_data={
         "llava.eval.report.page": ["*.html", "*.css", "*.js"],
         "llava.eval.leaderboard.page": ["*.html", "*.css", "*.js"],
         "llava.cost": ["*.yaml"],
+        **{f"llava.data.{top}": names for top, names in DATA.items()},
     },
     install_requires=[
         "torch>=2.6",

@@ -25,6 +25,8 @@ from typing import IO
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from llava.shipped import shipped
+
 logger = logging.getLogger(__name__)
 
 Size = tuple[int, int]  # (width, height) in pixels, as PIL counts
@@ -64,7 +66,7 @@ def load_image(source: str | Path) -> Image.Image:
     try:
         if source.lower().startswith(("http://", "https://")):
             return _decoded(BytesIO(download(source)))
-        with open(source, "rb") as file:
+        with open(shipped(source), "rb") as file:
             return _decoded(file)
     except FileNotFoundError:
         raise FileNotFoundError(f"image file {source!r} does not exist") from None

@@ -14,6 +14,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from llava.files import read_json, read_yaml
 from llava.model.loading.families import family_of
 from llava.reduction import did_you_mean
+from llava.shipped import shipped
 
 from . import families  # noqa: F401  registers every family
 from .families.base import FAMILIES, Family
@@ -72,7 +73,7 @@ def from_config(path: str | Path, processor: Mapping[str, int] | None = None) ->
 
     Reads transformers' layout and LLaVA's own. Raises FileNotFoundError, and ValueError for a family that is not known.
     """
-    file = Path(path)
+    file = shipped(path)
     file = file / "config.json" if file.is_dir() else file
     beside = file.with_name("preprocessor_config.json")
     settings = read_json(beside) if beside.is_file() else {}

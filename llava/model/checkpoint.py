@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from llava import files
+from llava.shipped import shipped
 
 WEIGHT_FILES = (
     "model.safetensors.index.json",
@@ -58,12 +59,13 @@ DAMAGE = (
 def find_folder(name: str | Path, what: str, inside: Iterable[Path] = (), weights: bool = True, **hub: Any) -> Path:
     """The local folder that a path or a hub name means.
 
-    what: the kind of folder, for the error message. inside: folders that the name may be relative to, tried first. weights:
+    A name that is no folder here may be one that comes with the package (``llava.shipped``). what: the kind of folder, for
+    the error message. inside: folders that the name may be relative to, tried first. weights:
     whether a download includes the weights. hub: `HUB_KEYWORDS`, as huggingface_hub takes them. Raises FileNotFoundError
     naming every place that was tried.
     """
     candidates = [*(folder / str(name) for folder in inside), Path(name).expanduser()]
-    for folder in candidates:
+    for folder in (*candidates, shipped(name)):
         if folder.is_dir():
             return folder
     tried = ", ".join(map(str, dict.fromkeys(candidates)))

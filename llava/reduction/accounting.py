@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
+from llava.shipped import HOME, METHODS
+
 from .cost import decoder_flops, kv_bytes
 from .plan import budgets_from, crop_budgets, spelled_out, tokens_left
 from .registry import accounting_of, get_method, method_names
@@ -27,7 +29,7 @@ SHAPE = SimpleNamespace(
     vocab_size=32000,
 )
 TOWER_WIDTH = 1024  # of CLIP ViT-L
-PLANS = Path("configs/methods")
+PLANS = HOME / METHODS
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llava.files import read_yaml
+from llava.shipped import shipped
 
 from .checks import shown
 
@@ -18,8 +19,9 @@ from .checks import shown
 def read_plan_file(file: Path) -> dict[str, Any]:
     """What a plan file holds, ``reduction`` and perhaps ``budgets``.
 
-    Raises FileNotFoundError, and ValueError naming file and fault.
+    The plan files of ``configs/methods`` are found from everywhere. Raises FileNotFoundError, and ValueError naming file and fault.
     """
+    file = shipped(file)
     if not os.path.isfile(file):
         raise FileNotFoundError(f"no plan file {shown(str(file))}")
     content = read_yaml(file)

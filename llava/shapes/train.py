@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from llava.shipped import EMBEDDED
 from llava.utils import exit_code
 
 from .checkpoint import export, load
@@ -70,7 +71,7 @@ def parser() -> argparse.ArgumentParser:
     flags = argparse.ArgumentParser(
         prog="llava shapes train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    flags.add_argument("--output", type=Path, default=Path("playground/checkpoints/llava-shapes-v1"))
+    flags.add_argument("--output", type=Path, default=Path(EMBEDDED))
     flags.add_argument("--work", type=Path, default=Path("playground/training"), help="states, features and the log")
     flags.add_argument("--start", type=Path, help="an embedded model's folder, to be refined (default: from nothing)")
     return flags

@@ -21,6 +21,7 @@ from llava.files import write_json
 from llava.folders import is_made
 from llava.model.builder import load_pretrained_model
 from llava.model.checkpoint import find_folder
+from llava.shipped import LEARNT_THINGS, shipped
 
 from .assemble import MARK, SIDE, assemble
 from .check import continuations, naming_figures, sentence_figures
@@ -33,7 +34,7 @@ from .tower import Tower, tower_from_folder, tower_from_onnx
 logger = logging.getLogger(__name__)
 
 OUTPUT = Path("playground/checkpoints/llava-things-base")
-LEARNT = Path("playground/checkpoints/llava-things-lora")
+LEARNT = Path(LEARNT_THINGS)
 TRAINED = Path("playground/checkpoints/llava-things-v1")
 STOPPED = "stopped; what was fetched is kept, the same command goes on from there"
 # What a part that came through its conversion passes with ease, and one with a matrix in the wrong place does not
@@ -152,8 +153,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ValueError("--json holds the figures of --check; give both")
         build(options.output, options.cache, options.index, options.from_hub, seed=options.seed)
         is_asked = options.output == OUTPUT or options.learnt != LEARNT
-        if is_asked and options.learnt.is_dir():
-            logger.info("%s is the trained one", merge(options.output, options.learnt, options.trained))
+        learnt = shipped(options.learnt)
+        if is_asked and learnt.is_dir():
+            logger.info("%s is the trained one", merge(options.output, learnt, options.trained))
         elif options.learnt != LEARNT:
             raise FileNotFoundError(f"learnt={str(options.learnt)!r} is no folder; give the one that was trained")
         if options.check:

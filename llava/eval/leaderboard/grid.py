@@ -26,6 +26,7 @@ from typing import Any
 from llava.cli.settings import PICTURES, EvalSettings, ModelSpec, check_least
 from llava.files import excerpt, read_yaml, require_fields
 from llava.reduction import did_you_mean
+from llava.shipped import shipped
 
 from ..ask.controls import SEEDS
 from ..tasks.base import get_task
@@ -111,7 +112,7 @@ def read_grid(file: str | Path) -> Grid:
     Raises FileNotFoundError, and ValueError naming the file and the entry that is unknown, missing or of another kind.
     """
     try:
-        return _grid(read_yaml(file))
+        return _grid(read_yaml(shipped(file)))
     except ValueError as error:
         raise ValueError(str(error) if str(error).startswith(str(file)) else f"{file}: {error}") from None
 

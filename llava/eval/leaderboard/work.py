@@ -12,6 +12,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from llava.reduction import did_you_mean
+from llava.shipped import shipped
 
 from ..ask.opening import Checkpoint, Evaluation, open_checkpoint, open_evaluation
 from .cells import FILE, Cell, Job, empty, jobs, read_cells, write_cells
@@ -159,7 +160,7 @@ def _remember_refusals(work: Work) -> None:
 
 def _make(path: Path, command: str | None) -> None:
     """Run the module that makes what is missing. Raises ValueError where it fails."""
-    if command is None or path.exists():
+    if command is None or shipped(path).exists():
         return
     logger.info("%s is missing: python -m %s", path, command)
     done = subprocess.run([sys.executable, "-m", *shlex.split(command)])

@@ -13,10 +13,11 @@ from typing import Any
 
 from llava.files import excerpt, read_yaml
 from llava.reduction import did_you_mean
+from llava.shipped import HOME, PUBLISHED
 
 from ..tasks.base import get_task, list_tasks
 
-FOLDER = Path(__file__).parents[3] / "configs/published"
+FOLDER = HOME / PUBLISHED
 OTHER_BENCHMARKS = ("chartqa", "mmbench", "mmbench_cn", "mmvet", "vizwiz")  # printed by papers and not evaluated here
 OTHER_METRICS = ("accuracy", "score")
 ACCOUNTINGS = {

@@ -30,6 +30,7 @@ import torch
 import yaml
 
 from llava.files import excerpt, parse_json, read_text, require_fields, write_json, write_text
+from llava.shipped import INSTALLED
 
 from ..tasks.base import Line
 
@@ -274,9 +275,9 @@ def _processor() -> str:
 
 
 def _commit() -> str | None:
-    """The commit of this checkout, marked when files differ from it; None outside a repository."""
+    """The commit of this checkout, marked when files differ from it; None where the package is installed, or without git."""
     git = shutil.which("git")
-    if git is None:
+    if git is None or INSTALLED:
         return None
     describe = [git, "describe", "--always", "--dirty", "--abbrev=40"]
     done = subprocess.run(describe, cwd=Path(__file__).parent, capture_output=True, text=True)

@@ -17,6 +17,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from llava.shipped import shipped
+
 from ..aggregate import CrossAttention
 from ..checks import shown
 from ..spelling import spell_value
@@ -89,6 +91,7 @@ def _open(folder: str | Path) -> tuple[Path, dict[str, Any], dict[str, Tensor]]:
     """The resolved path of a folder, what it says of its module, and the module's tensors, which nobody may change."""
     if not isinstance(folder, str | Path):
         raise ValueError(f"weights={shown(folder)} must be the path of a folder with {ABOUT} and {WEIGHTS}")
+    folder = shipped(folder)
     for name in (ABOUT, WEIGHTS):
         if not os.path.isfile(os.path.join(folder, name)):
             raise FileNotFoundError(

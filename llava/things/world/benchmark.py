@@ -19,6 +19,7 @@ import numpy as np
 
 from llava.cli.console import launch
 from llava.files import numbered_records, read_json, write_json
+from llava.shipped import THINGS, shipped
 from llava.worlds import Drawn
 from llava.worlds.protocol import STREAM, Open, Turn
 
@@ -28,7 +29,7 @@ from .names import alike, with_article
 from .questions import Questions
 from .scene import SIZE, Placed, Scene, World, load_world
 
-SHIPPED = Path("playground/benchmarks/things")
+SHIPPED = Path(THINGS)
 SCENES = "scenes.json"  # what every picture shows
 PICTURES = 200
 QUALITY = 88  # of the JPEGs
@@ -121,12 +122,13 @@ def open_things(
 
     Raises as ``load_world`` does where pictures have to be drawn, and ValueError for a folder that is not what it should be.
     """
-    shipped: tuple[World, list[Scene]] | None = None
+    found: tuple[World, list[Scene]] | None = None
+    folder = shipped(folder)
     if layout != "llava" and seed == 0 and (folder / SCENES).is_file():
-        shipped = read_shipped(folder)
-        if images <= len(shipped[1]):
-            return Things(*shipped, folder)
-    return Things(load_world(cache, mirror), shipped[1] if shipped else (), folder)
+        found = read_shipped(folder)
+        if images <= len(found[1]):
+            return Things(*found, folder)
+    return Things(load_world(cache, mirror), found[1] if found else (), folder)
 
 
 def write_shipped(world: World, folder: Path, pictures: int = PICTURES) -> Path:

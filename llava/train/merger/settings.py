@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from llava.reduction import did_you_mean
+from llava.shipped import shipped
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -147,7 +148,7 @@ def read_settings(file: str | Path, changes: Sequence[str] = ()) -> Settings:
 
     Raises FileNotFoundError, and ValueError naming file and key for one that is unknown, missing, or of another kind.
     """
-    file = Path(file)
+    file = shipped(file)
     if not file.is_file():
         raise FileNotFoundError(f"--config {file} is not there; configs/vision_token_pruning.yaml is one")
     try:
