@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from argparse import ArgumentParser
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from llava.cli.main import COMMANDS
+import click
+
+from llava.cli.main import Module, llava
 
 ROOT = Path(__file__).parents[1]
 
@@ -36,10 +38,11 @@ def program(words: Sequence[str]) -> tuple[ArgumentParser, list[str]]:
     return load(words[0]).parser(), list(words[1:])
 
 
-def subcommand(
-    words: Sequence[str], commands: Mapping[str, tuple[str, str]] = COMMANDS
-) -> tuple[ModuleType, list[str]]:
+def subcommand(words: Sequence[str]) -> tuple[ModuleType, list[str]]:
     """The module that ``llava`` runs for these words, commands of commands too, and what is left for it to read."""
-    module = entry(commands[words[0]][0])
-    further = getattr(module, "COMMANDS", None)
-    return subcommand(words[1:], further) if further else (module, list(words[1:]))
+    command: click.Command = llava
+    left = list(words)
+    while isinstance(command, click.Group):
+        command = command.commands[left.pop(0)]
+    assert isinstance(command, Module)
+    return entry(command.module), left

@@ -2,40 +2,30 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import runpy
 import subprocess
 import sys
+from pathlib import Path
 
-import click
 import pytest
 from click.shell_completion import ShellComplete
 from click.testing import CliRunner
 
-from llava.cli.main import COMMANDS, SHAPES, THINGS, Module, llava, main
+from llava.cli.main import COMMANDS, SHAPES, THINGS, llava, main
 from llava.model.hosts.table import host_table
+from tests.entries import subcommand
 
 EVERY = [(name,) for name in COMMANDS] + [("shapes", name) for name in SHAPES] + [("things", name) for name in THINGS]
 NO_FLAGS = ("hosts",)
 LINES = 90  # of train, which has the most flags; the others fit 50
 
 
-def module_of(names: tuple[str, ...]) -> str:
-    command: click.Command = llava
-    for name in names:
-        assert isinstance(command, click.Group)
-        command = command.commands[name]
-    assert isinstance(command, Module)
-    return command.module
-
-
 @pytest.mark.parametrize("names", EVERY, ids=" ".join)
 def test_every_command_is_a_module_that_runs(names):
-    spec = importlib.util.find_spec(module_of(names))
-    assert spec is not None
-    if spec.submodule_search_locations is not None:
-        assert importlib.util.find_spec(f"{module_of(names)}.__main__") is not None
+    module, left = subcommand([*names, "--flag"])
+    assert left == ["--flag"]
+    assert "__main__" in Path(str(module.__file__)).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("names", [names for names in EVERY if names[0] not in NO_FLAGS], ids=" ".join)
