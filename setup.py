@@ -7,7 +7,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
-# What the wheel carries beside code: three small checkpoints and 200 pictures, 49 of its 50 MB. See llava/shipped.py.
+# What the wheel carries beside code: three small checkpoints and 200 pictures, 48 of its 49 MB. See llava/shipped.py.
 SHIPPED = runpy.run_path(str(HERE / "llava/shipped.py"))["FILES"]
 DATA = {top: [name.partition("/")[2] for name in SHIPPED if name.startswith(top)] for top in ("configs", "playground")}
 EVAL = ["matplotlib>=3.8", "scipy>=1.11", "jinja2>=3.1"]
