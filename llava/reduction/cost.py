@@ -133,17 +133,17 @@ def selector_flops(trace: list[Record], rows: Iterable[int], width: int, read: R
 
     ``read``: of the trace of a site that knows the tower, features or projected.
     """
-    return sum(
-        record.stage.reducer.flops(image.rows, image.tokens, image.kept, width, image.text)
-        + sum(
-            record.stage.reducer.reading_flops(patches, image.kept, 0 if read is None else read.width)
-            for patches in (() if read is None else read.patches[row])
-        )
-        for record in trace
-        for row in rows
-        for image in images_of(record, row)
-        if record.stage.keep != 0
-    )
+    total = 0.0
+    for record in trace:
+        if record.stage.keep == 0:
+            continue
+        reducer = record.stage.reducer
+        for row in rows:
+            for image in images_of(record, row):
+                total += reducer.flops(image.rows, image.tokens, image.kept, width, image.text)
+                if read is not None:
+                    total += sum(reducer.reading_flops(each, image.kept, read.width) for each in read.patches[row])
+    return total
 
 
 @dataclass(frozen=True)

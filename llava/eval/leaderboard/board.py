@@ -60,10 +60,7 @@ class Leaderboard:
 
     def boards(self) -> dict[tuple[str, str], list[Entry]]:
         """The entries by model and task."""
-        groups: dict[tuple[str, str], list[Entry]] = {}
-        for entry in self.entries:
-            groups.setdefault((entry.model, entry.task), []).append(entry)
-        return groups
+        return by_board(self.entries)
 
 
 def build(paths: Sequence[str | Path], margin: float = MARGIN) -> Leaderboard:
@@ -76,16 +73,21 @@ def build(paths: Sequence[str | Path], margin: float = MARGIN) -> Leaderboard:
     rows, unfinished = collect(paths, margin)
     rows = [row for board in boards(rows).values() for row in split_rows(board, SPLIT)]
     entries, means = _entries(rows, _grids(paths), unfinished)
-    groups: dict[tuple[str, str], list[Entry]] = {}
-    for entry in entries:
-        groups.setdefault((entry.model, entry.task), []).append(entry)
-    judged = [entry for group in groups.values() for entry in _fronts(_contenders(group))]
+    judged = [entry for group in by_board(entries).values() for entry in _fronts(_contenders(group))]
     ranked: dict[tuple[str, str, int], Runs] = {}
     for entry in judged:
         if entry.competes and entry.mean is not None and entry.row is not None and entry.row.answers is not None:
             place = (entry.model, entry.task, entry.mean)
             ranked[place] = {**ranked.get(place, {}), entry.name: entry.row.answers}
     return Leaderboard(sorted(judged, key=_order), means, agreements(ranked))
+
+
+def by_board(entries: Iterable[Entry]) -> dict[tuple[str, str], list[Entry]]:
+    """Entries by model and task."""
+    groups: dict[tuple[str, str], list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault((entry.model, entry.task), []).append(entry)
+    return groups
 
 
 def relative(folder: str | Path, output: Path) -> str:

@@ -102,6 +102,11 @@ class Task(ABC):
         """Place ("file:3") and object of every line of a question file in LLaVA's format. A repeated question raises."""
         yield from self.distinct((f"{self.file}:{number}", line) for number, line in numbered_jsonl(self.file, fields))
 
+    def example(self, line: Line, label: str, category: str) -> Example:
+        """The question of a line in LLaVA's format, known by its number, with its true answer."""
+        name, picture = str(line["question_id"]), line["image"]
+        return Example(name, name, picture, self.images / picture, line["text"], label, category)
+
     def distinct(self, questions: Iterable[tuple[str, Line]]) -> Iterator[tuple[str, Line]]:
         """The questions, each with its place. Raises ValueError for one that is no question, or there a second time."""
         earlier: dict[tuple[str, str], str] = {}

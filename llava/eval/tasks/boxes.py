@@ -79,15 +79,7 @@ class Boxes(Task):
             name = str(line["question_id"])
             if name not in self.boxes:
                 raise ValueError(f"{self.truth} has no box for question {name}, which {where} asks")
-            yield Example(
-                key=name,
-                question_id=name,
-                picture=line["image"],
-                image=self.images / line["image"],
-                text=line["text"],
-                label=box_text(self.boxes[name]),
-                category=line["category"],
-            )
+            yield self.example(line, label=box_text(self.boxes[name]), category=line["category"])
 
     def parse(self, text: str) -> str:
         box = parse_box(text)

@@ -65,15 +65,7 @@ class CocoCaption(Task):
             if line["image"] not in known:
                 raise ValueError(f"{self.truth} has no captions of {line['image']}, which {where} asks about")
             self.references[name] = known[line["image"]]
-            yield Example(
-                key=name,
-                question_id=name,
-                picture=line["image"],
-                image=self.images / line["image"],
-                text=line["text"],
-                label=self.references[name][0],
-                category="all",
-            )
+            yield self.example(line, label=self.references[name][0], category="all")
 
     def parse(self, text: str) -> str:
         return tokenize(text)

@@ -29,14 +29,8 @@ class Gqa(Task):
             if not isinstance(known, dict) or "answer" not in known:
                 raise ValueError(f"{self.truth} has no answer to question {name}, which {where} asks")
             require_fields(f"{self.truth}, question {name}", known, {"answer": str | int | float, "types": dict | None})
-            yield Example(
-                key=name,
-                question_id=name,
-                picture=line["image"],
-                image=self.images / line["image"],
-                text=line["text"],
-                label=str(known["answer"]),
-                category=str((known.get("types") or {}).get("structural", "all")),
+            yield self.example(
+                line, label=str(known["answer"]), category=str((known.get("types") or {}).get("structural", "all"))
             )
 
     def parse(self, text: str) -> str:

@@ -70,15 +70,7 @@ class Pope(Task):
             label = truths(category).get((line["image"], self.strip_instructions(line["text"])))
             if label is None:
                 raise ValueError(f"{self._file(category)} has no answer to what {where} asks of {line['image']}")
-            yield Example(
-                key=str(line["question_id"]),
-                question_id=str(line["question_id"]),
-                picture=line["image"],
-                image=self.images / line["image"],
-                text=line["text"],
-                label=label,
-                category=category,
-            )
+            yield self.example(line, label=label, category=category)
 
     def _file(self, category: str) -> Path:
         return self.truth / f"coco_pope_{category}.json"

@@ -46,15 +46,7 @@ class Vqav2(VqaTask):
             if name not in known:
                 raise ValueError(f"{self.truth} has no answers to question {name}, which {where} asks")
             category, self.people[name] = known[name]
-            yield Example(
-                key=name,
-                question_id=name,
-                picture=line["image"],
-                image=self.images / line["image"],
-                text=line["text"],
-                label=most_common(self.people[name]),
-                category=category,
-            )
+            yield self.example(line, label=most_common(self.people[name]), category=category)
 
 
 def read_truth(file: Path) -> dict[str, tuple[str, list[str]]]:
