@@ -9,6 +9,7 @@ import copy
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -32,16 +33,34 @@ PARITY = Path(os.environ.get("PARITY", Path(__file__).parents[2] / "shared" / "p
 PARITY16 = PARITY / "llava16-anyres"
 
 
-def in_processes(count: int, *words: str) -> None:
-    """Run ``python -m ...`` on the CPU in so many processes, as ``accelerate launch`` does."""
+def in_processes(count: int, *words: str, machines: int = 1) -> None:
+    """Run ``python -m ...`` on the CPU in so many processes, as ``accelerate launch`` does on each of so many machines.
+
+    The machines are this one under several ranks, which meet on the loopback. Without ``--multi_gpu`` accelerate starts one
+    process whatever number it is given; on a machine without GPUs the processes are CPU processes.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     launch = [
-        "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(count), "--num_machines", "1",
-        "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
+        "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(count), "--num_machines", str(machines),
+        "--main_process_ip", "127.0.0.1", "--main_process_port", str(port), "--mixed_precision", "no",
+        "--dynamo_backend", "no",
     ]  # fmt: skip
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *(launch if count > 1 else []), "-m", *words]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    running = []
+    for rank in range(machines):
+        ranked = [*launch, "--machine_rank", str(rank)] if count > 1 else []
+        command = [sys.executable, *ranked, "-m", *words]
+        running.append(
+            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        )
+    try:
+        said = [process.communicate(timeout=300)[1] for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    assert [process.returncode for process in running] == [0] * machines, "\n".join(text[-2000:] for text in said)
 
 
 @dataclass

@@ -3,10 +3,9 @@
     python -m llava.eval.run --model-path playground/checkpoints/llava-shapes-v1 --task mme \
         --data playground/data/eval/MME-shapes --reduction full --reduction fastv@2:64 --reduction blind
 
-With the controls that every table needs, on several GPUs (or, with --cpu, several processes of one machine), and with
-plans whose budgets are chosen to cost the same:
+With the controls that every table needs, in several processes, and with plans whose budgets are chosen to cost the same:
 
-    accelerate launch --num_processes 4 -m llava.eval.run ...
+    accelerate launch --multi_gpu --num_processes 4 -m llava.eval.run ...
     python -m llava.eval.run ... --reduction fastv@2 --reduction pool --match flops=0.3
 
 The same command resumes a run that was stopped, with any number of processes.

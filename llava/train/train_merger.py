@@ -1,7 +1,7 @@
 """Train a merger of visual tokens; tower, projector and language model stay as they are.
 
     python -m llava.train.train_merger --config configs/vision_token_pruning.yaml
-    accelerate launch --num_processes 2 -m llava.train.train_merger --config ... --set training_settings.steps=3000
+    accelerate launch --multi_gpu --num_processes 2 -m llava.train.train_merger --config ... --set training_settings.steps=3000
 
 The loss is the answer's cross-entropy with the merger in place, plus, against the same model with every token, the KL
 divergence of the answer's logits and, where weighted, the squared distance of the last hidden states. Written to
@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from accelerate import Accelerator
 
@@ -50,7 +51,8 @@ def train(settings: Settings) -> Path:
     number.
     """
     training, mllm = settings.training_settings, settings.backbone_settings.mllm_settings
-    accelerator = Accelerator()
+    # Without a GPU and without this word processes know nothing of each other.
+    accelerator = Accelerator(cpu=not torch.cuda.is_available())
     if training.batch_size % (accelerator.num_processes * training.gradient_accumulation):
         raise ValueError(
             f"training_settings.batch_size={training.batch_size} must be a multiple of {accelerator.num_processes} "

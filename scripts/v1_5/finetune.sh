@@ -11,7 +11,7 @@
 # DATA, IMAGES   conversations and the folder of their pictures (default: llava_v1_5_mix665k.json, playground/data)
 # OUTPUT   folder of the model (default: playground/checkpoints/llava-v1.5-13b)
 # SHARDED  whether several GPUs share the weights, by FSDP (default: yes); ZeRO instead: pip install deepspeed, SHARDED=no,
-#          and --deepspeed zero3.json among FLAGS
+#          and --deepspeed scripts/zero3.json among FLAGS
 # CUDA_VISIBLE_DEVICES   GPUs, one process each (default: all); without a GPU it runs on the CPU
 # FLAGS    go to llava.train.train: --reduction fastv@2:64, --skip_bad_records True, --cut_long_records True
 #

@@ -216,13 +216,12 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(config, tmp_path):
         assert one[0][name] == pytest.approx(two[0][name], rel=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["fixed_pooling", "condensation"])
-def test_two_processes_learn_what_one_learns(config, tmp_path, kind):
-    found = {}
-    for name, count in (("one", 1), ("two", 2)):
-        file = config(kind, f"{name}.yaml", output=str(tmp_path / name), steps=2)
-        in_processes(count, "llava.train.train_merger", "--config", file)
-        found[name] = (weights(tmp_path / name), read_metrics(tmp_path / name / "metrics.jsonl"))
+@pytest.mark.parametrize(("kind", "machines"), [("fixed_pooling", 1), ("condensation", 2)])
+def test_two_processes_learn_what_one_learns(config, tmp_path, kind, machines):
+    files = {name: config(kind, f"{name}.yaml", output=str(tmp_path / name), steps=2) for name in ("one", "two")}
+    assert main(["--config", files["one"]]) == 0
+    in_processes(2, "llava.train.train_merger", "--config", files["two"], machines=machines)
+    found = {name: (weights(tmp_path / name), read_metrics(tmp_path / name / "metrics.jsonl")) for name in files}
     assert all(torch.allclose(found["two"][0][name], tensor, atol=1e-5) for name, tensor in found["one"][0].items())
     assert [line["loss"] for line in found["two"][1]] == pytest.approx(
         [line["loss"] for line in found["one"][1]], rel=1e-4

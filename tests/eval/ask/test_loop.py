@@ -102,7 +102,7 @@ def test_parts_of_several_processes_become_one_file_in_the_benchmarks_order(tmp_
     assert [json.loads(line)["key"] for line in written] == list(order)
 
 
-def test_two_processes_give_what_one_gives(tmp_path):
+def test_two_machines_give_what_one_gives(tmp_path):
     data = export("mme", tmp_path / "MME", images=1)
     flags = [
         "llava.eval.run", "--model-path", str(PARITY15 / "checkpoint"), "--conv-mode", "vicuna_v1", "--device", "cpu",
@@ -110,7 +110,7 @@ def test_two_processes_give_what_one_gives(tmp_path):
     ]  # fmt: skip
     texts = {}
     for name, count in (("one", 1), ("two", 2)):
-        in_processes(count, *flags, str(tmp_path / name))
+        in_processes(count, *flags, str(tmp_path / name), machines=count)
         lines = (tmp_path / name / "fastv@2-16/predictions.jsonl").read_text().splitlines()
         texts[name] = [(line["key"], line["text"], line["kept"]) for line in map(json.loads, lines)]
         assert not list((tmp_path / name).rglob("predictions.1.jsonl"))
