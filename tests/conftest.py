@@ -50,8 +50,7 @@ def in_processes(count: int, *words: str, machines: int = 1) -> None:
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     running = []
     for rank in range(machines):
-        ranked = [*launch, "--machine_rank", str(rank)] if count > 1 else []
-        command = [sys.executable, *ranked, "-m", *words]
+        command = [sys.executable, *launch, "--machine_rank", str(rank), "-m", *words]
         running.append(
             subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         )

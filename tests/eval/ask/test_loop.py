@@ -11,6 +11,7 @@ from PIL import Image
 from llava.eval.ask.loop import answers
 from llava.eval.ask.subject import Generation
 from llava.eval.results.folder import Run
+from llava.eval.run import main as run_main
 from llava.eval.tasks.base import Example
 from llava.reduction import plan_from
 from llava.shapes.export import export
@@ -108,9 +109,10 @@ def test_two_machines_give_what_one_gives(tmp_path):
         "llava.eval.run", "--model-path", str(PARITY15 / "checkpoint"), "--conv-mode", "vicuna_v1", "--device", "cpu",
         "--data", str(data), "--batch-size", "2", "--no-controls", "--reduction", "fastv@2:16", "--results",
     ]  # fmt: skip
+    assert run_main([*flags[1:], str(tmp_path / "one")]) == 0
+    in_processes(2, *flags, str(tmp_path / "two"), machines=2)
     texts = {}
-    for name, count in (("one", 1), ("two", 2)):
-        in_processes(count, *flags, str(tmp_path / name), machines=count)
+    for name in ("one", "two"):
         lines = (tmp_path / name / "fastv@2-16/predictions.jsonl").read_text().splitlines()
         texts[name] = [(line["key"], line["text"], line["kept"]) for line in map(json.loads, lines)]
         assert not list((tmp_path / name).rglob("predictions.1.jsonl"))
