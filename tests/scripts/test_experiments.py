@@ -368,4 +368,4 @@ def test_help_shows_the_command_of_the_script_as_it_is_written(name, capsys):
     with pytest.raises(SystemExit, match="0"):
         script(name).main(["--help"])
     shown = capsys.readouterr().out
-    assert "--question-file" in shown and "--batch_size" in shown and f"\n    python scripts/{name}.py" in shown
+    assert "--question-file" in shown and "--batch-size" in shown and f"\n    python scripts/{name}.py" in shown
