@@ -17,6 +17,7 @@ SERVE = ["fastapi>=0.110", "uvicorn>=0.30", "pydantic>=2"]
 THINGS = ["gguf>=0.17", "onnx>=1.17"]  # the files that llava.things reads
 DOCS = ["mkdocs>=1.6", "mkdocs-material>=9.6", "mkdocstrings[python]>=1"]  # the site
 HARNESS = ["lmms-eval>=0.6", "filelock<4"]  # lmms-eval 0.7 looks into a module that filelock 4 no longer has
+DEMO = ["gradio>=6.31,<7", "pydantic>=2"]  # not in dev: it wants Pillow < 13; scripts/test_demo.sh tests it
 QUANTIZE = ["bitsandbytes>=0.46"]  # the first that also computes on CPUs
 
 setup(
@@ -37,6 +38,7 @@ setup(
         "llava.eval.report.page": ["*.html", "*.css", "*.js"],
         "llava.eval.leaderboard.page": ["*.html", "*.css", "*.js"],
         "llava.cost": ["*.yaml"],
+        "llava.serve.demo": ["*.css"],
         **{f"llava.data.{top}": names for top, names in DATA.items()},
     },
     install_requires=[
@@ -59,6 +61,7 @@ setup(
         "lora": ["peft>=0.15"],
         "quantize": QUANTIZE,
         "serve": SERVE,
+        "demo": DEMO,
         "harness": HARNESS,
         "things": THINGS,
         "docs": DOCS,

@@ -28,7 +28,8 @@ BELOW = {
     "eval": PLAIN | {"reduction", "model", "cli"},
     "cost": PLAIN | {"reduction", "model", "cli", "eval"},
     "train": PLAIN | {"reduction", "model", "cli", "eval.tasks"},
-    "serve": PLAIN | {"reduction", "model", "cli", "eval.tasks"},
+    "serve": PLAIN
+    | {"reduction", "model", "cli", "cost", "eval.tasks", "eval.ask.record", "eval.report.fading", "shapes.world"},
     "harness": PLAIN | {"reduction", "model", "cli", "cost", "serve"},
     "analysis": PLAIN | {"reduction", "model", "cli", "eval"},
     "experiments": PLAIN | {"reduction", "model", "cli", "eval", "train", "analysis"},

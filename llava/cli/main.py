@@ -20,6 +20,7 @@ COMMANDS = {
     "chat": ("llava.serve.cli", "talk about a picture in the terminal"),
     "convert": ("llava.model.convert", "write a checkpoint in transformers' layout"),
     "cost": ("llava.cost", "what a plan costs any model, before it runs"),
+    "demo": ("llava.serve.demo", "a web page with two plans side by side"),
     "eval": ("llava.eval.run", "questions of a benchmark under plans"),
     "hosts": ("llava.model.hosts", "which models of transformers plans run on"),
     "leaderboard": ("llava.eval.leaderboard", "a grid of models, tasks, methods and costs, and its page"),

@@ -30,12 +30,11 @@ from ..ask.opening import open_checkpoint
 from ..ask.record import left_after, merges, tower_view
 from ..ask.subject import Generation, LlavaSubject
 from ..tasks.base import get_task, list_tasks
+from .fading import faded
 
 logger = logging.getLogger(__name__)
 
 COLUMNS = 4
-DIMMED = 0.25  # how much of a dropped patch still shines through
-DARK = 0.15  # and the grey it fades to
 
 
 @dataclass(frozen=True)
@@ -94,11 +93,7 @@ def draw(picture: np.ndarray, drawn: Sequence[Panel], title: str = "") -> Figure
     for axis, panel in zip(axes, drawn):
         shown, side = picture, panel.side
         if panel.kept is not None and not panel.merged:
-            light = np.full(side * side, DIMMED)
-            light[panel.kept] = 1
-            down, across = (np.arange(length) * side // length for length in (height, width))
-            light = light.reshape(side, side)[np.ix_(down, across)][..., None]
-            shown = picture * light + DARK * (1 - light)
+            shown = faded(picture, panel.kept, (side, side))
         axis.imshow(shown, interpolation="nearest", extent=(0, width, height, 0))
         if panel.kept is not None and panel.merged:
             down, across = np.divmod(panel.kept, side)

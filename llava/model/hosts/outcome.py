@@ -38,8 +38,8 @@ def model_trace(model: Any) -> list[Record]:
     return model.last_trace if hasattr(model, "last_trace") else last_outcome(model).record.trace
 
 
-def kept_grids(model: Any, row: int = 0) -> list[Tensor]:
-    """For each image of a row of a stock model's last prompt which of its tokens the last layer was given.
+def kept_grids(model: Any, row: int = 0, layer: int = -1) -> list[Tensor]:
+    """For each image of a row of a stock model's last prompt which of its tokens a layer was given, the last by default.
 
     Bool tensors (t, h, w), or (parts, n) for an image whose parts are of several grids, where n is the longest. Raises
     ValueError where no prompt with an image was answered under a plan.
@@ -47,7 +47,7 @@ def kept_grids(model: Any, row: int = 0) -> list[Tensor]:
     outcome = last_outcome(model)
     if not outcome.record.ledgers:
         raise ValueError("no prompt with an image has been answered under a plan; run the model inside reduced(...)")
-    ledger = outcome.record.ledgers[-1].to(torch.device("cpu"))
+    ledger = outcome.record.ledgers[layer].to(torch.device("cpu"))
     visible = ledger.origin[row][(ledger.visual[row] > 0) & ledger.visible[row]]
     grids = []
     for sight in outcome.sights:

@@ -20,9 +20,13 @@ _DATA = re.compile(r"data:image/[\w.+-]+;base64,", re.IGNORECASE)
 
 def read_image(url: str, limits: Limits) -> Image.Image:
     """The picture of an ``image_url``, in RGB. Raises ApiError for what is not allowed, too large, or no picture."""
-    content = _content(url, limits)
+    return open_picture(_content(url, limits), limits)
+
+
+def open_picture(content: bytes, limits: Limits) -> Image.Image:
+    """The picture that the bytes of a file hold, in RGB. Raises ApiError for what is too large, or no picture."""
     if len(content) > limits.image_bytes:
-        raise _too_large(limits)
+        raise too_large(limits)
     try:
         width, height = picture_size(BytesIO(content))
         if width * height > limits.image_pixels:
@@ -41,7 +45,7 @@ def _content(url: str, limits: Limits) -> bytes:
     scheme = url.partition(":")[0].lower()
     if opening := _DATA.match(url):
         if len(url) - opening.end() > limits.image_bytes * 4 // 3 + 4:
-            raise _too_large(limits)
+            raise too_large(limits)
         try:
             return base64.b64decode(url[opening.end() :], validate=True)
         except binascii.Error as error:
@@ -66,7 +70,8 @@ def _content(url: str, limits: Limits) -> bytes:
     )
 
 
-def _too_large(limits: Limits) -> ApiError:
+def too_large(limits: Limits) -> ApiError:
+    """The refusal of a picture's file that has too many bytes."""
     return ApiError(
         413,
         f"a picture exceeds the server's {limits.image_bytes / MEGABYTE:g} MiB; make it smaller",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 import time
 import uuid
 from typing import Annotated, Any, Literal
@@ -11,12 +9,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from llava.constants import IMAGE_PLACEHOLDER
-from llava.reduction import Stage, plan_from
+from llava.reduction import Stage
 
 from .chat import Question, Sampling, Turn, Usage
 from .errors import ApiError
 from .images import read_image
 from .limits import Limits
+from .plans import stranger_plan
 
 
 class _Shape(BaseModel):
@@ -123,16 +122,9 @@ def read_question(request: ChatRequest, limits: Limits, temperature: float) -> Q
 
 def read_plan(spec: str | dict[str, Any] | list[Any]) -> list[Stage]:
     """The plan of a request, which may name neither a file nor a folder of the server. Raises ApiError."""
-    if isinstance(spec, str) and re.search(r"\.ya?ml\s*$", spec) or "weights" in json.dumps(spec):
-        raise ApiError(
-            400,
-            "the reduction of a request cannot name files (weights, YAML); write a plan such as fastv@2:64",
-            "reduction",
-            "invalid_plan",
-        )
     try:
-        return plan_from(spec)
-    except (ValueError, TypeError) as error:  # TypeError: a constructor that was given something of another kind
+        return stranger_plan(spec)
+    except ValueError as error:
         raise ApiError(400, str(error), "reduction", "invalid_plan") from None
 
 
