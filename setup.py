@@ -75,7 +75,6 @@ setup(
             *DOCS,
             "openai>=1.40",
             "httpx>=0.27",
-            "hypothesis>=6",
             "pyright>=1.1.390",
             "pytest>=8",
             "pytest-xdist>=3.6",

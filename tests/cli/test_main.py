@@ -17,7 +17,6 @@ from llava.model.hosts.table import host_table
 from tests.entries import subcommand
 
 EVERY = [(name,) for name in COMMANDS] + [("shapes", name) for name in SHAPES] + [("things", name) for name in THINGS]
-NO_FLAGS = ("hosts",)
 LINES = 90  # of train, which has the most flags; the others fit 50
 
 
@@ -28,7 +27,7 @@ def test_every_command_is_a_module_that_runs(names):
     assert "__main__" in Path(str(module.__file__)).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("names", [names for names in EVERY if names[0] not in NO_FLAGS], ids=" ".join)
+@pytest.mark.parametrize("names", EVERY, ids=" ".join)
 def test_help_fits_a_screen_and_names_the_command(names, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "110")
     monkeypatch.setattr(sys, "argv", ["llava", *names, "--help"])
@@ -36,7 +35,7 @@ def test_help_fits_a_screen_and_names_the_command(names, monkeypatch, capsys):
         main()
     told = capsys.readouterr().out
     assert not ended.value.code
-    assert told.startswith(f"usage: llava {' '.join(names)} ")
+    assert told.startswith(f"usage: llava {' '.join(names)}")
     assert len(told.splitlines()) <= (LINES if names == ("train",) else 60)
 
 
@@ -45,6 +44,13 @@ def test_it_runs_the_module(monkeypatch, capsys):
     with pytest.raises(SystemExit) as ended:
         main()
     assert not ended.value.code and capsys.readouterr().out == host_table()
+
+
+def test_a_word_too_many_is_told(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["llava", "hosts", "--al"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2 and "--al" in capsys.readouterr().err
 
 
 def test_arguments_go_to_the_command(monkeypatch, capsys):
