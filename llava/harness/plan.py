@@ -50,7 +50,7 @@ def write_planned(checkpoint: str | Path, reduction: Spec, output: str | Path) -
         raise ValueError(f"output={str(output)!r} lies in the checkpoint {folder}; give a folder outside of it")
     spelled = "+".join(map(str, plan))
     made = {"checkpoint": str(folder), "reduction": spelled}
-    if is_made(output, MARK, made, "checkpoint with a plan"):
+    if is_made(output, MARK, made, "checkpoint with a plan", "written"):
         logger.info("%s is complete, nothing to write", output)
         return output
     fields: dict[str, Any] = read_json(folder / CONFIG)

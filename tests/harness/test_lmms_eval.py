@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import importlib.util
 import json
 import sys
 
@@ -119,6 +120,9 @@ def test_the_manifest_names_both_classes(logged):
         home, _, name = path.rpartition(".")
         assert home == HOME and getattr(module, name).is_simple is simple
     ((name, kind),) = AVAILABLE_MODELS.items()
+    assert importlib.util.find_spec("llava.harness.tasks").submodule_search_locations, (
+        "older releases look for tasks too"
+    )
     assert name == told.model_id and f"llava.harness.models.{name}.{kind}" == told.simple_class_path
 
 

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from llava.eval.report.page import write_page
-from llava.eval.report.page.chart import AXES, make_chart
+from llava.eval.report.page.chart import make_chart
+from llava.eval.report.page.plot import AXES
 from llava.eval.report.runs import collect
 from tests.eval.folders import add_samples, make_run, questions
 from tests.eval.screens import look, photograph

@@ -6,9 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from matplotlib.ticker import MaxNLocator
-
-from ...report.page.chart import AXES, Axis, Tick, cost_ticks, thinned
+from ...report.page.plot import AXES, Axis, Plot, Tick, make_plot
 from ..board import Entry
 
 CHART_AXES = (
@@ -37,19 +35,9 @@ class Dot:
 
 
 @dataclass(frozen=True)
-class FrontChart:
+class FrontChart(Plot):
     """Everything the template draws. ``front`` is a path of steps; ``levels`` are full and blind with their heights."""
 
-    axis: Axis
-    size: str
-    width: int
-    height: int
-    left: int
-    right: int
-    top: int
-    bottom: int
-    x_ticks: list[Tick]
-    y_ticks: list[Tick]
     dots: list[Dot]
     levels: list[Tick]
     front: str
@@ -62,42 +50,21 @@ def make_front(
     costs = [(cost, number, entry) for number, entry in entries if entry.competes and (cost := _cost(entry, axis))]
     if len(costs) < 2:
         return None
-    left, right, top, bottom = 50, width - 56, 12, height - 46
-    low, high = min(cost for cost, *_ in costs) / 1.15, max(cost for cost, *_ in costs) * 1.15
     rows = [entry.row for _, entry in entries if entry.row and (entry.competes or entry.mean is None)]
-    values = MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]).tick_values(
-        min(row.score for row in rows), max(row.score for row in rows)
-    )
-
-    def across(cost: float) -> float:
-        return round(left + (right - left) * math.log(cost / low) / math.log(high / low), 1)
-
-    def up(score: float) -> float:
-        return round(bottom - (bottom - top) * (score - values[0]) / (values[-1] - values[0]), 1)
-
+    plot = make_plot(axis, size, width, height, [cost for cost, *_ in costs], [row.score for row in rows])
     dots = []
     for cost, number, entry in costs:
         row = entry.row
         if row is not None:
-            least, most = (min(bottom, max(top, up(bound))) for bound in row.score_interval)
+            least, most = (min(plot.bottom, max(plot.top, plot.up(bound))) for bound in row.score_interval)
+            at = plot.across(cost)
             text = f"{entry.name} at {entry.mean}: {row.score:.1f} at {cost:.4g} {axis.name}"
-            dots.append(
-                Dot(across(cost), across(cost) + APART[entry.kind], up(row.score), least, most, number, entry, text)
-            )
+            dots.append(Dot(at, at + APART[entry.kind], plot.up(row.score), least, most, number, entry, text))
     return FrontChart(
-        axis=axis,
-        size=size,
-        width=width,
-        height=height,
-        left=left,
-        right=right,
-        top=top,
-        bottom=bottom,
-        x_ticks=thinned([Tick(across(cost), f"{cost:g}") for cost in cost_ticks(low, high, axis.base)], 38),
-        y_ticks=[Tick(up(score), f"{score:g}") for score in values],
+        **vars(plot),
         dots=dots,
-        levels=[Tick(up(entry.row.score), entry.name) for _, entry in entries if entry.row and entry.mean is None],
-        front=steps([(dot.x, dot.y) for dot in dots], right),
+        levels=[Tick(plot.up(entry.row.score), entry.name) for _, entry in entries if entry.row and entry.mean is None],
+        front=steps([(dot.x, dot.y) for dot in dots], plot.right),
     )
 
 

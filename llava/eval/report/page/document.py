@@ -22,9 +22,10 @@ from ..curve import COLOURS
 from ..relative import relatives
 from ..rows import Row, boards
 from ..table import columns, notes, relative_columns, templates
-from .chart import AXES, Chart, make_chart, methods_of
+from .chart import Chart, make_chart, methods_of
 from .gallery import gallery
 from .heat import SHARES, heat_maps
+from .plot import AXES
 
 HERE = Path(__file__).parent
 SIZES = {
