@@ -21,7 +21,7 @@ FILES = (
     f"{METHODS}/*.yaml",
     f"{PUBLISHED}/*.yaml",
     f"{PUBLISHED}/README.md",
-    "playground/quickstart/kept.png",
+    "playground/quickstart/picture.png",
     *(f"{THINGS}/{name}" for name in ("COPYING", "README.md", "scenes.json", "images/*.jpg")),
     *(f"{folder}/{depth}*.{kind}" for folder in CHECKPOINTS for depth in ("", "*/") for kind in KINDS),
 )

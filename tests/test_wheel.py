@@ -56,7 +56,7 @@ assert environment()["commit"] is None
 assert len(list(labels())) > 50 and len(plan_from(Path("configs/methods/himap.yaml"))) == 2
 assert read_settings("configs/vision_token_pruning.yaml").backbone_settings.mllm_settings.model_path
 name = Path(llava.shipped.EMBEDDED).name
-print("ANSWER", llava.ask(name, "playground/quickstart/kept.png", "Is there a star in the image?", reduction="pool:64"))
+print("ANSWER", llava.ask(name, "playground/quickstart/picture.png", "Is there a star in the image?", reduction="pool:64"))
 """
 
 
