@@ -10,7 +10,7 @@ HERE = Path(__file__).parent
 # What the wheel carries beside code: three small checkpoints and 200 pictures, 48 of its 49 MB. See llava/shipped.py.
 SHIPPED = runpy.run_path(str(HERE / "llava/shipped.py"))["FILES"]
 DATA = {top: [name.partition("/")[2] for name in SHIPPED if name.startswith(top)] for top in ("configs", "playground")}
-EVAL = ["matplotlib>=3.8", "scipy>=1.11", "jinja2>=3.1"]
+EVAL = ["matplotlib>=3.8", "scipy>=1.11", "jinja2>=3.1", "openpyxl>=3.1"]
 TRAIN = [*EVAL, "peft>=0.15", "pydantic>=2"]
 CAPTION = ["pycocoevalcap>=1.2"]  # CIDEr; of what comes with it only that part is used, which needs no Java
 SERVE = ["fastapi>=0.110", "uvicorn>=0.30", "pydantic>=2"]

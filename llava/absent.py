@@ -38,7 +38,6 @@ MODULES = {
     "llava.eval.summarize_gpt_review": _GPT,
     "llava.eval.generate_webpage_data_from_table": "llava report writes a page from result folders",
     "llava.eval.model_qa": "ask text questions with llava.ask(model, None, question)",
-    "llava.eval.model_vqa_mmbench": "write MMBench's questions as jsonl and answer them with llava.eval.model_vqa_loader",
     "llava.train.train_xformers": f"use llava.train.train; {_ATTENTION}",
     "llava.train.llama_flash_attn_monkey_patch": _ATTENTION,
     "llava.train.llama_xformers_attn_monkey_patch": _ATTENTION,

@@ -43,6 +43,7 @@ OFFICIAL = {
     "llava.eval.model_vqa": "split_list get_chunk eval_model",
     "llava.eval.model_vqa_loader": "split_list get_chunk CustomDataset collate_fn create_data_loader eval_model",
     "llava.eval.model_vqa_science": "split_list get_chunk eval_model",
+    "llava.eval.model_vqa_mmbench": "split_list get_chunk eval_model is_none get_options",
     "llava.eval.m4c_evaluator": "EvalAIAnswerProcessor TextVQAAccuracyEvaluator STVQAAccuracyEvaluator "
     "STVQAANLSEvaluator TextCapsBleu4Evaluator",
     "llava.eval.eval_pope": "eval_pope",
@@ -56,7 +57,7 @@ OFFICIAL_MODULES = """
     llava.model.make_delta llava.eval.eval_gpt_review llava.eval.eval_gpt_review_bench llava.eval.eval_gpt_review_visual
     llava.eval.eval_science_qa_gpt4 llava.eval.eval_science_qa_gpt4_requery llava.eval.qa_baseline_gpt35
     llava.eval.summarize_gpt_review llava.eval.generate_webpage_data_from_table llava.eval.model_qa
-    llava.eval.model_vqa_mmbench llava.train.train_xformers llava.train.llama_flash_attn_monkey_patch
+    llava.train.train_xformers llava.train.llama_flash_attn_monkey_patch
     llava.train.llama_xformers_attn_monkey_patch llava.serve.controller llava.serve.gradio_web_server
     llava.serve.model_worker llava.serve.register_worker llava.serve.sglang_worker llava.serve.test_message
 """.split()

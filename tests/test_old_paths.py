@@ -14,6 +14,7 @@ LLAVA = {
     "llava.eval.model_vqa": ["main"],
     "llava.eval.model_vqa_loader": ["main"],
     "llava.eval.model_vqa_science": ["main"],
+    "llava.eval.model_vqa_mmbench": ["main"],
     "llava.eval.eval_pope": ["main"],
     "llava.eval.eval_science_qa": ["main"],
     "llava.eval.eval_textvqa": ["main"],

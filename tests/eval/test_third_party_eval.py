@@ -64,7 +64,7 @@ def test_the_template_may_be_named_and_batches_are_refused(llava15):
         create_data_loader(*parts, batch_size=2)
 
 
-@pytest.mark.parametrize("name", ["model_vqa", "model_vqa_loader", "model_vqa_science"])
+@pytest.mark.parametrize("name", ["model_vqa", "model_vqa_loader", "model_vqa_science", "model_vqa_mmbench"])
 def test_lists_are_split_as_llava_does(name):
     import importlib
 

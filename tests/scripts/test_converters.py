@@ -1,4 +1,4 @@
-"""What is handed to GQA's own program and to VQAv2's server."""
+"""What is handed to GQA's own program and to the servers of VQAv2 and MMBench."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib.util
 import json
 from pathlib import Path
 
+import openpyxl
 import pytest
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -49,3 +50,39 @@ def test_what_is_missing_is_named(tmp_path, caplog):
     lay(tmp_path / "bad.jsonl", {"text": "?"})
     assert script("convert_gqa_for_eval").main(["--src", str(tmp_path / "bad.jsonl"), "--dst", "x"]) == 2
     assert "bad.jsonl:1 lacks question_id" in caplog.text
+
+
+MMBENCH = "index\tquestion\thint\tA\tB\tC\tD\tanswer\tcategory\timage\tsplit\n"
+
+
+def mmbench(folder: Path, *answers: dict) -> int:
+    """The exit status of converting these answers to two questions."""
+    table = folder / "dev.tsv"
+    table.write_text(
+        f'{MMBENCH}7\t"two\nlines"\tNone\t=1\t2\tNA\t\tA\tc\tAAAA\tdev\n8\tq\th\ta\tb\tc\td\tB\tc\tAAAA\tdev\n'
+    )
+    lay(folder / "answers/mine.jsonl", *answers)
+    places = ["--annotation-file", table, "--result-dir", folder / "answers", "--upload-dir", folder / "new/upload"]
+    return script("convert_mmbench_for_submission").main([*map(str, places), "--experiment", "mine"])
+
+
+def test_mmbench_is_the_table_with_predictions(tmp_path):
+    first = {"question_id": 7, "round_id": 0, "text": "=A\x00"}
+    assert mmbench(tmp_path, first, {"question_id": 7, "round_id": 1, "text": "B"}) == 0
+    sheet = openpyxl.load_workbook(tmp_path / "new/upload/mine.xlsx")["Sheet1"]
+    assert [list(row) for row in sheet.iter_rows(values_only=True)] == [
+        ["index", "question", "A", "B", "C", "D", "prediction", "answer", "split"],
+        [7, "two\nlines", "=1", "2", None, None, "=A", "A", "dev"],
+        [8, "q", "a", "b", "c", "d", None, "B", "dev"],
+    ]
+    assert {sheet["C2"].data_type, sheet["G2"].data_type} == {"s"}
+
+
+def test_mmbenchs_answers_to_no_question_are_named(tmp_path, caplog):
+    assert mmbench(tmp_path, {"question_id": 9, "text": "A"}) == 2
+    assert "mine.jsonl:1 answers question 9, which" in caplog.text
+
+
+def test_mmbench_names_the_package_that_it_needs(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert mmbench(tmp_path) == 2 and "pip install 'llava-condense[eval]'" in caplog.text

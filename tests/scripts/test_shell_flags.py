@@ -61,7 +61,7 @@ def dry_run(script: str, folder: Path, *flags: str, **environment: str) -> tuple
 
 
 def test_there_are_the_scripts_of_the_benchmarks():
-    assert EVALUATIONS == ["coco_caption", "gqa", "mme", "pope", "sqa", "textvqa", "vqav2"]
+    assert EVALUATIONS == "coco_caption gqa mmbench mmbench_cn mme pope sqa textvqa vqav2".split()
 
 
 @pytest.mark.parametrize("script", SCRIPTS + TRAINING)
@@ -105,15 +105,19 @@ def test_answers_are_greedy_and_reduced_as_asked(script, tmp_path):
     assert later and all("some/model" not in words for _, words in later)
 
 
-@pytest.mark.parametrize("script", ["mme", "gqa"])
+JOINED = {"mme": "mine.jsonl", "gqa": "llava_gqa_testdev_balanced/mine/merge.jsonl"}
+JOINED["mmbench_cn"] = "mmbench_dev_cn_20231003/mine.jsonl"
+
+
+@pytest.mark.parametrize("script", JOINED)
 def test_gpus_share_the_questions_and_answers_are_joined_in_order(script, tmp_path):
     status, calls = dry_run(f"v1_5/eval/{script}", tmp_path, EXP="mine", CUDA_VISIBLE_DEVICES="3,0,5")
     chunks = {words[words.index("--chunk-idx") + 1]: gpus for gpus, words in calls if "--chunk-idx" in words}
     assert status == 0 and chunks == {"0": "3", "1": "0", "2": "5"}
     folder = tmp_path / "data/answers"
-    joined = folder / "mine.jsonl" if script == "mme" else folder / "llava_gqa_testdev_balanced/mine/merge.jsonl"
+    joined = folder / JOINED[script]
     assert joined.read_text() == "chunk 0\nchunk 1\nchunk 2\n"
-    parts = folder / "mine" if script == "mme" else joined.parent
+    parts = joined.with_suffix("") if joined.stem == "mine" else joined.parent
     assert (parts / "3_1.jsonl").read_text() == "chunk 1\n"
 
 

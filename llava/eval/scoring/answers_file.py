@@ -1,6 +1,6 @@
 """Answers files as LLaVA's scripts write them: the questions of a file, or a chunk of them, through the one loop.
 
-``model_vqa_loader``, ``model_vqa`` and ``model_vqa_science`` are its command lines. Next to ``answers/NAME.jsonl`` a folder
+``model_vqa_loader``, ``model_vqa``, ``model_vqa_science`` and ``model_vqa_mmbench`` are its command lines. Next to ``answers/NAME.jsonl`` a folder
 ``answers/NAME.run`` (see ``results/folder.py``) takes each answer when it is ready: a stopped command resumes, asks questions
 that failed again, and refuses other settings. The answers file itself is written when every question has its line, in the
 order of the questions.
@@ -33,10 +33,13 @@ from ..tasks.base import Example, Line
 
 logger = logging.getLogger(__name__)
 
+# Of an answer, in LLaVA's order; a part of them for questions that have no rounds.
+FIELDS = ("question_id", "round_id", "prompt", "text", "options", "option_char", "answer_id", "model_id", "metadata")
+
 
 @dataclass(frozen=True)
 class Questions:
-    """The questions of a file, a ``QuestionSet``; ``recorded`` is, by key, the question_id and prompt that its answers show."""
+    """The questions of a file, a ``QuestionSet``; ``recorded`` is, by key, the question_id, prompt and whatever else its answers show."""
 
     name: str
     data: Path
@@ -114,10 +117,12 @@ def questions_from(
     images: Path,
     max_new_tokens: int,
     share: tuple[int, int] = (0, 1),
+    shown: Sequence[str] = (),
 ) -> Questions:
     """Chunk ``share`` = (i, n) of the questions of a file: each with its place, a question_id, a text, and perhaps an image.
 
     ``prompt`` is what the answers file shows where that is not the text; an id may be a word or a number and stays so.
+    shown: further fields that the answers show.
     Raises ValueError naming the place of what is no question.
     """
     examples, recorded = [], {}
@@ -125,6 +130,7 @@ def questions_from(
         require_fields(place, line, {"question_id": str | int, "text": str, "image": str | None})
         image, text, key = line.get("image"), line["text"], str(number)
         recorded[key] = {"question_id": line["question_id"], "prompt": line.get("prompt", text)}
+        recorded[key] |= {name: line[name] for name in shown}
         examples.append(
             Example(
                 key=key,
@@ -216,10 +222,11 @@ def run_line(answer: Answer) -> Line:
 def answer_line(line: Line, questions: Questions, model_id: str) -> Line:
     """A line of an answers file, its fields in LLaVA's order; metadata are visual tokens by layer and seconds."""
     measured = ("kept", "seconds", "tower_seconds", "error")
-    return {
+    whole = {
         **questions.recorded[line["key"]],
         "text": line["text"],
         "answer_id": line["answer_id"],
         "model_id": model_id,
         "metadata": {name: line[name] for name in measured if name in line},
     }
+    return {name: whole[name] for name in FIELDS if name in whole}

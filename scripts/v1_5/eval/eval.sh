@@ -6,18 +6,23 @@
 # MODEL    folder or hub name (default: liuhaotian/llava-v1.5-7b)
 # DATA     folder of the benchmark (default: its own under playground/data/eval, as LLaVA lays it out)
 # EXP      name of the answers (default: the model's, with the flags)
-# SPLIT    of VQAv2: test-dev2015 (default), test2015, val2014
+# SPLIT    of VQAv2: test-dev2015 (default), test2015, val2014; of MMBench: its table's name (default: LLaVA's)
 # CUDA_VISIBLE_DEVICES   GPUs that share the questions, a chunk each (default: one process wherever the model runs)
 # FLAGS    go to the program that asks the questions: --reduction fastv@2:144, --batch-size 16, --dtype bfloat16
 set -euo pipefail
 
 task=$1
 shift
-folder=$task extra=eval program=model_vqa_loader asked=() # of the benchmark, to install, that asks, and its further flags
+folder=$task extra=eval images='' program=model_vqa_loader asked=() # of the benchmark, to install, that asks, and its further flags
 case "$task" in
 coco_caption) questions=llava_coco_caption_val2014.jsonl images=val2014 extra=eval,caption ;;
 gqa) questions=llava_gqa_testdev_balanced.jsonl images=data/images ;;
 mme) questions=llava_mme.jsonl images=MME_Benchmark_release_version folder=MME ;;
+mmbench) questions="${SPLIT:-mmbench_dev_20230712}.tsv" program=model_vqa_mmbench asked=(--single-pred-prompt) ;;
+mmbench_cn)
+    questions="${SPLIT:-mmbench_dev_cn_20231003}.tsv"
+    program=model_vqa_mmbench asked=(--single-pred-prompt --lang cn)
+    ;;
 pope) questions=llava_pope_test.jsonl images=val2014 ;;
 sqa)
     questions=llava_test_CQM-A.json images=images/test folder=scienceqa
@@ -29,7 +34,7 @@ vqav2)
     questions="llava_vqav2_mscoco_$year.jsonl" images="${year/test-dev/test}"
     ;;
 *)
-    echo "$task is no evaluation; there are coco_caption, gqa, mme, pope, sqa, textvqa, vqav2" >&2
+    echo "$task is no evaluation; there are coco_caption, gqa, mmbench, mmbench_cn, mme, pope, sqa, textvqa, vqav2" >&2
     exit 2
     ;;
 esac
@@ -40,10 +45,12 @@ model="${MODEL:-liuhaotian/llava-v1.5-7b}"
 data="${DATA:-playground/data/eval/$folder}"
 flags="$(printf '%s' "$*" | tr -cs '[:alnum:]@.=+_' '-')" # what a file name may have of them
 name="${EXP:-$(basename "$model")${flags:+-${flags#-}}}"
-split="${questions%.json*}"
+split="${questions%.*}"
 answers="$data/answers/$name.jsonl" parts="$data/answers/$name"
 if [[ $task == gqa || $task == vqav2 ]]; then
     parts="$data/answers/$split/$name" answers="$data/answers/$split/$name/merge.jsonl"
+elif [[ $task == mmbench* ]]; then
+    parts="$data/answers/$split/$name" answers="$data/answers/$split/$name.jsonl"
 fi
 
 # Ask all questions, or one chunk of them: ask ANSWERS [FLAGS].
@@ -51,7 +58,7 @@ ask() {
     local file=$1
     shift
     python -m "llava.eval.$program" --model-path "$model" --question-file "$data/$questions" \
-        --image-folder "$data/$images" ${asked[@]+"${asked[@]}"} \
+        ${images:+--image-folder "$data/$images"} ${asked[@]+"${asked[@]}"} \
         --temperature 0 --conv-mode vicuna_v1 ${given[@]+"${given[@]}"} "$@" \
         --answers-file "$file"
 }
@@ -87,6 +94,10 @@ gqa)
 mme)
     python -m llava.eval.convert_answer_to_mme --data "$data" --experiment "$name"
     python -m llava.eval.calculation --results-dir "$data/eval_tool/answers/$name"
+    ;;
+mmbench | mmbench_cn)
+    python scripts/convert_mmbench_for_submission.py --annotation-file "$data/$questions" --experiment "$name" \
+        --result-dir "$data/answers/$split" --upload-dir "$data/answers_upload/$split"
     ;;
 pope)
     python -m llava.eval.eval_pope --annotation-dir "$data/coco" --question-file "$data/$questions" --result-file "$answers"
