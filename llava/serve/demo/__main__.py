@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import sys
 import tempfile
 import threading
@@ -19,6 +18,7 @@ from llava.utils import installed
 
 from ..openai.limits import Limits
 from ..openai.opening import own_chat, stock_chat
+from ..ports import free_port
 
 logger = logging.getLogger(__name__)
 
@@ -65,20 +65,6 @@ def run(options: Namespace) -> None:
         with served(Asker(chat, limits, options.max_seconds), options.host, port, Path(folder), options.share) as url:
             logger.info("%s at %s (Ctrl-C ends it)", chat.name, url)
             threading.Event().wait()
-
-
-def free_port(host: str, port: int) -> int:
-    """The port, or for 0 a free one. Raises ValueError where it is in use or the host is not this machine's."""
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, port))
-            return probe.getsockname()[1]
-    except (OSError, OverflowError) as error:
-        raise ValueError(
-            f"--host {host} --port {port} cannot be listened at ({error}); give another --port, or 0 for a free one"
-        ) from None
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -9,6 +9,7 @@ from dataclasses import fields
 from llava.cli.flags import add_model_flags, add_reduction_flags, model_spec, reduction_kwargs, spellings
 from llava.utils import exit_code, installed
 
+from ..ports import free_port
 from .chat import Chat
 from .limits import Limits
 
@@ -70,8 +71,9 @@ def main(options: Namespace) -> None:
 
     from .app import create_app
 
+    port = free_port(options.host, options.port)  # before a model is loaded
     app = create_app(open_chat(options), limits_from(options), options.temperature)
-    uvicorn.run(app, host=options.host, port=options.port)
+    uvicorn.run(app, host=options.host, port=port)
 
 
 def open_chat(options: Namespace) -> Chat:

@@ -27,7 +27,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def url(asker, folder):
     """The address of the page, in this process."""
-    from llava.serve.demo.__main__ import free_port
+    from llava.serve.ports import free_port
 
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
     from llava.serve.demo.serving import served

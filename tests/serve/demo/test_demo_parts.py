@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import socket
 import time
 
 import numpy as np
@@ -200,15 +199,10 @@ def test_the_command_says_what_is_wrong(monkeypatch, caplog, tmp_path):
     monkeypatch.setattr(command, "installed", lambda package: False)
     assert command.main([]) == 2 and "pip install 'llava-condense[demo]'" in caplog.text
     monkeypatch.setattr(command, "installed", lambda package: True)
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        assert command.main(["--port", str(port)]) == 2 and f"--port {port} cannot be listened at" in caplog.text
     assert command.main(["--port", "0", "--model-path", str(tmp_path / "nothing")]) == 2
     assert "not found" in caplog.text
     assert command.main(["--max-tokens", "0"]) == 2 and "max_tokens=0 must be at least 1" in caplog.text
-    assert command.main(["--port", "99999"]) == 2 and command.free_port("127.0.0.1", 0) > 0
+    assert command.main(["--port", "99999"]) == 2
 
 
 def test_ctrl_c_is_one_line(monkeypatch, caplog):
