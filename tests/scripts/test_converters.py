@@ -1,4 +1,4 @@
-"""What is handed to GQA's own program and to the servers of VQAv2 and MMBench."""
+"""What is handed to the programs and servers of the benchmarks that score answers themselves."""
 
 from __future__ import annotations
 
@@ -86,3 +86,45 @@ def test_mmbenchs_answers_to_no_question_are_named(tmp_path, caplog):
 def test_mmbench_names_the_package_that_it_needs(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert mmbench(tmp_path) == 2 and "pip install 'llava-condense[eval]'" in caplog.text
+
+
+def test_mmvet(tmp_path):
+    answers = lay(tmp_path / "mine.jsonl", {"question_id": 0, "text": "x = é"}, {"question_id": "7", "text": ""})
+    upload = tmp_path / "results/mine.json"
+    assert script("convert_mmvet_for_eval").main(["--src", str(answers), "--dst", str(upload)]) == 0
+    assert json.loads(upload.read_text()) == {"v1_0": "x = é", "v1_7": ""}
+
+
+def convert(name: str, annotations: Path, answers: Path, upload: Path) -> int:
+    places = ["--annotation-file", annotations, "--result-file", answers, "--result-upload-file", upload]
+    return script(f"convert_{name}_for_submission").main([*map(str, places)])
+
+
+def test_vizwiz_answers_every_question_of_the_split_in_its_order(tmp_path, caplog):
+    split = lay(tmp_path / "test.jsonl", *({"question_id": f"{name}.jpg", "image": f"{name}.jpg"} for name in "ab"))
+    said = {"a": "The two T-shirts.", "b": "Unanswerable"}
+    lines = [{"question_id": f"{name}.jpg", "text": said[name]} for name in "ba"]
+    upload = tmp_path / "upload/mine.json"
+    assert convert("vizwiz", split, lay(tmp_path / "mine.jsonl", *lines), upload) == 0
+    wanted = [{"image": "a.jpg", "answer": "2 t shirts"}, {"image": "b.jpg", "answer": "unanswerable"}]
+    assert json.loads(upload.read_text()) == wanted
+    assert convert("vizwiz", split, lay(tmp_path / "mine.jsonl", lines[0]), upload) == 2
+    assert "mine.jsonl has no answer to question a.jpg" in caplog.text
+
+
+def test_seed_is_scored_by_kind_and_converted(tmp_path, capsys, caplog):
+    """The fourth question, about a video, has no answer."""
+    kinds, media, truth = [1, 1, 2, 2], ["image", "image", "image", "video"], "ABCD"
+    fields = ("question_id", "question_type_id", "data_type", "answer")
+    questions = [dict(zip(fields, values)) for values in zip(["10", "11", "v2_3", "13"], kinds, media, truth)]
+    annotations = tmp_path / "SEED-Bench.json"
+    annotations.write_text(json.dumps({"questions": questions, "question_type": {"Scene": 1, "Action": 2, "None": 3}}))
+    lines = [{"question_id": name, "text": text} for name, text in ((10, "A"), (11, "C"), ("v2_3", "C"))]
+    upload = tmp_path / "upload/mine.jsonl"
+    assert convert("seed", annotations, lay(tmp_path / "mine.jsonl", *lines), upload) == 0
+    printed = ["Total accuracy: 50.00%", "image: 66.67%", "video: 0.00%", "Scene: 50.00%", "Action: 50.00%"]
+    assert capsys.readouterr().out.splitlines() == printed and "1 of 4 questions have no answer" in caplog.text
+    uploaded = [json.loads(line) for line in upload.read_text().splitlines()]
+    assert uploaded == [{"question_id": line["question_id"], "prediction": line["text"]} for line in lines]
+    annotations.write_text(json.dumps({"questions": []}))
+    assert convert("seed", annotations, tmp_path / "mine.jsonl", upload) == 2 and "holds no question" in caplog.text

@@ -61,7 +61,7 @@ def dry_run(script: str, folder: Path, *flags: str, **environment: str) -> tuple
 
 
 def test_there_are_the_scripts_of_the_benchmarks():
-    assert EVALUATIONS == "coco_caption gqa mmbench mmbench_cn mme pope sqa textvqa vqav2".split()
+    assert EVALUATIONS == "coco_caption gqa mmbench mmbench_cn mme mmvet pope seed sqa textvqa vizwiz vqav2".split()
 
 
 @pytest.mark.parametrize("script", SCRIPTS + TRAINING)
@@ -105,8 +105,12 @@ def test_answers_are_greedy_and_reduced_as_asked(script, tmp_path):
     assert later and all("some/model" not in words for _, words in later)
 
 
-JOINED = {"mme": "mine.jsonl", "gqa": "llava_gqa_testdev_balanced/mine/merge.jsonl"}
-JOINED["mmbench_cn"] = "mmbench_dev_cn_20231003/mine.jsonl"
+JOINED = {
+    "mme": "mine.jsonl",
+    "gqa": "llava_gqa_testdev_balanced/mine/merge.jsonl",
+    "mmbench_cn": "mmbench_dev_cn_20231003/mine.jsonl",
+    "seed": "mine/merge.jsonl",
+}
 
 
 @pytest.mark.parametrize("script", JOINED)

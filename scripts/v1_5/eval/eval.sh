@@ -23,18 +23,22 @@ mmbench_cn)
     questions="${SPLIT:-mmbench_dev_cn_20231003}.tsv"
     program=model_vqa_mmbench asked=(--single-pred-prompt --lang cn)
     ;;
+mmvet) questions=llava-mm-vet.jsonl images=images folder=mm-vet program=model_vqa ;;
 pope) questions=llava_pope_test.jsonl images=val2014 ;;
+seed) questions=llava-seed-bench.jsonl images=. folder=seed_bench ;;
 sqa)
     questions=llava_test_CQM-A.json images=images/test folder=scienceqa
     program=model_vqa_science asked=(--single-pred-prompt)
     ;;
 textvqa) questions=llava_textvqa_val_v051_ocr.jsonl images=train_images ;;
+vizwiz) questions=llava_test.jsonl images=test ;;
 vqav2)
     year="${SPLIT:-test-dev2015}"
     questions="llava_vqav2_mscoco_$year.jsonl" images="${year/test-dev/test}"
     ;;
 *)
-    echo "$task is no evaluation; there are coco_caption, gqa, mmbench, mmbench_cn, mme, pope, sqa, textvqa, vqav2" >&2
+    echo "$task is no evaluation; there are coco_caption, gqa, mmbench, mmbench_cn, mme, mmvet, pope, seed, sqa," \
+        "textvqa, vizwiz, vqav2" >&2
     exit 2
     ;;
 esac
@@ -51,6 +55,8 @@ if [[ $task == gqa || $task == vqav2 ]]; then
     parts="$data/answers/$split/$name" answers="$data/answers/$split/$name/merge.jsonl"
 elif [[ $task == mmbench* ]]; then
     parts="$data/answers/$split/$name" answers="$data/answers/$split/$name.jsonl"
+elif [[ $task == seed ]]; then
+    answers="$parts/merge.jsonl"
 fi
 
 # Ask all questions, or one chunk of them: ask ANSWERS [FLAGS].
@@ -99,8 +105,13 @@ mmbench | mmbench_cn)
     python scripts/convert_mmbench_for_submission.py --annotation-file "$data/$questions" --experiment "$name" \
         --result-dir "$data/answers/$split" --upload-dir "$data/answers_upload/$split"
     ;;
+mmvet) python scripts/convert_mmvet_for_eval.py --src "$answers" --dst "$data/results/$name.json" ;;
 pope)
     python -m llava.eval.eval_pope --annotation-dir "$data/coco" --question-file "$data/$questions" --result-file "$answers"
+    ;;
+seed)
+    python scripts/convert_seed_for_submission.py --annotation-file "$data/SEED-Bench.json" --result-file "$answers" \
+        --result-upload-file "$data/answers_upload/$name.jsonl"
     ;;
 sqa)
     python -m llava.eval.eval_science_qa --base-dir "$data" --result-file "$answers" \
@@ -108,6 +119,10 @@ sqa)
     ;;
 textvqa)
     python -m llava.eval.eval_textvqa --annotation-file "$data/TextVQA_0.5.1_val.json" --result-file "$answers"
+    ;;
+vizwiz)
+    python scripts/convert_vizwiz_for_submission.py --annotation-file "$data/$questions" --result-file "$answers" \
+        --result-upload-file "$data/answers_upload/$name.json"
     ;;
 vqav2)
     python scripts/convert_vqav2_for_submission.py --dir "$data" --split "$split" --ckpt "$name"
