@@ -15,7 +15,7 @@ from rich.table import Table
 
 from llava.reduction import list_methods
 from llava.reduction.checks import shown
-from llava.reduction.registry import get_method, load_plugin
+from llava.reduction.registry import get_method, load_plugin, options_of, summary_of
 
 from .console import launch, terminal
 
@@ -39,14 +39,14 @@ def methods_table() -> Table:
         table.add_section()
         table.add_row(f"[bold]{group}[/]")
         for name in names:
-            table.add_row(f"  {name}", (inspect.getdoc(get_method(name)) or "").splitlines()[0].rstrip("."))
+            table.add_row(f"  {name}", summary_of(get_method(name)))
     return table
 
 
 def description(name: str) -> str:
     """A method's documentation and its options with their defaults. Raises ValueError where there is no such method."""
     method = get_method(name)
-    options = list(inspect.signature(method.__init__).parameters.values())[1:]
+    options = options_of(method)
     listed = [
         f"  {option.name}" + ("" if option.default is option.empty else f"={shown(option.default)}")
         for option in options

@@ -163,13 +163,22 @@ def _table_row(name: str) -> str:
         raise ValueError(f"the docstring of {name} needs Paper, Site, Needs and Training on one line")
     paper, site, needs, training = fields.groups()
     source = re.sub(r"https://(?:arxiv.org/abs|github.com)/(\S+)", r"[\1](\g<0>)", paper)
-    keeps = document.splitlines()[0].rstrip(".")
-    return f"| `{name}` | {keeps} | {site} | {needs} | {training} | {accounting_of(_METHODS[name])} | {source} |"
+    return f"| `{name}` | {summary_of(_METHODS[name])} | {site} | {needs} | {training} | {accounting_of(_METHODS[name])} | {source} |"
 
 
 def _usual_site(reducer: Reducer) -> Where:
     fitting: list[Where] = [site for site in reducer.sites if reducer.needs_at(site) <= SITE_GIVES[site]]
     return fitting[0] if fitting else reducer.sites[0]
+
+
+def summary_of(method: type[Reducer]) -> str:
+    """What a method keeps: the first line of its docstring, without a period."""
+    return (inspect.getdoc(method) or "").partition("\n")[0].rstrip(".")
+
+
+def options_of(method: type[Reducer]) -> list[inspect.Parameter]:
+    """The options that a method's constructor takes."""
+    return list(inspect.signature(method.__init__).parameters.values())[1:]
 
 
 def accounting_of(method: type[Reducer]) -> str:
@@ -194,7 +203,7 @@ def make_stage(
     needs. The other arguments are ``Stage``'s.
     """
     kind = get_method(method)
-    allowed = list(inspect.signature(kind.__init__).parameters)[1:]
+    allowed = [option.name for option in options_of(kind)]
     for option in options:
         if option not in allowed:
             known = [*allowed, *STAGE_KEYS[1:]]

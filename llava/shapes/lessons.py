@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from llava.constants import LETTER_ANSWER, SHORT_ANSWER, YES_OR_NO
-from llava.worlds.files import OPTIONS, lettered
+from llava.worlds.files import OPTIONS, lettered, which_sign, with_token
 
 from . import world
 from .questions import CATEGORIES, caption, conversation, multiple_choice, yes_no_fact
@@ -101,5 +101,5 @@ def draw_questions(scene: world.Scene, rng: np.random.Generator, phase: Phase) -
 
 def _reading(glyph: str) -> Question:
     noun = "letter" if glyph in world.LETTERS else "number"
-    text = f"Which {noun} is written in the image?\nReference OCR token: {glyph}\n{SHORT_ANSWER}"
+    text = f"{with_token(which_sign(noun), glyph)}\n{SHORT_ANSWER}"
     return Question(text, glyph, glyph, "read")

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .files import asked, people, put_json, put_jsonl
+from .files import asked, people, put_json, put_jsonl, which_sign, with_token
 from .protocol import World
 
 CAPTIONS = 5  # of a picture
@@ -22,7 +22,7 @@ def write_textvqa(world: World, folder: Path, images: int, seed: int) -> Iterato
     readable = ((drawn, sign) for drawn in world.pictures(5, seed) if (sign := world.written(drawn.scene)) is not None)
     for number, (drawn, (sign, noun, alphabet)) in enumerate(islice(readable, images), start=1):
         name = f"{number:016x}"
-        question = f"Which {noun} is written in the image?"
+        question = which_sign(noun)
         data.append(
             {
                 "question": question,
@@ -33,7 +33,7 @@ def write_textvqa(world: World, folder: Path, images: int, seed: int) -> Iterato
                 "set_name": "val",
             }
         )
-        lines.append(asked(name, f"{name}{world.suffix}", f"{question}\nReference OCR token: {sign}"))
+        lines.append(asked(name, f"{name}{world.suffix}", with_token(question, sign)))
         world.save(drawn.scene, folder / "train_images" / lines[-1]["image"])
         yield
     put_jsonl(lines, folder / "llava_textvqa_val_v051_ocr.jsonl")

@@ -49,6 +49,16 @@ def lettered(choices: Sequence[str]) -> list[str]:
     return [f"{letter}. {choice}" for letter, choice in zip(OPTIONS, choices)]
 
 
+def which_sign(noun: str) -> str:
+    """What TextVQA asks about the one letter or number in a picture."""
+    return f"Which {noun} is written in the image?"
+
+
+def with_token(question: str, sign: str) -> str:
+    """The question as LLaVA asks TextVQA's: with what OCR has read."""
+    return f"{question}\nReference OCR token: {sign}"
+
+
 def people(answer: str, options: Iterable[str], rng: np.random.Generator) -> list[str]:
     """What ten people say, most of them the answer."""
     wrong = [option for option in options if option != answer]

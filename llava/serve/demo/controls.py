@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass
 
 from llava.reduction import get_method, plan_from
+from llava.reduction.registry import summary_of
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ def controls(method: str, layers: int) -> Controls:
         last_layer=layers - 1 if "layer" in kind.sites else 0,
         layer=min(usual, layers - 1),
         least=max(1, kind.least_keep) if kind.wants_keep else None,
-        about=(inspect.getdoc(kind) or "").splitlines()[0].rstrip(":.") + ".",
+        about=summary_of(kind).rstrip(":.") + ".",
     )
 
 

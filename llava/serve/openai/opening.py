@@ -30,8 +30,7 @@ def stock_chat(spec: ModelSpec, name: str | None = None, reduction: Spec = None)
     """Transformers' own class and processor of a checkpoint.
 
     reduction: the plan of questions that name none (default: that of ``LLAVA_REDUCTION``, else the field ``reduction`` of the
-    checkpoint's config). Raises ValueError for a part of
-    ``spec`` that such a model has no use for, and what ``StockChat`` does.
+    checkpoint's config). Raises ValueError for a part of ``spec`` that such a model has no use for, and what ``StockChat`` does.
     """
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -45,6 +44,8 @@ def stock_chat(spec: ModelSpec, name: str | None = None, reduction: Spec = None)
         attn_implementation=spec.attn,
     )
     processor = AutoProcessor.from_pretrained(spec.path)
-    for told in (environment_plan, lambda: getattr(model.config, "reduction", None)):
-        reduction = told() if reduction is None else reduction
+    if reduction is None:
+        reduction = environment_plan()
+    if reduction is None:
+        reduction = getattr(model.config, "reduction", None)
     return StockChat(name or spec.name, model.to(device).eval(), processor, reduction)
