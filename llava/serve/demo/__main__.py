@@ -62,7 +62,10 @@ def run(options: Namespace) -> None:
         from .asking import Asker
         from .serving import served
 
-        with served(Asker(chat, limits, options.max_seconds), options.host, port, Path(folder), options.share) as url:
+        with (
+            Asker(chat, limits, options.max_seconds) as asker,
+            served(asker, options.host, port, Path(folder), options.share) as url,
+        ):
             logger.info("%s at %s (Ctrl-C ends it)", chat.name, url)
             threading.Event().wait()
 

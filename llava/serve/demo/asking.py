@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, Self, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -56,7 +56,7 @@ Event = tuple[int, str | Answer]  # the number of a plan, and its words so far o
 
 
 class Asker:
-    """A model that is asked one question at a time.
+    """A model that is asked one question at a time; its block ends once the answer that is being written has ended.
 
     seconds: that a question may take under all its plans, waiting included.
     """
@@ -66,8 +66,10 @@ class Asker:
         self.layers = depth(chat)
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="answer")
 
-    def close(self) -> None:
-        """End the thread, once the answer that is being written has ended."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *stopped: object) -> None:
         self._worker.shutdown(cancel_futures=True)
 
     def picture_tokens(self) -> int | None:

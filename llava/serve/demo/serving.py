@@ -45,7 +45,6 @@ def served(asker: Asker, host: str, port: int, folder: Path, share: bool = False
         yield public or local
     finally:
         page.close(verbose=False)
-        asker.close()
 
 
 def warm_up(asker: Asker, folder: Path) -> None:

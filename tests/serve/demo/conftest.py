@@ -17,6 +17,5 @@ def asker():
     from llava.serve.openai.opening import own_chat
 
     limits = Limits(image_bytes=300_000, image_pixels=1_000_000, max_tokens=16)
-    asker = Asker(own_chat(ModelSpec(CHECKPOINT, device="cpu")), limits, seconds=60)
-    yield asker
-    asker.close()
+    with Asker(own_chat(ModelSpec(CHECKPOINT, device="cpu")), limits, seconds=60) as asker:
+        yield asker

@@ -135,10 +135,11 @@ def test_pictures_that_are_refused(asker, tmp_path):
 
 
 def test_the_time_ends(asker, picture):
-    hurried = Asker(asker.chat, asker.limits, seconds=0)
-    with pytest.raises(TimeoutError, match="Plan A: stopped, the 0 seconds are over"):
+    with (
+        Asker(asker.chat, asker.limits, seconds=0) as hurried,
+        pytest.raises(TimeoutError, match="Plan A: stopped, the 0 seconds are over"),
+    ):
         list(hurried.ask(picture, QUESTION, ["full"]))
-    hurried.close()
 
 
 def test_a_reader_who_goes_ends_the_answer(asker, picture, monkeypatch):
