@@ -27,9 +27,8 @@ DESCRIBE = "Describe the image."
 WHAT_IS_THIS = "What is this?"
 MOST_NUMBER = 4
 FEW = 0.25  # of the scenes that are asked how many there are of a name that is there once, and of one that is not
-LIST = "List the things in the image from left to right."
-# What a conversation asks, and how often; lists are for a model that is still to learn the names
-MIX = {"yes_no": 0.45, "open": 0.25, "choice": 0.1, "box": 0.1, "caption": 0.1, "list": 0.0}
+# What a conversation asks, and how often
+MIX = {"yes_no": 0.45, "open": 0.25, "choice": 0.1, "box": 0.1, "caption": 0.1}
 
 
 class Questions:
@@ -123,8 +122,6 @@ class Questions:
             return choice_prompt(self.multiple_choice(scene, rng))
         if sort == "caption":
             return self.caption(scene, rng)
-        if sort == "list":
-            return LIST, ", ".join(item.name for item in sorted(scene.items, key=lambda item: item.middle))
         if sort == "box" and (boxes := self.boxes(scene)):
             name, box = pick(rng, boxes)
             return f"{BOX}{name}", box_text(box)
