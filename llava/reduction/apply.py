@@ -141,6 +141,16 @@ def choose(stage: Stage, tokens: Tensor, evidence: Evidence, k: int | None) -> l
 
     One part where all images keep the same number, one per number where a reducer lets them differ.
     """
+    with unrounded(tokens.device):
+        return _choose(stage, tokens, evidence, k)
+
+
+def unrounded(device: torch.device) -> torch.autocast:
+    """No autocast: rounded similarities tie, and a training in mixed precision would not keep what evaluation does."""
+    return torch.autocast(device.type, enabled=False)
+
+
+def _choose(stage: Stage, tokens: Tensor, evidence: Evidence, k: int | None) -> list[Part]:
     images = len(tokens)
     everyone = torch.arange(images, device=tokens.device)
     if k == 0:
@@ -361,4 +371,5 @@ def _shares(stage: Stage, views: Views, rows: list[int]) -> list[int | None]:
     about = _evidence(stage, views, torch.tensor(rows, device=views.seeds.device), rows)
     owner = 0 if views.owners is None else views.owners[rows[0]]
     about = replace(about, crop_grid=views.crop_grids.get(owner))
-    return list(stage.reducer.shares(0 if budget is None else budget, about))
+    with unrounded(views.seeds.device):
+        return list(stage.reducer.shares(0 if budget is None else budget, about))

@@ -9,8 +9,9 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
+from llava.model.engine import prefill
 from llava.reduction import get_method, make_stage, method_names, plan_from, reduced, spelled_out
-from llava.reduction.apply import Views, reduce_images
+from llava.reduction.apply import Views, reduce_images, reduce_sequence
 from llava.reduction.plan import budgets_from, tokens_left
 from tests.reduction.methods.golden import given_tower
 from tests.tiny import LAYERS, MIXED, generate, prompt, tiny_model
@@ -61,6 +62,17 @@ def decoder_plan(name: str, keep: int | float = KEEP, layer: int = 2, **options)
             ([str(keep)] if get_method(name).wants_keep else []) + [f"{key}={value}" for key, value in options.items()]
         )
     )
+
+
+def before_stage(name: str, site: str, keep: int):
+    return make_stage(name, site=site, **({"keep": keep} if get_method(name).wants_keep else {}))
+
+
+def before_the_decoder() -> Views:
+    """Three pictures of 6 x 6 tokens, a question about each, and what a tower saw of them."""
+    torch.manual_seed(0)
+    tokens, words, real = torch.randn(3, 36, 8), torch.randn(3, 4, 8), torch.ones(3, 4, dtype=torch.bool)
+    return Views(list(tokens), torch.arange(3), (6, 6), (words, real), tower=given_tower(3, 36, 8))
 
 
 @pytest.fixture(scope="module")
@@ -250,6 +262,36 @@ def test_labels_follow_the_ledger(model, batch, name):
 
 
 @pytest.mark.parametrize("name", IN_DECODER)
+def test_nothing_is_rounded_in_the_decoder_by_autocast(model, batch, name, monkeypatch):
+    """What training in mixed precision keeps and writes, from the same states, is what evaluation does."""
+
+    def under_autocast(*given):
+        with torch.autocast("cpu", torch.bfloat16):
+            return reduce_sequence(*given)
+
+    expected, kept = logits(model, batch, decoder_plan(name)), model.model.last_trace[0].kept
+    monkeypatch.setattr(prefill, "reduce_sequence", under_autocast)
+    assert torch.equal(logits(model, batch, decoder_plan(name)), expected)
+    assert torch.equal(model.model.last_trace[0].kept, kept)
+
+
+@pytest.mark.parametrize("name", IN_DECODER)
+def test_a_whole_prefill_runs_under_autocast(model, batch, name):
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad(), reduced(model, decoder_plan(name)):
+        assert len(generate(model, batch)) == len(MIXED)
+
+
+@pytest.mark.parametrize(("name", "site"), BEFORE)
+def test_nothing_is_rounded_before_the_decoder_by_autocast(name, site):
+    views, plan = before_the_decoder(), [before_stage(name, site, 9)]
+    expected, (record,) = reduce_images(plan, site, views)
+    with torch.autocast("cpu", torch.bfloat16):
+        actual, (rounded,) = reduce_images(plan, site, views)
+    assert torch.equal(rounded.kept, record.kept)
+    assert all(map(torch.equal, actual.tokens, expected.tokens))
+
+
+@pytest.mark.parametrize("name", IN_DECODER)
 def test_gradients_pass_through(name):
     model, batch = tiny_model(), prompt((5, 24, 9), (3, 16, 6))
     batch.inputs_embeds.requires_grad_()
@@ -263,13 +305,9 @@ def test_gradients_pass_through(name):
 def test_before_the_decoder_the_budget_is_kept(name, site, keep):
     if keep < method(name).least_keep or name == "m3" and keep not in (1, 36):
         pytest.skip("refuses to keep so few, or what is no number of square cells")
-    stage = make_stage(name, site=site, **({"keep": keep} if get_method(name).wants_keep else {}))
-    torch.manual_seed(0)
-    tokens, words, real = torch.randn(3, 36, 8), torch.randn(3, 4, 8), torch.ones(3, 4, dtype=torch.bool)
-    tower = given_tower(3, 36, 8)
-    views, (record,) = reduce_images(
-        [stage], site, Views(list(tokens), torch.arange(3), (6, 6), (words, real), tower=tower)
-    )
+    stage, given = before_stage(name, site, keep), before_the_decoder()
+    tokens, (words, real), tower = torch.stack(given.tokens), given.question, given.tower
+    views, (record,) = reduce_images([stage], site, given)
     reduced_tokens = views.tokens
     kept = record.after.tolist()
     assert [len(image) for image in reduced_tokens] == kept and max(kept) <= stage.reducer.left(36, stage.budget(36))

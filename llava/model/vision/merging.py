@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from llava.model.multimodal_encoder.tower import VisionTower
 from llava.reduction import Stage
+from llava.reduction.apply import unrounded
 
 
 class MergingTower:
@@ -47,9 +48,10 @@ class MergingTower:
         seen = F.scaled_dot_product_attention(queries, keys, values, attn_mask=self._bias(hidden))
         hidden = hidden + parts.after_attention(parts.out(seen.transpose(1, 2).flatten(2)))
         if self.steps[number]:
-            merged = self.reducer.merge_in_tower(
-                hidden, keys.mean(1), self.sizes, self.steps[number], protected=self.front
-            )
+            with unrounded(hidden.device):
+                merged = self.reducer.merge_in_tower(
+                    hidden, keys.mean(1), self.sizes, self.steps[number], protected=self.front
+                )
             hidden = merged.tokens.to(hidden.dtype)
             self.origins = self.origins.gather(1, merged.origin[:, self.front :] - self.front)
             self.sizes = self.sizes.gather(1, merged.origin) if merged.sizes is None else merged.sizes
