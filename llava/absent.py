@@ -1,4 +1,4 @@
-"""LLaVA's modules and names that this package has not, each with what to use in its place.
+"""LLaVA's modules and names that this package lacks, each with what to use in its place.
 
 Importing one raises an ImportError that says it. A name whose use is met otherwise is no part of this file: it is a thin
 function over ours where LLaVA has it.

@@ -93,7 +93,7 @@ def rounds(row: Mapping[str, object], all_rounds: bool) -> list[list[Any]]:
 
 
 def get_options(row: Mapping[str, Any], options: Iterable[str]) -> list[Any]:
-    """What a row holds under the letters ``options``, up to the first that it has not."""
+    """What a row holds under the letters ``options``, up to the first that it lacks."""
     return list(takewhile(lambda value: not is_none(value), (row.get(letter) for letter in options)))
 
 

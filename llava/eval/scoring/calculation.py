@@ -25,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(results_dir: Path) -> dict:
-    """Print both halves with their subtasks, those that MME has not, and what was not there; returns the figures."""
+    """Print both halves with their subtasks, those that MME lacks, and what was not there; returns the figures."""
     figures = calculate(results_dir)
     for half, names in (("Perception", PERCEPTION), ("Cognition", COGNITION), ("Further", FURTHER)):
         if half.lower() not in figures:

@@ -20,7 +20,7 @@ from .statistics import Contributions
 PERCEPTION = ("existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR")
 COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
 SUBTASKS = PERCEPTION + COGNITION
-FURTHER = ("kind", "naming")  # subtasks that made worlds have and MME has not: scored alike, in neither half
+FURTHER = ("kind", "naming")  # subtasks that made worlds have and MME lacks: scored alike, in neither half
 KNOWN = SUBTASKS + FURTHER
 INSTRUCTIONS = (SHORT_ANSWER, "Please answer yes or no.")
 

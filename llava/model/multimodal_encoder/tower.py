@@ -98,7 +98,7 @@ class VisionTower(nn.Module):
 
         device_map: accepted for LLaVA's sake, the tower is never split. inside: folders its name may be
         relative to; by default that of the checkpoint. hub: as in `find_folder`. Raises FileNotFoundError naming what was
-        looked for, ValueError naming weights that are missing or do not fit, or a `mm_vision_select_layer` it has not got.
+        looked for, ValueError naming weights that are missing or do not fit, or a `mm_vision_select_layer` it does not have.
         """
         inside = self._inside = inside or self._inside
         if self.vision_tower is None:

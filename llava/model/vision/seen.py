@@ -39,7 +39,7 @@ def needs_pixels(plan: list[Stage]) -> bool:
 
 
 def check_evidence(plan: list[Stage], tower: VisionTower) -> None:
-    """Raises ValueError for a stage that asks a tower for what its family has not, naming what may stand for it."""
+    """Raises ValueError for a stage that asks a tower for what its family lacks, naming what may stand for it."""
     for stage in plan:
         if stage.site == "layer":
             continue
