@@ -1,4 +1,4 @@
-"""Pictures in one normal form, RGB with 8 bits, from files, addresses, base64 text, or PIL pictures of any mode.
+"""Pictures in one normal form, RGB with 8 bits, from files, tar shards, addresses, base64 text, or PIL pictures of any mode.
 
 - Grey of 16 or 32 bits and floating point is scaled to 0 ... 255 (`to_rgb` says how); Pillow's own conversion clips it.
 - What is transparent is shown on white, as viewers show it; Pillow's own conversion shows the colour beneath.
@@ -18,6 +18,8 @@ import struct
 import time
 import urllib.request
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from io import BytesIO
 from pathlib import Path
 from typing import IO
@@ -25,6 +27,7 @@ from typing import IO
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from llava.shards import find_member, open_member, split_address
 from llava.shipped import shipped
 
 logger = logging.getLogger(__name__)
@@ -56,9 +59,9 @@ _RANGES = (1.0, 255.0, 65535.0)  # what the values of floating point grey may re
 
 
 def load_image(source: str | Path) -> Image.Image:
-    """The picture in a file or behind an http(s) address, decoded to RGB (`to_rgb`), upright as its EXIF data say.
+    """The picture in a file, in tar shards (`llava.shards`) or behind an http(s) address, in RGB (`to_rgb`), upright as EXIF says.
 
-    Raises FileNotFoundError for a missing file, and ValueError for anything that is not a readable picture: damaged, beyond
+    Raises FileNotFoundError for a missing one, and ValueError for anything that is not a readable picture: damaged, beyond
     Pillow's limit of pixels, or an address that does not answer with at most `LARGEST_DOWNLOAD` bytes within
     `LONGEST_DOWNLOAD` seconds. Both name the source.
     """
@@ -66,10 +69,10 @@ def load_image(source: str | Path) -> Image.Image:
     try:
         if source.lower().startswith(("http://", "https://")):
             return _decoded(BytesIO(download(source)))
-        with open(shipped(source), "rb") as file:
+        with _opened(source) as file:
             return _decoded(file)
     except FileNotFoundError:
-        raise FileNotFoundError(f"image file {source!r} does not exist") from None
+        raise
     except (*_DAMAGE, http.client.HTTPException) as error:
         raise _unreadable(repr(source), error) from error
 
@@ -96,7 +99,10 @@ def picture_size(file: str | Path | IO[bytes]) -> Size:
     Raises as `load_image` does, but damage behind the header is not seen.
     """
     try:
-        with Image.open(file) as image:
+        with (
+            _opened(file) if isinstance(file, str | Path) else nullcontext(file) as stream,
+            Image.open(stream) as image,
+        ):
             if image.format == "TIFF":  # Pillow's versions differ in when they turn one
                 return _upright(image).size
             # For a PNG without EXIF data in its header, Pillow would decode the whole picture in search of some.
@@ -104,10 +110,18 @@ def picture_size(file: str | Path | IO[bytes]) -> Size:
             turned = known and _orientation(image) in _TURNED
             return (image.height, image.width) if turned else (image.width, image.height)
     except FileNotFoundError:
-        raise FileNotFoundError(f"image file {str(file)!r} does not exist") from None
+        raise
     except _DAMAGE as error:
         source = repr(str(file)) if isinstance(file, str | Path) else "in bytes"
         raise _unreadable(source, error) from error
+
+
+def require_picture(file: str | Path) -> None:
+    """Raises FileNotFoundError naming a picture that is no file and in none of the shards it is looked for in."""
+    if (address := split_address(file)) is not None:
+        find_member(*address)
+    elif not Path(file).is_file():
+        raise FileNotFoundError(f"image file {str(file)!r} does not exist")
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -141,6 +155,21 @@ def _grey(image: Image.Image) -> Image.Image:
         values = np.where(finite, values, low)
     scaled = (values - np.float32(low)) * np.float32(255 / ((high - low) or 1.0))
     return Image.fromarray(np.rint(scaled).clip(0, 255).astype(np.uint8))
+
+
+@contextmanager
+def _opened(source: str | Path) -> Iterator[IO[bytes]]:
+    """The bytes of a picture's file, or of its place in shards. Raises FileNotFoundError naming one that is not there."""
+    if (address := split_address(source)) is not None:
+        with open_member(*address) as member:
+            yield member
+        return
+    try:
+        file = open(shipped(source), "rb")  # noqa: SIM115  closed below, where an error is the reader's
+    except FileNotFoundError:
+        raise FileNotFoundError(f"image file {str(source)!r} does not exist") from None
+    with file:
+        yield file
 
 
 def _decoded(stream: IO[bytes]) -> Image.Image:

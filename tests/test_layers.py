@@ -18,6 +18,7 @@ PLAIN = {
     "conversation",
     "mm_utils",
     "pictures",
+    "shards",
     "shipped",
     "utils",
 }

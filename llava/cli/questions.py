@@ -21,7 +21,11 @@ def add_question_flags(flags: ArgumentParser) -> None:
         group.add_argument(*spellings(name), **options)
 
     add("question_file", type=Path, required=True, help="the questions, or the folder of the benchmark")
-    add("image_folder", type=Path, help="the pictures (default: where the benchmark keeps them)")
+    add(
+        "image_folder",
+        type=Path,
+        help="the pictures, in a folder or tar shards (default: where the benchmark keeps them)",
+    )
     add(
         "base_dir",
         type=Path,

@@ -61,7 +61,11 @@ def parser() -> argparse.ArgumentParser:
     add_model_flags(flags)
     group = flags.add_argument_group("evaluation")
     group.add_argument("--task", default="mme", help=f"one of {', '.join(list_tasks())} (default: mme)")
-    group.add_argument("--data", type=Path, required=True, help="folder of the benchmark")
+    group.add_argument(
+        "--data", type=Path, required=True, help="folder of the benchmark, or tar shards beside its questions"
+    )
+    images = "the pictures: a folder, tar shards, or a folder of shards (default: where the benchmark keeps them)"
+    group.add_argument("--image-folder", "--image_folder", type=Path, help=images)
     group.add_argument("--results", type=Path, help="where a folder a plan is made (default: playground/results/TASK)")
     group.add_argument("--batch-size", "--batch_size", type=int, default=8, help="questions at once (default: 8)")
     group.add_argument("--limit", type=int, help="at most so many questions, whole pictures spread over the benchmark")
@@ -106,6 +110,7 @@ def eval_settings(options: argparse.Namespace) -> EvalSettings:
         model=model_spec(options),
         task=options.task,
         data=options.data,
+        images=options.image_folder,
         limit=options.limit,
         results=options.results,
         batch_size=options.batch_size,

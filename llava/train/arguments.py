@@ -43,7 +43,9 @@ class DataArguments:
     """What is learnt from."""
 
     data_path: str = field(metadata={"help": "conversations, a JSON list or .jsonl"})
-    image_folder: str | None = field(default=None, metadata={"help": "where the pictures' names begin"})
+    image_folder: str | None = field(
+        default=None, metadata={"help": "where the pictures' names begin: a folder, tar shards, or a folder of shards"}
+    )
     lazy_preprocess: bool = field(default=False, metadata={"help": "tokenise a record when it is its turn"})
     is_multimodal: bool | None = field(default=None, metadata={"help": "False refuses records with pictures"})
     image_aspect_ratio: str | None = field(default=None, metadata={"help": "square, pad, anyres (new: square)"})

@@ -1,4 +1,4 @@
-"""LLaVA's training data: a file of conversations and a folder of pictures, checked, tokenised and batched.
+"""LLaVA's training data: a file of conversations and a folder (or tar shards) of pictures, checked, tokenised and batched.
 
 Everything that a record (`llava.train.conversations`) and the headers of its pictures can have wrong is named with file and
 number before the first step.
@@ -24,7 +24,8 @@ from llava.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from llava.conversation import Conversation, get_conversation
 from llava.files import excerpt, numbered_lines, parse_json, read_json
 from llava.mm_utils import process_images
-from llava.pictures import Size, load_image, picture_size
+from llava.pictures import Size, load_image, picture_size, require_picture
+from llava.shards import picture_folder
 
 from .conversations import encode_record, images_of, segments_of, turns_apart
 
@@ -63,7 +64,8 @@ def _json_or_text(line: str, file: Path, number: int) -> Any:
 class ConversationDataset(Dataset):
     """The good records of a conversation file, each as ids, labels and pixels.
 
-    file: a JSON list or `.jsonl`. image_folder: where the pictures' names begin. template: a name of `llava.conversation` or a dialogue without turns.
+    file: a JSON list or `.jsonl`. image_folder: where the pictures' names begin, a folder or tar shards (`llava.shards`).
+    template: a name of `llava.conversation` or a dialogue without turns.
     model_cfg: a config with `image_aspect_ratio` and, for "anyres", `image_grid_pinpoints`; optional on it is
     `mm_use_im_start_end`. max_length: positions a record may take, image tokens included. image_tokens: how many
     positions a picture takes, or a function of its size (width, height); None counts pictures as nothing.
@@ -96,7 +98,7 @@ class ConversationDataset(Dataset):
         lazy: bool = True,
         split_turns: bool = False,
     ):
-        self.file, self.image_folder = Path(file), Path(image_folder or "")
+        self.file, self.image_folder = Path(file), picture_folder(image_folder or "")
         self.template = get_conversation(template) if isinstance(template, str) else template
         self.tokenizer = tokenizer
         self.image_processor, self.model_cfg = image_processor, model_cfg
@@ -184,8 +186,7 @@ class ConversationDataset(Dataset):
 
     def _check_picture(self, file: Path) -> None:
         """Raises ValueError for a file that is missing or, where nothing else looks at it, no picture by its header."""
-        if not file.is_file():
-            raise ValueError(f"image file {str(file)!r} does not exist")
+        require_picture(file)
         if not self.skip_bad and not callable(self.image_tokens):  # with skip_bad another record stands in for it
             picture_size(file)
 

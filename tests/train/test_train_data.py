@@ -8,6 +8,7 @@ import types
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from llava.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX, LETTER_ANSWER, SHORT_ANSWER
@@ -17,6 +18,7 @@ from llava.model.tokenizer import load_tokenizer
 from llava.train.conversations import encode_record, turns_apart
 from llava.train.data import Collator, ConversationDataset, read_records
 from tests.conftest import PARITY15
+from tests.sharding import make_shards
 
 SIDE = 28
 
@@ -43,12 +45,20 @@ def folder(tmp_path):
 
 
 def dataset(
-    folder, *records, tokenizer=None, template="v1", max_length=2048, image_tokens=9, model_cfg=None, **options
+    folder,
+    *records,
+    tokenizer=None,
+    template="v1",
+    max_length=2048,
+    image_tokens=9,
+    model_cfg=None,
+    images=None,
+    **options,
 ):
     (folder / "data.json").write_text(json.dumps(records))
     return ConversationDataset(
         folder / "data.json",
-        folder,
+        images or folder,
         template,
         tokenizer or load_tokenizer(PARITY15 / "checkpoint"),
         CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}),
@@ -297,3 +307,31 @@ def test_questions_apart_all_ask_for_the_form_that_the_first_asks_for(form):
     assert [part["conversations"][1]["value"] for part in split] == ["Yes", "No", "A"]
     plain = turns_apart(record("<image>\nIs it red?", "Yes", "And blue?", "No", image="a.png"))
     assert [part["conversations"][0]["value"] for part in plain] == ["<image>\nIs it red?", "<image>\nAnd blue?"]
+
+
+# -------------------------------------------------------------------------------------------------------------- shards
+
+
+def test_shards_give_the_tensors_of_the_folder(folder):
+    root = folder / "images"
+    names = ["coco/b.png", "coco/c.png", "d.png"]
+    for number, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.effect_noise((30 + number, 20), 50).convert("RGB").save(root / name)
+    records = [record("<image>\nWhat?", "Noise.", image=name) for name in names] + [TEXT_ONLY]
+    shards = make_shards(root, [root / name for name in names], folder / "shards/s-{}.tar", 2)
+    of_folder = dataset(folder, *records, images=root)
+    for images in (shards, folder / "shards"):
+        of_shards = dataset(folder, *records, images=images, image_tokens=lambda size: size[0])
+        loaded = list(DataLoader(of_shards, batch_size=None, num_workers=2, collate_fn=dict))
+        assert of_shards.lengths == of_folder.lengths
+        for one, other in zip(loaded, of_folder, strict=True):
+            assert one["image_sizes"] == other["image_sizes"]
+            for key in ("input_ids", "labels", "images"):
+                assert all(map(torch.equal, one[key], other[key]))
+    gone = record("<image>\na", "b", image="coco/gone.png", id="g")
+    for skip_bad in (False, True):
+        with pytest.raises(
+            ValueError, match=r"record 1 \(id 'g'\): picture 'coco/gone.png' is in none of the 2 shards"
+        ):
+            dataset(folder, gone, images=shards, skip_bad=skip_bad)

@@ -22,6 +22,7 @@ from llava.cli.flags import add_model_flags, add_reduction_flags, model_spec, pl
 from llava.cli.settings import ModelSpec, PlanSpec, check_least
 from llava.files import require_fields, write_jsonl
 from llava.reduction import Stage
+from llava.shards import picture_folder
 
 from ..ask.configuration import configuration
 from ..ask.loop import Answer, answers
@@ -81,7 +82,9 @@ def parser(description: str, max_new_tokens: int) -> argparse.ArgumentParser:
     flags = argparse.ArgumentParser(description=description)
     add_model_flags(flags)
     group = flags.add_argument_group("questions and answers")
-    group.add_argument("--image-folder", "--image_folder", type=Path, default=Path(""), help="default: this folder")
+    group.add_argument(
+        "--image-folder", "--image_folder", type=Path, default=Path(""), help="or tar shards; default: this folder"
+    )
     group.add_argument("--question-file", "--question_file", type=Path, required=True)
     group.add_argument("--answers-file", "--answers_file", type=Path, default=Path("answer.jsonl"))
     group.add_argument("--num-chunks", "--num_chunks", type=int, default=1, help="how many share the questions")
@@ -125,7 +128,7 @@ def questions_from(
     shown: further fields that the answers show.
     Raises ValueError naming the place of what is no question.
     """
-    examples, recorded = [], {}
+    examples, recorded, images = [], {}, picture_folder(images)
     for number, (place, line) in enumerate(numbered):
         require_fields(place, line, {"question_id": str | int, "text": str, "image": str | None})
         image, text, key = line.get("image"), line["text"], str(number)

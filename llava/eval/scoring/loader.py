@@ -23,6 +23,7 @@ from llava.mm_utils import (
     question_with_images,
     tokenizer_image_token,
 )
+from llava.shards import picture_folder
 
 from ..tasks.base import Line
 from .answers_file import chunk
@@ -57,7 +58,7 @@ class CustomDataset(Dataset):
         model_config: Any,
         conv_mode: str | None = None,
     ):
-        self.questions, self.image_folder = questions, Path(image_folder)
+        self.questions, self.image_folder = questions, picture_folder(image_folder)
         self.tokenizer, self.image_processor, self.model_config = tokenizer, image_processor, model_config
         path = str(getattr(model_config, "_name_or_path", ""))
         self.conv_mode = conversation_mode(get_model_name_from_path(path) if path else "llava", model_config, conv_mode)

@@ -7,6 +7,7 @@ knows nothing of models: ``run.py`` asks its examples and hands the answers back
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
 import zlib
 from abc import ABC, abstractmethod
@@ -19,6 +20,7 @@ from typing import ClassVar
 from llava.constants import DEFAULT_IMAGE_TOKEN, SHORT_ANSWER
 from llava.files import Fields, excerpt, numbered_jsonl
 from llava.reduction import did_you_mean
+from llava.shards import picture_folder, split_address
 
 from .statistics import Contributions, bootstrap, score_interval
 
@@ -51,11 +53,12 @@ class Example:
 class Task(ABC):
     """The questions of a benchmark, at most ``limit`` of them, read when the task is made.
 
-    data: the benchmark's folder, or its question file. images: the folder of its pictures, by default where the benchmark
-    keeps them next to the question file. truth: the file or folder with the true answers, likewise. A limit keeps whole
-    pictures, spread evenly over the benchmark, so that a small share still has every subtask. Raises ValueError with file
-    and line for a file that is not what the benchmark's format says, and FileNotFoundError with the path for one that is
-    not there.
+    data: the benchmark's folder, its question file, or tar shards (`llava.shards`) beside that, which hold the pictures as they
+    lay in the folder. images: the folder of its pictures, or shards of that, by default where the benchmark keeps them next to
+    the question file; where that folder is missing, shards next to the question file stand for it. truth: the file or folder
+    with the true answers, likewise. A limit keeps whole pictures, spread evenly over the benchmark, so that a small share still
+    has every subtask. Raises ValueError with file and line for a file that is not what the benchmark's format says, and
+    FileNotFoundError with the path for one that is not there; of shards as `llava.shards.open_shards` does.
     """
 
     name: str
@@ -79,7 +82,7 @@ class Task(ABC):
         if limit is not None and limit < 1:
             raise ValueError(f"limit={limit} leaves no question; give at least 1 or none at all")
         self.file = self._question_file()
-        self.images = self.usual_images() if images is None else Path(images)
+        self.images = self._default_images() if images is None else picture_folder(images)
         self.truth = self.usual_truth() if truth is None else Path(truth)
         examples = list(self.read())
         if not examples:
@@ -197,15 +200,24 @@ class Task(ABC):
             value = zlib.crc32(file.read_bytes(), value)
         return f"{value:08x}"
 
+    def _default_images(self) -> Path:
+        """Where the benchmark keeps the pictures, in shards where ``data`` names some."""
+        usual, home = self.usual_images(), self.file.parent
+        if split_address(self.data) is not None:
+            usual = self.data / os.path.relpath(usual, home)
+        return picture_folder(usual, home)
+
     def _question_file(self) -> Path:
-        """``data`` itself where it is a file, else the first of ``questions`` in it."""
-        if self.data.is_file():
-            return self.data
-        file = next((self.data / name for name in self.questions if (self.data / name).is_file()), None)
+        """``data`` itself where it is a file, else the first of ``questions`` in it, or beside the shards that it names."""
+        address = split_address(self.data)
+        folder = self.data if address is None else address[0].parent
+        if address is None and folder.is_file():
+            return folder
+        file = next((folder / name for name in self.questions if (folder / name).is_file()), None)
         if file is None:
             raise FileNotFoundError(
-                f"{self.data / self.questions[0]} does not exist; --data is the folder that holds "
-                f"{' or '.join(self.questions)}, or the question file itself"
+                f"{folder / self.questions[0]} does not exist; --data is the folder that holds "
+                f"{' or '.join(self.questions)}, or the question file itself; or tar shards beside it"
             )
         return file
 

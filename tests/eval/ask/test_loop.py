@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,10 @@ from llava.reduction import plan_from
 from llava.shapes.export import export
 from tests.conftest import PARITY15, in_processes
 from tests.eval.stubs import StubSubject
+from tests.sharding import make_shards
 
 DENSE = [[]]
+KEYS = ("key", "image", "prompt", "text", "kept", "correct", "cost")
 
 
 def example(number: int, picture: str, image: Path | None = None, text: str = "?") -> Example:
@@ -117,3 +120,30 @@ def test_two_machines_give_what_one_gives(tmp_path):
         texts[name] = [(line["key"], line["text"], line["kept"]) for line in map(json.loads, lines)]
         assert not list((tmp_path / name).rglob("predictions.1.jsonl"))
     assert texts["one"] == texts["two"] and len(texts["one"]) == 16
+
+
+def test_shards_give_what_the_folder_gives_to_whatever_number_of_processes(tmp_path):
+    """Of the folder; of shards and two machines; of a run that the folder began and shards finish."""
+    data = export("mme", tmp_path / "MME", images=1)
+    shards = make_shards(data, sorted(data.rglob("*.png")), tmp_path / "MME/mme-{}.tar")
+    flags = [
+        "llava.eval.run", "--model-path", str(PARITY15 / "checkpoint"), "--conv-mode", "vicuna_v1", "--device", "cpu",
+        "--batch-size", "2", "--no-controls", "--reduction", "fastv@2:16",
+    ]  # fmt: skip
+    folder, sharded = ["--data", str(data), "--results"], ["--data", shards, "--results"]
+    assert run_main([*flags[1:], *folder, str(tmp_path / "one")]) == 0
+    shutil.copytree(tmp_path / "one", tmp_path / "resumed")
+    predictions = tmp_path / "resumed/fastv@2-16/predictions.jsonl"
+    predictions.write_text("".join(predictions.read_text().splitlines(keepends=True)[:5]))
+    for file in data.rglob("*.png"):
+        file.unlink()
+    assert run_main([*flags[1:], *sharded, str(tmp_path / "resumed")]) == 0
+    in_processes(2, *flags, *sharded, str(tmp_path / "two"), machines=2)
+    results = {}
+    for name in ("one", "resumed", "two"):
+        run = tmp_path / name / "fastv@2-16"
+        lines = map(json.loads, (run / "predictions.jsonl").read_text().splitlines())
+        metrics = json.loads((run / "metrics.json").read_text())
+        results[name] = ([[line[key] for key in KEYS] for line in lines], metrics)
+    assert results["one"] == results["resumed"] == results["two"]
+    assert len(results["one"][0]) == 16 and not results["one"][1]["failed"]

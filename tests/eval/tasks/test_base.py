@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,9 @@ from llava.eval.tasks.base import (
     sample_evenly,
     subtask_scores,
 )
+from llava.pictures import load_image
+from llava.shapes.export import export
+from tests.sharding import make_shards
 
 
 def examples(pictures: int, each: int) -> list[Example]:
@@ -142,3 +146,24 @@ def test_subtask_scores_are_means_of_categories():
         {"category": "b", "correct": False},
     ]
     assert subtask_scores(lines) == {"a": {"score": 0, "questions": 1}, "b": {"score": 50, "questions": 2}}
+
+
+def test_shards_hold_what_lay_in_the_folder(tmp_path):
+    """Beside the questions, named or not; of a benchmark's folder of pictures; elsewhere; and one file."""
+    data = export("gqa", tmp_path / "gqa", images=6)
+    usual = data / "data/images"
+    files = sorted(usual.iterdir())
+    whole = {example.key: load_image(example.image).tobytes() for example in get_task("gqa")(data).examples}
+    shards = make_shards(data, files, data / "gqa-{}.tar")
+    one = make_shards(data, files, data / "data/one-{}.tar", 1)
+    elsewhere = make_shards(usual, files, tmp_path / "disk/x-{}.tar")
+    shutil.rmtree(usual)
+    question_file = data / "llava_gqa_testdev_balanced.jsonl"
+    for given, images in (
+        (shards, None), (data, None), (question_file, None), (data, elsewhere), (data, tmp_path / "disk"),
+        (data, f"{one}/data/images"),
+    ):  # fmt: skip
+        task = get_task("gqa")(given, images=images)
+        assert {example.key: load_image(example.image).tobytes() for example in task.examples} == whole
+    with pytest.raises(FileNotFoundError, match=r"disk/llava_gqa.*jsonl does not exist; .*; or tar shards beside it"):
+        get_task("gqa")(elsewhere)
