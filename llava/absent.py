@@ -55,9 +55,6 @@ NAMES = {
         "handler": "the handlers of a logger that build_logger returns are in its .handlers",
     },
     "llava.model": {"LlavaMptConfig": _MPT, "LlavaMptForCausalLM": _MPT},
-    "llava.model.multimodal_encoder.clip_encoder": {
-        "CLIPVisionTowerS2": "towers of several scales are not supported; use CLIPVisionTower"
-    },
     "llava.model.multimodal_projector.builder": {
         "SimpleResBlock": "no mm_projector_type of LLaVA builds it; use 'linear', 'mlp2x_gelu' or 'identity'"
     },

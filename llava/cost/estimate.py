@@ -128,6 +128,7 @@ def _cost(host: Host, prompt: Prompt, seen: Sequence[Picture], plan: list[Stage]
             family.vision_width,
             picture.crops,
             picture.patches,
+            family.features_width,
         )
         for picture in laid
     )

@@ -128,7 +128,7 @@ def _tower_seconds(
         seconds = now(device) - start
         if seconds < LONG:
             seconds = median_seconds(lambda: tower(**inputs), repeats, device)  # noqa: B023  called at once
-        total += images * seconds
+        total += images * host.family.passes * seconds
     return total
 
 

@@ -49,6 +49,7 @@ from llava.model.language_model.knobs import plan_from_config
 from llava.model.language_model.llava_family import LlavaFamilyConfig, LlavaFamilyForCausalLM
 from llava.model.loading.layout import hf_name
 from llava.model.multimodal_encoder.families import CLIP
+from llava.model.multimodal_encoder.scales import stated_scales
 from llava.model.multimodal_encoder.tower import VisionTower
 from llava.model.tokenizer import LlamaTokenizer, load_tokenizer
 from llava.utils import exit_code
@@ -125,6 +126,11 @@ def _is_next(config: LlavaFamilyConfig) -> bool:
     if not config.mm_vision_tower:
         raise ValueError(
             "the model has no vision tower (its config has no mm_vision_tower); there is nothing to convert"
+        )
+    if scales := stated_scales(config):
+        raise ValueError(
+            f"the vision tower sees {len(scales)} scales (s2=true), which transformers' own classes cannot; the checkpoint runs"
+            " with load_pretrained_model alone"
         )
     kind = getattr(config, "mm_projector_type", None) or "linear"
     if kind != "mlp2x_gelu":

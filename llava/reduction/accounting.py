@@ -78,13 +78,15 @@ def selection_flops(
     tower_width: int = TOWER_WIDTH,
     crops: int = 1,
     patches: int | None = None,
+    features_width: int | None = None,
 ) -> float:
     """What a plan's stages compute to choose from a picture of so many tokens on ``crops`` equal crops.
 
-    width: of the language model's rows, tower_width: of the tower's features. Stages before the language model choose in
-    each crop by itself. patches: of the whole picture in the tower; None: as many as tokens.
+    width: of the language model's rows, tower_width: of the tower's. features_width: of what it hands on; None: the same.
+    Stages before the language model choose in each crop by itself. patches: of the whole picture in the tower; None: as many as tokens.
     """
     stages, spent = spelled_out(plan, layers), 0.0
+    features_width = features_width or tower_width
     smaller = [stage for stage in stages if stage.site == "pixels"]
     seen = (patches or tokens) * tokens_left(smaller, tokens, 1, crops)[0] // tokens // crops
     for number, stage in enumerate(stages):
@@ -95,7 +97,7 @@ def selection_flops(
             continue
         for length, share in crop_budgets(stage, arriving, crops):
             kept = stage.reducer.left(length, share)
-            spent += stage.reducer.flops(length, length, kept, width if stage.site == "projected" else tower_width)
+            spent += stage.reducer.flops(length, length, kept, width if stage.site == "projected" else features_width)
             if stage.site in CROP_SITES:
                 spent += stage.reducer.reading_flops(seen, kept, tower_width)
     return spent

@@ -35,6 +35,8 @@ class ModelArguments:
     mm_patch_merge_type: str | None = field(default=None, metadata={"help": "flat, spatial, spatial_unpad (new: flat)"})
     mm_use_im_start_end: bool | None = field(default=None, metadata={"help": "mark images in prompts (new: no)"})
     mm_use_im_patch_token: bool | None = field(default=None, metadata={"help": "add <im_patch> (new: no)"})
+    s2: bool | None = field(default=None, metadata={"help": "the tower sees pictures at several scales (new: no)"})
+    s2_scales: str | None = field(default=None, metadata={"help": "pixels at each scale (new: 336,672,1008)"})
     pretrain_mm_mlp_adapter: str | None = field(default=None, metadata={"help": "mm_projector.bin to begin with"})
 
 

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from llava.model.builder import load_pretrained_model
 from llava.model.language_model.llava_family import LlavaFamilyForCausalLM
 from llava.model.llava_arch import load_projector
+from llava.model.multimodal_encoder.scales import DEFAULT_SCALES, stated_scales
 
 from .arguments import ModelArguments, TrainingArguments
 from .trainable import require_tower
@@ -74,6 +75,8 @@ def _add_vision(model: LlavaFamilyForCausalLM, model_args: ModelArguments) -> An
         "mm_vision_select_feature": "patch",
         "mm_projector_type": "linear",
         "mm_patch_merge_type": "flat",
+        "s2": False,
+        "s2_scales": DEFAULT_SCALES,
     }
     options = {name: value for name, value in vars(model_args).items() if name in fresh and name != "vision_tower"}
     fresh |= {name: value for name, value in options.items() if value is not None}
@@ -92,6 +95,11 @@ def _check_vision(model: LlavaFamilyForCausalLM, model_args: ModelArguments) -> 
             raise ValueError(
                 f"{name}={options!r}, but {model_args.model_name_or_path} was trained with {own!r}; leave --{name} out"
             )
+    if model_args.s2 is not None and stated_scales(model_args) != (own := stated_scales(model.config)):
+        raise ValueError(
+            f"s2={model_args.s2} with s2_scales={model_args.s2_scales!r}, but {model_args.model_name_or_path} was trained at"
+            f" the scales {own or 'of its tower alone'}; leave --s2 and --s2_scales out"
+        )
     own, options = model.config.mm_vision_tower, model_args.vision_tower
     if options is None or options == own:
         return

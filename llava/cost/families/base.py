@@ -83,6 +83,16 @@ class Family:
         """Width of what a selector reads of the tower."""
         return self.vision.hidden_size
 
+    @property
+    def features_width(self) -> int:
+        """Width of the features that the tower hands on."""
+        return self.vision_width
+
+    @property
+    def passes(self) -> int:
+        """How many times the tower runs for each image of a picture."""
+        return 1
+
     def picture(self, height: int, width: int, alone: bool = True) -> Picture:
         """What a picture of this size becomes; ``alone``: it is the only one of its prompt."""
         raise NotImplementedError

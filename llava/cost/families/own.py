@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import re
+from functools import cached_property
 from typing import Any
 
 import torch
 
 from llava.mm_utils import get_anyres_image_grid_shape
+from llava.model.multimodal_encoder.scales import check_scales, check_stages, squares, stated_scales
 from llava.model.vision.anyres import unpad_image
 from llava.reduction import Stage
 from llava.reduction.cost import tower_flops
@@ -28,6 +30,21 @@ class OwnLlava(Family):
     model_types = ("llava_llama", "llava_mistral", "llava_qwen")
     shapes_tower = True
 
+    @cached_property
+    def scales(self) -> tuple[int, ...]:
+        """Pixels along a side of the picture at each scale that the tower sees."""
+        scales = stated_scales(self.config)
+        check_scales(scales, self.vision)
+        return scales or (side(self.vision.image_size),)
+
+    @property
+    def features_width(self) -> int:
+        return self.vision.hidden_size * len(self.scales)
+
+    @property
+    def passes(self) -> int:
+        return squares(self.scales)
+
     def picture(self, height: int, width: int, alone: bool = True) -> Picture:
         grid, kind = crop_grid(self.vision), getattr(self.config, "mm_patch_merge_type", "flat")
         if getattr(self.config, "mm_vision_select_feature", "patch") != "patch":
@@ -37,8 +54,7 @@ class OwnLlava(Family):
             raise ValueError(f"image_aspect_ratio={aspect!r} cannot be counted; pad, square and anyres can")
         if aspect != "anyres":
             return Picture(grid[0] * grid[1] + (kind == "spatial_unpad"), 0, (grid,))
-        crop = side(self.vision.image_size)
-        across, down = get_anyres_image_grid_shape((width, height), self.config.image_grid_pinpoints, crop)
+        across, down = get_anyres_image_grid_shape((width, height), self.config.image_grid_pinpoints, self.scales[-1])
         lines = self._lines(kind, (down * grid[0], across * grid[1]), (width, height))
         crops = 1 + down * across
         return Picture(grid[0] * grid[1] + lines[0] * lines[1], 0, (grid,) * crops, crops)
@@ -57,6 +73,8 @@ class OwnLlava(Family):
         return Picture(picture.patches, 0, picture.grids, picture.crops)  # reduced crops have no lines any more
 
     def tower_flops(self, picture: Picture, plan: list[Stage]) -> float:
+        if stated_scales(self.config):
+            check_stages(plan)
         patches, first = math.prod(picture.grids[0]), prefix(self.vision)
         patches = tokens_left([stage for stage in plan if stage.site == "pixels"], patches, 1)[0]
         layers = self.config.mm_vision_select_layer % (self.vision.num_hidden_layers + 1)
@@ -66,12 +84,12 @@ class OwnLlava(Family):
             if stage.site == "tower":
                 steps = stage.reducer.tower_steps(patches, stage.budget(patches) or patches, layers)
                 rows = [patches + first - sum(steps[:number]) for number in range(layers)]
-        return tower_flops(self.vision, len(picture.grids), rows, first)
+        return tower_flops(self.vision, len(picture.grids) * self.passes, rows, first)
 
     def projector_flops(self, picture: Picture, plan: list[Stage]) -> float:
         before = [stage for stage in plan if stage.site in BEFORE_PROJECTOR]
         rows = tokens_left(before, picture.patches, 1, picture.crops)[0]
-        return linear(rows, self.vision.hidden_size, *[self.text.hidden_size] * self.projector_layers)
+        return linear(rows, self.features_width, *[self.text.hidden_size] * self.projector_layers)
 
     @property
     def projector_layers(self) -> int:

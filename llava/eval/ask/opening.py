@@ -18,6 +18,7 @@ from llava.model.checkpoint import find_folder, fingerprint
 from llava.model.language_model.llava_family import LlavaFamilyConfig
 from llava.model.multimodal_encoder.opening import load_vision_config, vision_config
 from llava.model.multimodal_encoder.processor import picture_side
+from llava.model.multimodal_encoder.scales import stated_scales
 from llava.model.tokenizer import load_tokenizer
 
 from ..tasks.base import Task, get_task, share_of
@@ -129,4 +130,6 @@ def tokens_of_picture(folder: Path, config: LlavaFamilyConfig) -> int | None:
         tower = vision_config(inside, "mm_vision_config")
     else:
         tower = load_vision_config(find_folder(config.mm_vision_tower, "vision tower", (folder,), weights=False))
-    return (picture_side(config.mm_vision_tower, (folder,), tower) // tower.patch_size) ** 2
+    scales = stated_scales(config)
+    side = scales[0] if scales else picture_side(config.mm_vision_tower, (folder,), tower)
+    return (side // tower.patch_size) ** 2

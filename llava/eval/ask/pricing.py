@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from llava.model.language_model.reduction_knobs import ReductionKnobs
+from llava.model.multimodal_encoder.scales import stated_scales
 from llava.reduction import Stage
 from llava.reduction.accounting import selection_flops
 from llava.reduction.cost import decoder_flops, kv_bytes
@@ -48,8 +49,9 @@ class Pricing:
         layers, width = self.config.num_hidden_layers, self.config.hidden_size
         entering = tokens_left(plan, self.tokens, layers)
         spent = decoder_flops(self.config, [self.text + count for count in entering])
-        tower = getattr(self.config, "mm_hidden_size", width)
-        spent += selection_flops(plan, self.tokens, self.text, layers, width, tower)
+        features = getattr(self.config, "mm_hidden_size", width)
+        tower = features // max(len(stated_scales(self.config)), 1)
+        spent += selection_flops(plan, self.tokens, self.text, layers, width, tower, features_width=features)
         return spent / decoder_flops(self.config, [self.text + self.tokens] * layers)
 
     def kv(self, plan: Plan) -> float:

@@ -21,6 +21,7 @@ from llava.model.hosts.decoder import the_cache
 from llava.model.language_model.reducible_family import ReducibleFamily, ReducibleFamilyCausalLM
 from llava.model.language_model.reduction_knobs import ReductionKnobs
 from llava.model.llava_arch import Images, LlavaMetaForCausalLM, LlavaMetaModel
+from llava.model.multimodal_encoder.scaled_tower import ScaledTower
 from llava.model.multimodal_encoder.tower import VisionTower
 from llava.reduction.plan import Spec
 
@@ -55,7 +56,7 @@ class LlavaFamilyForCausalLM(ReducibleFamilyCausalLM, LlavaMetaForCausalLM):
         super().__init_subclass__(**kwargs)
         # The tower stays on one device, so that its `device` is where images go.
         split = getattr(cls, "_no_split_modules", None) or ()
-        cls._no_split_modules = [*dict.fromkeys((*split, VisionTower.__name__))]
+        cls._no_split_modules = [*dict.fromkeys((*split, VisionTower.__name__, ScaledTower.__name__))]
 
     def get_model(self) -> LlavaFamilyModel:
         """The decoder."""

@@ -14,6 +14,7 @@ from llava.model.language_model.llava_family import OWN_LAYOUT, LlavaFamilyConfi
 from llava.model.language_model.reducible_family import attention_window
 from llava.model.language_model.reduction_knobs import REDUCTION_KNOBS
 from llava.model.loading.families import SUPPORTED, Family, family_of
+from llava.model.multimodal_encoder.scales import stated_scales
 from llava.model.vision.anyres import most_crops
 
 HF_MODEL_TYPES = ("llava", "llava_next")
@@ -46,6 +47,8 @@ FIELDS: dict[str, Check] = {
     **dict.fromkeys(("num_key_value_heads", "head_dim", "vocab_size", *CONTEXT_LENGTHS, "mm_hidden_size"), COUNT),
     **dict.fromkeys(("mm_vision_tower", "mm_projector_type", "mm_patch_merge_type", "image_aspect_ratio"), TEXT),
     **dict.fromkeys(("mm_use_im_start_end", "mm_use_im_patch_token", "tie_word_embeddings", "attention_bias"), SWITCH),
+    "s2": SWITCH,
+    "s2_scales": TEXT,
     "mm_vision_select_layer": NUMBER,
     "mm_vision_select_feature": TEXT,
     "mm_vision_config": OBJECT,
@@ -125,6 +128,15 @@ def _check_relations(config: LlavaFamilyConfig, path: Path) -> None:
             f"{path}: image_aspect_ratio={excerpt(layout)} is not supported; there are 'square', 'pad', 'anyres' and"
             " 'anyres_max_9' with any number"
         )
+    with errors_naming(path):
+        scales = stated_scales(config)
+    if scales and (layout or "").startswith(ANYRES):
+        grids = getattr(config, "image_grid_pinpoints", None) or []
+        if any(side % scales[-1] for size in grids for side in size):
+            raise ValueError(
+                f"{path}: image_grid_pinpoints={excerpt(grids)} must be multiples of {scales[-1]}, the largest of the tower's"
+                " scales, for that is the size of a crop"
+            )
     for name in ("mm_hidden_size", "mm_vision_select_layer"):
         if getattr(config, name, None) is None:
             raise ValueError(f"{path}: {name} is missing, but there is a vision tower, {config.mm_vision_tower!r}")

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+from llava.model.multimodal_encoder.scaled_tower import ScaledTower
 from llava.model.multimodal_encoder.tower import VisionTower
 
 
 def build_vision_tower(vision_tower_cfg: Any, **kwargs: Any) -> VisionTower:
-    """A VisionTower from a config's `mm_vision_tower` (or `vision_tower`).
+    """A VisionTower from a config's `mm_vision_tower` (or `vision_tower`), a ScaledTower where its `s2` is true.
 
-    kwargs: `delay_load`, see VisionTower. Raises ValueError for a config that names no tower, or one with S2 scales.
+    kwargs: `delay_load`, see VisionTower. Raises ValueError for a config that names no tower, and what these raise.
     """
     name = getattr(vision_tower_cfg, "mm_vision_tower", None) or getattr(vision_tower_cfg, "vision_tower", None)
     if not name:
         raise ValueError("the config names no vision tower; set mm_vision_tower to a hub name or a folder")
-    if getattr(vision_tower_cfg, "s2", False):
-        raise ValueError("s2=True: towers of several scales are not supported; use one tower")
-    return VisionTower(name, args=vision_tower_cfg, **kwargs)
+    kind = ScaledTower if getattr(vision_tower_cfg, "s2", False) else VisionTower
+    return kind(name, args=vision_tower_cfg, **kwargs)

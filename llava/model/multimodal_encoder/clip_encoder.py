@@ -1,11 +1,11 @@
-"""LLaVA's name for a vision tower, from when CLIP was the only one; `tower` has the class, `families` what differs."""
+"""LLaVA's names for vision towers, from when CLIP was the only one; `tower` and `scaled_tower` have the classes."""
 
 from __future__ import annotations
 
-from llava.absent import absent_names
+from llava.model.multimodal_encoder.scaled_tower import ScaledTower
 from llava.model.multimodal_encoder.tower import VisionTower
 
 CLIPVisionTower = VisionTower
+CLIPVisionTowerS2 = ScaledTower
 
-__getattr__ = absent_names(__name__)
-__all__ = ["CLIPVisionTower"]
+__all__ = ["CLIPVisionTower", "CLIPVisionTowerS2"]

@@ -18,6 +18,7 @@ from llava.model.checkpoint import (
     weight_headers,
 )
 from llava.model.multimodal_encoder.families import SUPPORTED, TOWERS, TowerFamily, as_stored, tower_family
+from llava.model.multimodal_encoder.scales import check_scales, stated_scales
 
 # Parts of a whole CLIP or SigLIP that are not its vision tower.
 _NOT_VISION = ("text_model.", "text_projection.", "visual_projection.", "logit_")
@@ -57,13 +58,18 @@ def open_tower(name: str, inside: tuple[Path, ...], select_layer: int, **hub: An
 def check_tower(config: Any, inside: tuple[Path, ...], **hub: Any) -> None:
     """Raises what loading the tower of a config would, before any weight is read, and ValueError for another width.
 
-    config: `mm_vision_tower`, `mm_vision_select_layer`, `mm_hidden_size`. Others as in `VisionTower.load_model`.
+    config: `mm_vision_tower`, `mm_vision_select_layer`, `mm_hidden_size`, and as `stated_scales` reads it. Others as in
+    `VisionTower.load_model`.
     """
     _, tower = open_tower(config.mm_vision_tower, inside, config.mm_vision_select_layer, **hub)
-    if config.mm_hidden_size != tower.hidden_size:
+    scales = stated_scales(config)
+    check_scales(scales, tower)
+    width = tower.hidden_size * max(len(scales), 1)
+    if config.mm_hidden_size != width:
+        at = f" at the scales {','.join(map(str, scales))}" if scales else ""
         raise ValueError(
-            f"mm_hidden_size={config.mm_hidden_size}, but the features of vision tower {config.mm_vision_tower!r} are "
-            f"{tower.hidden_size} wide; was the model trained with another tower?"
+            f"mm_hidden_size={config.mm_hidden_size}, but the features of vision tower {config.mm_vision_tower!r}{at} are "
+            f"{width} wide; was the model trained with another tower?"
         )
 
 

@@ -16,34 +16,42 @@ from llava.model.multimodal_encoder.opening import family_of
 logger = logging.getLogger(__name__)
 
 
-def load_image_processor(name: str, inside: tuple[Path, ...], config: Any, **hub: Any) -> CLIPImageProcessorPil:
+def load_image_processor(
+    name: str, inside: tuple[Path, ...], config: Any, side: int | None = None, **hub: Any
+) -> CLIPImageProcessorPil:
     """The processor of the tower's folder, else of the checkpoint's, else the hub's, else CLIP's at the tower's size.
 
-    It is the PIL one by name: which processor the plain name means depends on whether torchvision is installed.
+    side: pixels along a side of the pictures that it is to make instead of those that the tower reads. It is the PIL one by
+    name: which processor the plain name means depends on whether torchvision is installed.
     """
     for folder in (*(folder / name for folder in inside), Path(name), *inside):
         if file := _processor_file(folder):
-            return _processor(file, config)
+            return _processor(file, config, side)
     try:
         downloaded = find_folder(name, "vision tower", inside, weights=False, **hub)
     except FileNotFoundError:
         downloaded = None
     if downloaded and (file := _processor_file(downloaded)):
-        return _processor(file, config)
-    side, family = config.image_size, family_of(config)
+        return _processor(file, config, side)
+    size, family = config.image_size if side is None else side, family_of(config)
     logger.warning(
-        "no preprocessor_config.json for %s; images are prepared as %s does, at %d pixels", name, family.name, side
+        "no preprocessor_config.json for %s; images are prepared as %s does, at %d pixels", name, family.name, size
     )
-    return CLIPImageProcessorPil(**_usual(family, side))
+    return CLIPImageProcessorPil(**_usual(family, size))
 
 
 def _usual(family: TowerFamily, side: int) -> dict[str, Any]:
     """How a family's pictures are prepared where no file says it."""
-    square = {"height": side, "width": side}
-    usual: dict[str, Any] = {"size": {"shortest_edge": side} if family.crops else square, "crop_size": square}
+    usual = _square(family.crops, side) | {"do_center_crop": family.crops}
     if family.look is not None:
         usual["image_mean"], usual["image_std"] = family.look
-    return usual | {"do_center_crop": family.crops}
+    return usual
+
+
+def _square(crops: bool, side: int) -> dict[str, Any]:
+    """The fields of a processor that cuts pictures to a square, or squeezes them into one."""
+    square = {"height": side, "width": side}
+    return {"size": {"shortest_edge": side} if crops else square, "crop_size": square}
 
 
 def picture_side(name: str, inside: tuple[Path, ...], config: Any, **hub: Any) -> int:
@@ -69,26 +77,28 @@ def _processor_file(folder: Path) -> Path | None:
     return None
 
 
-def _processor(file: Path, config: Any) -> CLIPImageProcessorPil:
-    """The processor in a file, tried on a picture. Raises ValueError naming the file where it does not suit the tower.
+def _processor(file: Path, config: Any, side: int | None) -> CLIPImageProcessorPil:
+    """The processor in a file, at another size where a side is given, tried on a picture.
+
+    Raises ValueError naming the file where it does not suit the tower.
 
     CLIP's does what those of the other families do: it resizes, cuts or not, and normalises by the file's numbers.
     """
     raw, family = read_json(file), family_of(config)
     raw = raw.get("image_processor", raw)
     # What SigLIP's file leaves out is not what CLIP's would mean by it.
-    unsaid = {} if family.crops else {"do_center_crop": raw.get("do_center_crop", False)}
+    crops = raw.get("do_center_crop", family.crops)
+    told = {"do_center_crop": crops} | ({} if side is None else _square(crops, side))
     with errors_naming(file):
-        processor = CLIPImageProcessorPil.from_pretrained(file.parent, **unsaid)
+        processor = CLIPImageProcessorPil.from_pretrained(file.parent, **told)
         shape = processor(Image.new("RGB", (2, 2)), return_tensors="pt")["pixel_values"].shape
     height, width = shape[-2:]
-    suits = height == width and height % config.patch_size == 0
-    if not (suits if family.reads_any_size else (height, width) == (config.image_size, config.image_size)):
-        wanted = (
-            f"squares of whole patches of {config.patch_size}"
-            if family.reads_any_size
-            else (f"{config.image_size}x{config.image_size}")
-        )
+    if side is None and family.reads_any_size:
+        suits, wanted = height % config.patch_size == 0, f"squares of whole patches of {config.patch_size}"
+    else:
+        side = side or config.image_size
+        suits, wanted = height == side, f"{side}x{side}"
+    if height != width or not suits:
         raise ValueError(
             f"{file} makes pictures of {width}x{height} pixels, but the vision tower reads {wanted}; "
             "correct its size and crop_size"

@@ -29,12 +29,13 @@ from llava.model.multimodal_encoder.processor import load_image_processor, proce
 class TowerOutput:
     """What the tower says about G images of N patches, in front of which F rows stand (class token, registers).
 
-    features: (G, N, D), with the class token in front (N + 1) for select_feature "cls_patch". hidden: the selected hidden
-    state whole, (G, F + N, D). entered: what went into the layers that were asked for, by their number, (G, F + N, D).
-    rows: positions that each layer computed.
+    features: (G, N, D), with the class token in front (N + 1) for select_feature "cls_patch". patches: the same without it.
+    hidden: the selected hidden state whole, (G, F + N, D). entered: what went into the layers that were asked for, by their
+    number, (G, F + N, D). rows: positions that each layer computed in a pass.
     """
 
     features: Tensor
+    patches: Tensor
     hidden: Tensor
     entered: dict[int, Tensor]
     rows: list[int]
@@ -79,8 +80,7 @@ class VisionTower(nn.Module):
         self._inside = (folder,) if folder.is_dir() else ()
         carried = getattr(args, "mm_vision_config", None)
         if carried:
-            self._config = vision_config(carried, "mm_vision_config")
-            check_select_layer(self.select_layer, self._config)
+            self._adopt(vision_config(carried, "mm_vision_config"))
             self.vision_tower = self.family.kinds[self._config.model_type][1](self._config)
             self._freeze()
         elif not delay_load:
@@ -103,14 +103,22 @@ class VisionTower(nn.Module):
         inside = self._inside = inside or self._inside
         if self.vision_tower is None:
             folder, config = open_tower(self.vision_tower_name, inside, self.select_layer, **hub)
-            self._config = config
+            self._adopt(config)
             kind = self.family.kinds[config.model_type][1]
             with no_loading_report():
                 self.vision_tower = kind.from_pretrained(folder, config=config, dtype=dtype)
             self._freeze()
             self.vision_tower.to(device=device)
         if self.image_processor is None:
-            self.image_processor = load_image_processor(self.vision_tower_name, inside, self.config, **hub)
+            self.image_processor = self._read_processor(inside, **hub)
+
+    def _adopt(self, config: Any) -> None:
+        """Takes a tower's own config once it suits what is asked of the tower; raises ValueError where it does not."""
+        check_select_layer(self.select_layer, config)
+        self._config = config
+
+    def _read_processor(self, inside: tuple[Path, ...], **hub: Any) -> CLIPImageProcessorPil:
+        return load_image_processor(self.vision_tower_name, inside, self.config, **hub)
 
     @torch.no_grad()
     def encode(
@@ -123,20 +131,37 @@ class VisionTower(nn.Module):
         """images (G, 3, H, W) of any dtype -> features and class token in that dtype.
 
         watched: numbers of layers whose input is wanted, the first that is not run among them. runner: what runs a layer in
-        place of its own forward.
-
-        The layers are counted here instead of read from `hidden_states`: transformers records those by hooks that another
-        model around the tower sets a second time. resized: they are of another size than the tower's on purpose; its
-        position embeddings are interpolated.
+        place of its own forward. resized: they are of another size than the tower's on purpose; its position embeddings are
+        interpolated.
         """
-        tower, family, side = self._loaded, self.family, self.image_size
+        self._check_size(images, resized)
+        return self._see(images, images.shape[-2:] != (self.image_size, self.image_size), watched, runner)
+
+    def _check_size(self, images: Tensor, resized: bool = False) -> None:
+        """Raises ValueError for images of another size than the tower reads, unless on purpose, and for an unloaded tower."""
+        _ = self._loaded
+        side = self.image_size
         if images.ndim != 4 or (images.shape[-2:] != (side, side) and not resized):
             raise ValueError(
                 f"images of shape {tuple(images.shape)} do not fit the vision tower; give (n, 3, {side}, {side}), "
                 "as process_images does"
             )
+
+    def _see(
+        self,
+        images: Tensor,
+        resized: bool = False,
+        watched: Collection[int] = (),
+        runner: LayerRunner | None = None,
+    ) -> TowerOutput:
+        """One pass of the vision model; arguments as in ``encode``.
+
+        The layers are counted here instead of read from `hidden_states`: transformers records those by hooks that another
+        model around the tower sets a second time.
+        """
+        tower, family = self._loaded, self.family
         pixels = images.to(device=self.device, dtype=self.dtype)
-        hidden = family.embed(tower, pixels, images.shape[-2:] != (side, side))
+        hidden = family.embed(tower, pixels, resized)
         entered, rows = {}, []
         for number, layer in enumerate(family.own_layers(tower)[: self.layers_run]):
             if number in watched:
@@ -146,7 +171,12 @@ class VisionTower(nn.Module):
         if self.layers_run in watched:
             entered[self.layers_run] = hidden
         hidden = hidden.to(images.dtype)
-        return TowerOutput(self.feature_select(hidden), hidden, entered, rows)
+        return TowerOutput(self.feature_select(hidden), hidden[:, self.front :], hidden, entered, rows)
+
+    def patches_of(self, images: Tensor) -> int:
+        """N, the patches that each of some images (G, 3, H, W) becomes, resized or not."""
+        height, width = (side // self.config.patch_size for side in images.shape[-2:])
+        return height * width
 
     @property
     def layers_run(self) -> int:
@@ -250,6 +280,11 @@ class VisionTower(nn.Module):
     def front(self) -> int:
         """F, the rows in front of the patches: class token and registers."""
         return self.family.front(self.config)
+
+    @property
+    def passes(self) -> int:
+        """How many times the vision model runs for one picture."""
+        return 1
 
     @property
     def image_size(self) -> int:

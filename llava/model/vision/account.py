@@ -21,7 +21,8 @@ def prompt_costs(
     visual, entered = decoder.last_visual_per_layer.T.tolist(), decoder.last_rows_per_layer.T.tolist()
     beams = len(entered) // max(len(vision.crops), 1)
     costs, crop, picture = [], 0, 0
-    read = Read(getattr(config, "mm_hidden_size", 0), [[vision.patches]] * sum(map(sum, vision.crops)))
+    features, own = (0, 0) if tower is None else (tower.hidden_size, tower.config.hidden_size)
+    read = Read(own, [[vision.patches]] * sum(map(sum, vision.crops)))
     for row, counts in enumerate(vision.crops):
         crops, pictures = range(crop, crop + sum(counts)), range(picture, picture + len(counts))
         crop, picture = crops.stop, pictures.stop
@@ -29,13 +30,13 @@ def prompt_costs(
         seeing = projecting = 0.0
         if crops and tower is not None:
             weights = tower.family.mlp_weights(tower.config)
-            seeing = tower_flops(tower.config, len(crops), vision.tower_rows, tower.front, weights)
+            seeing = tower_flops(tower.config, len(crops) * tower.passes, vision.tower_rows, tower.front, weights)
             projecting = linear_flops(decoder.mm_projector, sum(vision.projector_rows[crop] for crop in crops))
         choosing = (
             selector_flops(decoder.last_trace, [first], config.hidden_size)
             + selector_flops(vision.prompt, pictures, config.hidden_size)
             + selector_flops(vision.projected, crops, config.hidden_size, read)
-            + selector_flops(vision.features, crops, read.width, read)
+            + selector_flops(vision.features, crops, features, read)
             + selector_flops(vision.tower, crops, read.width)
         )
         costs.append(

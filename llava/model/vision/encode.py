@@ -25,7 +25,7 @@ from llava.reduction.stage import BATCHED_SITES, CROP_SITES
 from .anyres import CropLayout
 from .merging import MergingTower
 from .pictures import Picture
-from .seen import SeenCrops, check_evidence, needs_pixels, reads_tower, watched_layers
+from .seen import SeenCrops, check_evidence, check_sites, needs_pixels, reads_tower, watched_layers
 from .splice import VisualTokens
 
 
@@ -192,8 +192,8 @@ class VisionPath:
         record: VisionRecord,
     ) -> Views:
         """The crops (G, 3, H, W) through a tower whose layers are watched, or in which a stage merges."""
-        patch, device = self.tower.config.patch_size, self.like.device
-        record.patches = pixels.shape[-2] // patch * (pixels.shape[-1] // patch)
+        device = self.like.device
+        record.patches = self.tower.patches_of(pixels)
         runner = None
         if merging:
             if reads_tower(plan) or len(merging) > 1:
@@ -205,7 +205,7 @@ class VisionPath:
         watched = watched_layers(plan, self.tower)
         seen = self.tower.encode(pixels, self._resized(pixels), watched, runner)
         record.tower_rows = seen.rows
-        features = seen.hidden[:, self.tower.front :].to(device)
+        features = seen.patches.to(device)
         views = self._on_grid(replace(views, tokens=list(features)), record.patches)
         if runner is None:
             return replace(views, tower=SeenCrops(self.tower, seen.entered, seen.hidden, words))
@@ -217,6 +217,7 @@ class VisionPath:
 
     def _pixels(self, plan: list[Stage], pictures: Sequence[Picture]) -> Tensor | None:
         """The crops (G, 3, H, W) of the pictures given as pixels, after the stages at the pixels; None without any."""
+        check_sites(plan, self.tower)
         fresh = [picture.data.to(self.tower.device) for picture in pictures if not picture.encoded]
         return reduce_pixels(plan, torch.cat(fresh), self.tower.config.patch_size) if fresh else None
 

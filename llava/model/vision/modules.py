@@ -14,6 +14,7 @@ from torch import nn
 
 from llava.model.checkpoint import check_tensors, headers_of, load_tensors
 from llava.model.multimodal_encoder.builder import build_vision_tower
+from llava.model.multimodal_encoder.scales import DEFAULT_SCALES
 from llava.model.multimodal_encoder.tower import VisionTower
 from llava.model.multimodal_projector.builder import build_vision_projector
 from llava.reduction.evidence import Site
@@ -55,8 +56,9 @@ class LlavaMetaModel(_Decoder):
         """Gives a language model its tower and projector, as training starts.
 
         model_args: `vision_tower`, `mm_vision_select_layer`, `mm_vision_select_feature`, and optionally
-        `mm_projector_type`, `mm_patch_merge_type`, `pretrain_mm_mlp_adapter` (a projector file to start from). fsdp:
-        accepted for LLaVA's sake. Raises what `VisionTower.load_model` and `load_projector` raise.
+        `mm_projector_type`, `mm_patch_merge_type`, `s2` and `s2_scales` (of a new tower, see ``stated_scales``),
+        `pretrain_mm_mlp_adapter` (a projector file to start from). fsdp: accepted for LLaVA's sake. Raises what
+        `VisionTower.load_model` and `load_projector` raise.
         """
         config = self.config
         config.mm_vision_tower = model_args.vision_tower
@@ -67,6 +69,8 @@ class LlavaMetaModel(_Decoder):
         config.use_mm_proj = True
         tower = self.get_vision_tower()
         if tower is None:
+            if getattr(model_args, "s2", False):
+                config.s2, config.s2_scales = True, getattr(model_args, "s2_scales", None) or DEFAULT_SCALES
             tower = self.vision_tower = build_vision_tower(config, delay_load=True)
         if not tower.is_loaded:
             tower.load_model(dtype=self.dtype, device=self.device)

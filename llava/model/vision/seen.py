@@ -13,6 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from llava.model.multimodal_encoder.scaled_tower import ScaledTower
+from llava.model.multimodal_encoder.scales import check_stages
 from llava.model.multimodal_encoder.tower import VisionTower
 from llava.reduction import Need, Stage
 
@@ -47,6 +49,12 @@ def check_evidence(plan: list[Stage], tower: VisionTower) -> None:
             raise _no_class_token(tower, f"{stage} reads the class token, but ")
         if Need.CLIP in stage.needs:
             _ = tower.text
+
+
+def check_sites(plan: list[Stage], tower: VisionTower) -> None:
+    """Raises ValueError for a stage that changes what a tower of several scales computes."""
+    if isinstance(tower, ScaledTower):
+        check_stages(plan)
 
 
 def _no_class_token(tower: VisionTower, reader: str = "") -> ValueError:

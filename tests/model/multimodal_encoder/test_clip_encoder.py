@@ -95,8 +95,6 @@ def test_errors_name_what_is_wrong(images, tmp_path):
         build_vision_tower(SimpleNamespace(mm_vision_select_layer=-2))
     with pytest.raises(ValueError, match="'pooled'.*'cls_patch'"):
         build_vision_tower(settings(mm_vision_select_feature="pooled"))
-    with pytest.raises(ValueError, match="s2"):
-        build_vision_tower(settings(s2=True))
     with pytest.raises(FileNotFoundError, match="vision tower '/no/tower' not found"):
         build_vision_tower(settings(mm_vision_tower="/no/tower"))
     with pytest.raises(FileNotFoundError, match="holds no weights"):
