@@ -70,25 +70,40 @@ class Session:
         about: str = "looking",
     ) -> Iterator[tuple[Example, Measured, Line]]:
         """Every question with its measurements and its scored line; unreadable pictures are left out and logged."""
+        for _, example, reply in self.ask_under([self.plan], subject, prompt, max_new_tokens, about):
+            yield example, reply, {**self.line(example), **self.task.score(example, reply.text)}
+
+    def ask_under(
+        self,
+        plans: Sequence[list[Stage]],
+        subject: Subject,
+        prompt: Callable[[Example], str] | None = None,
+        max_new_tokens: int | None = None,
+        about: str = "looking",
+    ) -> Iterator[tuple[int, Example, Measured]]:
+        """Every question under every plan: the plan's number, and the measurements; what cannot be read is logged."""
         asked = answers(
             subject,
-            [self.plan],
+            plans,
             self.examples,
             prompt=prompt or self.task.prompt,
             batch_size=self.settings.evaluation.batch_size,
             generation=Generation(max_new_tokens or self.task.max_new_tokens),
         )
-        for answer in track(asked, about, len(self.examples)):
-            example, reply = answer.example, answer.reply
-            if reply is None:
-                logger.warning("%s is left out: %s", example.key, answer.error)
+        for answer in track(asked, about, len(plans) * len(self.examples)):
+            if answer.reply is None:
+                logger.warning("%s is left out: %s", answer.example.key, answer.error)
                 continue
-            if not isinstance(reply, Measured):
+            if not isinstance(answer.reply, Measured):
                 raise TypeError(
                     f"{type(subject).__name__} answers without measurements; give a MeasuringSubject that adds them"
                 )
-            line = {"key": example.key, "picture": example.picture, "category": example.category}
-            yield example, reply, {**line, **self.task.score(example, reply.text)}
+            yield answer.number, answer.example, answer.reply
+
+    @staticmethod
+    def line(example: Example) -> Line:
+        """Whose measurements they are."""
+        return {"key": example.key, "picture": example.picture, "category": example.category}
 
     def measure(self, subject: Subject, **options: Any) -> tuple[list[Line], list[list[Any]]]:
         """Every question's scored line and its measurements, layer by layer, in the order of the benchmark.
