@@ -1,7 +1,7 @@
 """LLaVA's modules and names that this package lacks, each with what to use in its place.
 
-Importing one raises an ImportError that says it. A name whose use is met otherwise is no part of this file: it is a thin
-function over ours where LLaVA has it.
+Importing one raises an ImportError that says so. A name that this package can serve is not listed here: it is a thin
+function over ours, in the place where LLaVA has it.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ NAMES = {
 
 
 class AbsentModules(MetaPathFinder):
-    """Says what to use where Python finds no module; it is asked last."""
+    """The finder that Python asks last: for a module that was not found, it says what to use instead."""
 
     def find_spec(self, fullname: str, path: Sequence[str] | None = None, target: Any = None) -> None:
         """None for names that are not LLaVA's; ModuleNotFoundError for those that are."""
@@ -86,7 +86,7 @@ class AbsentModules(MetaPathFinder):
 
 
 def say_what_to_use() -> None:
-    """Have imports of `MODULES` say what to use; a second call changes nothing."""
+    """Make imports of `MODULES` say what to use instead; a second call changes nothing."""
     if not any(isinstance(finder, AbsentModules) for finder in sys.meta_path):
         sys.meta_path.append(AbsentModules())
 

@@ -128,7 +128,7 @@ class Conversation:
         return dataclasses.replace(self, messages=[list(message) for message in self.messages])
 
     def dict(self) -> dict[str, Any]:
-        """Everything but the template's style as plain data; of a turn with a picture only the text."""
+        """Everything but the template's style as plain data; a turn with a picture keeps only its text."""
         return {
             "system": self.system,
             "roles": self.roles,
@@ -168,13 +168,13 @@ def _write_mpt(conv: Conversation, turns: Turns) -> str:
 
 
 def _write_chatml(conv: Conversation, turns: Turns) -> str:
-    """CHATML: as MPT with a line for every mark, `role\\n text sep\\n`; an empty system text is left out whole."""
+    """CHATML: as MPT with a line for every mark, `role\\n text sep\\n`; an empty system text is left out entirely."""
     system = f"{conv.system}{conv.sep}\n" if conv.system else ""
     return system + "".join(f"{role}\n" + ("" if text is None else f"{text}{conv.sep}\n") for role, text in turns)
 
 
 def _write_llama_3(conv: Conversation, turns: Turns) -> str:
-    """LLAMA_3: every text under a header with its role, without the blanks around it, as the tokenizer's own template."""
+    """LLAMA_3: every text under a header with its role, stripped of spaces, as in the tokenizer's own template."""
     written = (
         f"<|start_header_id|>{role}<|end_header_id|>\n\n" + ("" if text is None else f"{text.strip()}{conv.sep}")
         for role, text in [("system", conv.system), *turns]
@@ -225,7 +225,7 @@ _CHAT = (
     "A chat between a curious {who} and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the {who}'s questions."
 )
-# The missing blank after "natural language." is how the models were trained.
+# The missing space after "natural language." is how the models were trained.
 _MMTAG = (
     "A chat between a curious user and an artificial intelligence assistant. "
     "The assistant is able to understand the visual content that the user provides, "
@@ -359,9 +359,10 @@ _MODE_FIELDS = ("conv_mode", "model_type")
 def conversation_mode(model_name: str, config: Any = None, conv_mode: str | None = None) -> str:
     """The name of the prompt template a model is asked with.
 
-    Where several say so, the first decides: `conv_mode`, a caller's own choice; the field `conv_mode` of the checkpoint's
-    config (an object or a dict), the template the model was trained with; the model's name, as LLaVA's command lines read
-    it; the config's `model_type`; else "llava_v0". Raises ValueError with the nearest names for an unknown template.
+    The first of these that names one decides: `conv_mode`, a caller's own choice; the field `conv_mode` of the
+    checkpoint's config (an object or a dict), the template the model was trained with; the model's name, as LLaVA's
+    command lines read it; the config's `model_type`; else "llava_v0". Raises ValueError with the nearest names for an
+    unknown template.
     """
     fields = config if isinstance(config, dict) else {name: getattr(config, name, None) for name in _MODE_FIELDS}
     field, kind = (fields.get(name) for name in _MODE_FIELDS)

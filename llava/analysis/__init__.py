@@ -7,7 +7,7 @@
 ``entropy``     how spread the attention to the picture is
 ``heatmap``     where on the picture it lies, four readings, with the top 1, 10, 20 and 50 % of the patches
 ``saliency``    |A * dL/dA|: what the answer depends on
-``disruption``  attention to the picture cut at a layer or from it on, and what that does to the answers
+``disruption``  attention to the picture cut at one layer or from that layer on, and what that does to the answers
 ``rank``        numeric and effective rank of an attention block; ``llava.experiments.rank_sweep`` sweeps over budgets
 ==============  =====================================================================================================
 """

@@ -1,4 +1,4 @@
-"""The command line of an analysis: the flags that all share, and the settings that they make."""
+"""The command line of an analysis: the flags that all analyses share, and the settings they make."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def common_parser(name: str, description: str, output_dir: str) -> argparse.Argu
         "--samples-per-category",
         "--samples_per_category",
         type=int,
-        help="at most so many questions of every category, each of another picture",
+        help="at most this many questions of every category, each about a different picture",
     )
     group.add_argument(
         "--output-dir", "--output_dir", type=Path, default=Path(output_dir), help=f"default: {output_dir}"

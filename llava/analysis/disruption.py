@@ -1,18 +1,19 @@
-"""Attention to the picture cut off, at one layer or from it on, and what that does to the answers.
+"""Attention to the picture cut off, at one layer or from that layer on, and what that does to the answers.
 
     python -m llava.analysis.disruption --model-path playground/checkpoints/llava-shapes-v1 --task mme \
         --question-file playground/data/eval/MME-shapes --num-samples 32 --output-dir disruption
 
 writes ``disruption.json`` and ``disruption.png`` and prints a table. What is cut (``--isolate-modality``):
 
-``img2img``  the picture's rows see no column of the picture, their own neither
+``img2img``  the picture's rows see no column of the picture, not even their own
 ``img2txt``  the words after the picture, and the answer's, do not see it
-``img2rnd``  a control: as many rows as there are words after the picture, drawn at random among the picture's and those
+``img2rnd``  a control: as many rows as there are words after the picture, drawn at random from the rows of both
 
-Label consistency is the share of answers that contain the label; score consistency the mean overlap (Jaccard) of the five likeliest first
-tokens with those of the undisturbed model, or with ``top5_res`` of the question file. The documents' program says "layer" but
-changes a mask that all later layers share, so it cuts from the layer on: ``--scope onward``, the default; ``--scope layer`` cuts there alone.
-Its random rows are drawn again at every step; here they depend on question, picture and ``--seed``.
+Label consistency is the share of answers that contain the label; score consistency is the mean overlap (Jaccard) of the
+five likeliest first tokens with those of the undisturbed model, or with ``top5_res`` of the question file. The
+documents' program says "layer" but changes a mask that all later layers share, so it cuts from that layer on: ``--scope
+onward``, the default; ``--scope layer`` cuts there alone. Its random rows are drawn again at every step; here they
+depend on question, picture and ``--seed``.
 """
 
 from __future__ import annotations
@@ -47,10 +48,10 @@ TOP = 5
 
 
 class Disturbed(SharedPrefix):
-    """Answers undisturbed, and measures on the way what every isolation makes of the same batch.
+    """Answers as the undisturbed model does, and measures on the way how every isolation answers the same batch.
 
-    A reply's ``layers`` are (text, five likeliest first tokens): of the undisturbed model first, then of every isolation.
-    What lies before a disturbed layer is computed once.
+    A reply's ``layers`` are (text, five likeliest first tokens): first the undisturbed model's, then each isolation's.
+    The layers before a disturbed one are computed once.
     """
 
     def __init__(self, subject: LlavaSubject, isolations: Sequence[Isolation], seed: int = 0):
@@ -91,7 +92,7 @@ class Disturbed(SharedPrefix):
 
 
 def jaccard(first: Sequence[int], second: Sequence[int]) -> float:
-    """Size of what two sets share over that of both together."""
+    """Jaccard index of two sets: the size of their intersection over that of their union."""
     return len(set(first) & set(second)) / len(set(first) | set(second))
 
 
@@ -134,7 +135,7 @@ def consistency(
 
 
 def show(rows: Sequence[dict]) -> None:
-    """Print the figures, a line an isolation."""
+    """Print the figures, one line per isolation."""
     table = Table(title="attention cut off", title_justify="left")
     for head in ("cut", "layer", "label consistency", "score consistency", "accuracy"):
         table.add_column(head, justify="left" if head == "cut" else "right")
@@ -146,7 +147,7 @@ def show(rows: Sequence[dict]) -> None:
 
 
 def draw_consistency(rows: Sequence[dict], title: str) -> Any:
-    """Both consistencies over the layer, a curve a modality, the undisturbed model as the line ``full``."""
+    """Both consistencies over the layers, one curve per modality, with the undisturbed model as the line ``full``."""
 
     def point(row: dict, name: str) -> tuple[float, list[float]]:
         return row[name]["value"], row[name]["interval"]
@@ -217,13 +218,13 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument(
         "--scope", choices=("onward", "layer"), default="onward", help="default: onward, as the documents' program does"
     )
-    flags.add_argument("--seed", type=int, default=0, help="of the random rows")
-    add("max-new-tokens", type=int, default=8, help="of an answer (default: 8)")
+    flags.add_argument("--seed", type=int, default=0, help="seed of the random rows")
+    add("max-new-tokens", type=int, default=8, help="longest answer in tokens (default: 8)")
     add(
         "reference-scores",
         choices=("own", "file"),
         default="own",
-        help="whose five likeliest tokens: the undisturbed model's, or top5_res of the question file",
+        help="the five likeliest tokens to compare with: the undisturbed model's, or top5_res of the question file",
     )
     return flags
 

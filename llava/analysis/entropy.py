@@ -3,9 +3,9 @@
     python -m llava.analysis.entropy --model-path playground/checkpoints/llava-shapes-v1 --task mme \
         --question-file playground/data/eval/MME-shapes --output-dir entropy
 
-writes ``entropy.json``, ``entropy.png`` and ``entropy_by_category.png``. Rows are those that see the picture, the words after it;
-each head's row is taken by itself, in float32. (The documents' programs also average rows before the picture, which see none of it,
-and in float16 their entropies are not numbers.)
+writes ``entropy.json``, ``entropy.png`` and ``entropy_by_category.png``. Rows are the words after the picture, which
+see it; each head's row is taken separately, in float32. (The documents' programs also average rows before the picture,
+which see none of it, and in float16 their entropies are not numbers.)
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ def entropy(weights: Tensor) -> Tensor:
 def measure(attention: LayerAttention) -> dict[str, float]:
     """The three readings of one layer, mean over the rows of the words after the picture (and over the heads).
 
-    ``picture``: of a row's attention to the picture, scaled to sum to 1; ``picture_of_mean_head``: of the heads' mean row, high
-    also where every head looks at one token but each at another; ``whole``: of all that a row sees. ``even``: ln N, the largest that
-    the first two can be. NaN where no picture token is left.
+    ``picture``: of a row's attention to the picture, scaled to sum to 1; ``picture_of_mean_head``: that of the heads'
+    mean row, which is high even where every head looks at one token but each at a different one; ``whole``: that of all
+    that a row sees. ``even``: ln N, the largest that the first two can be. NaN where no picture token is left.
     """
     parts = {name: [] for name in READINGS}
     for rows in attention.chunks("text"):  # (H, r, S)

@@ -25,7 +25,7 @@ def layer_curve(values: np.ndarray, lines: Sequence[Line]) -> dict[int, tuple[fl
 
 
 def draw_layers(panels: Mapping[str, Mapping[str, np.ndarray]], lines: Sequence[Line], title: str) -> Figure:
-    """Panels by the label of their y axis, in each curves by name of (n, L) values over the layers."""
+    """One panel per label of a y axis, each with curves by name, of (n, L) values over the layers."""
     drawn = [
         Panel(label, {name: layer_curve(values, lines) for name, values in curves.items()})
         for label, curves in panels.items()

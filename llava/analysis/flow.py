@@ -5,9 +5,9 @@
 
 writes ``flow.json``, ``flow.png`` (who looks where), ``flow_by_category.png`` and ``flow_samples.png`` (how the words look at
 the picture). A share is the attention that the rows of one group pay to the columns of another, mean over rows and heads; for
-every group of rows the shares sum to 1. Groups are those of ``observe.token_groups``: unlike the documents' programs BOS is one by itself
-and the words before the picture are not counted among the text. With one picture ``visual_to_text`` is therefore 0, as is
-``system_to_visual``: nothing looks ahead.
+every group of rows the shares sum to 1. Groups are those of ``observe.token_groups``: unlike in the documents'
+programs, BOS is a group of its own and the words before the picture do not count as text. With one picture
+``visual_to_text`` is therefore 0, as is ``system_to_visual``: nothing looks ahead.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def shares(attention: LayerAttention) -> np.ndarray:
 
 
 def named(table: np.ndarray) -> dict[str, np.ndarray]:
-    """Of shares (n, L, 4, 4) those with a name, (n, L) each."""
+    """Those shares (n, L, 4, 4) that have a name, (n, L) each."""
     places = {name: tuple(map(GROUPS.index, name.split("_to_"))) for name in SHARES}
     return {name: table[..., queries, keys] for name, (queries, keys) in places.items()}
 
@@ -88,7 +88,7 @@ def draw_flow(table: np.ndarray, lines: Sequence[Line], title: str) -> Figure:
 
 
 def draw_samples(values: np.ndarray, lines: Sequence[Line]) -> Figure:
-    """A line a sample of (n, L) values, a small drawing a category, with the category's mean."""
+    """One line per sample of (n, L) values, one small drawing per category, with the category's mean."""
     groups = by_category(lines, values)
     columns = min(4, len(groups))
     rows = math.ceil(len(groups) / columns)
@@ -103,7 +103,7 @@ def draw_samples(values: np.ndarray, lines: Sequence[Line]) -> Figure:
         axes.spines[["top", "right"]].set_visible(False)
     for axes in places[len(groups) :]:
         axes.set_axis_off()
-    figure.suptitle("Words to picture, a line a sample, black the mean", fontsize=11, x=0.01, ha="left")
+    figure.suptitle("Words to picture, one line per sample, black the mean", fontsize=11, x=0.01, ha="left")
     figure.supxlabel("decoder layer", fontsize=10)
     figure.supylabel("share of the words' attention", fontsize=10)
     return figure
@@ -154,7 +154,7 @@ def parser() -> argparse.ArgumentParser:
     flags = common_parser("flow", "How attention is shared out between words and picture.", "mme_attention_observation")
     add_plan_flag(flags)
     flags.add_argument(
-        "--plot-individual", "--plot_individual", action="store_true", help="also a figure of every sample"
+        "--plot-individual", "--plot_individual", action="store_true", help="also draw a figure of every sample"
     )
     return flags
 

@@ -3,10 +3,10 @@
     python -m llava.analysis.heads --model-path playground/checkpoints/llava-shapes-v1 --task scienceqa \
         --question-file playground/data/eval/scienceqa-shapes --output-dir heads
 
-writes ``statistics.json``, ``records.json`` (one entry a sample), ``heads.png`` (layers by heads), ``histogram.png`` (how the
-values are spread, by layer) and ``max_heads.png``. T2V is the share of a head's attention that the words after the picture
-pay to it, V2T that which the picture's rows pay to words, BOS apart; both are means over the rows, and of a
-picture that stands before its question V2T can only go to the system prompt.
+writes ``statistics.json``, ``records.json`` (one entry per sample), ``heads.png`` (layers by heads), ``histogram.png``
+(how the values are spread, by layer) and ``max_heads.png``. T2V is the share of a head's attention that the words after
+the picture pay to the picture, V2T the share that the picture's rows pay to words, without BOS; both are means over the
+rows. Where the picture stands before its question, V2T can only go to the system prompt.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .numbers import by_category, rounded
 from .observe import GROUPS, LayerAttention, Observer
 from .session import AnalysisSettings, Session
 
-WIDTH = 0.05  # of a histogram's bins, over 0 to 1
+WIDTH = 0.05  # of one bin of a histogram from 0 to 1
 TEXT, SYSTEM, VISUAL = (GROUPS.index(name) for name in ("text", "system", "visual"))
 
 
@@ -47,7 +47,7 @@ def measure(attention: LayerAttention) -> tuple[np.ndarray, np.ndarray, int]:
 
 
 def head_statistics(strongest: np.ndarray, heads: int, top: int = 5) -> dict:
-    """Counts of the strongest head (n, L) and what they say, in the documents' names.
+    """Counts of the strongest head (n, L) and what they say, under the documents' names.
 
     ``layer_head_counts`` (L, H) samples in which that head is the layer's strongest; ``head_frequency_total`` (H,) over all
     layers; ``top_k_heads_per_layer``; ``layer_diversity`` how many heads are ever strongest, and the entropy of the counts in bits (0:
@@ -70,7 +70,7 @@ def head_statistics(strongest: np.ndarray, heads: int, top: int = 5) -> dict:
 
 
 def draw_histograms(values: dict[str, np.ndarray]) -> Figure:
-    """A small histogram a layer of (n, L, H) values, those of each name stacked."""
+    """One small histogram per layer of (n, L, H) values, those of each name stacked."""
     layers = next(iter(values.values())).shape[1]
     columns = min(5, layers)
     rows = math.ceil(layers / columns)

@@ -4,14 +4,14 @@
         --question-file playground/data/eval/MME-shapes --samples-per-category 1 --output-dir heatmap
 
 writes ``subtasks.png`` (a sample of every subtask: heat map and the top patches), ``concentration.png`` (how much of the
-attention the top patches hold), ``results.json``, and for each sample a folder with ``original.png`` and a figure a reading.
-The maps lie on the picture as the model saw it, padded or cropped to its square, not on the file.
+attention the top patches hold), ``results.json``, and for each sample a folder with ``original.png`` and one figure per
+reading. The maps lie on the picture as the model saw it, padded or cropped to its square, not on the file.
 
 ==========================================  ==========================================================================
 ``avg_attention_grid``                      mean over the heads and over the words after the picture
 ``max_head_attention_grid``                 the head that looks at the picture most, mean over the words
-``last_text_token_attention_grid``          mean over the heads of the last word, which speaks next (FastV's score)
-``text_importance_weighted_attention_grid``  the words weighted by the attention words pay them (document 004's score)
+``last_text_token_attention_grid``          the last word, before the answer, mean over the heads (FastV's score)
+``text_importance_weighted_attention_grid``  the words weighted by the attention paid to them (document 004's score)
 ==========================================  ==========================================================================
 """
 
@@ -51,7 +51,7 @@ READINGS = (
 )
 TOP = (0.01, 0.1, 0.2, 0.5)
 HEAT = "inferno"
-ALPHA = 0.6  # of the heat over the picture
+ALPHA = 0.6  # opacity of the heat over the picture
 SHADE = 0.8  # over patches that are not among the top
 
 Extent = tuple[float, float, float, float]  # left, right, bottom and top, as ``imshow`` takes them
@@ -93,7 +93,7 @@ def measure(patches: int):
 
 
 def top_patches(values: np.ndarray, share: float) -> np.ndarray:
-    """Which of the values (N,) are among the highest ``share``, at least one: (N,) bool. NaN never is, ties go to the first."""
+    """Which values (N,) are in the highest ``share``, at least one: (N,) bool. NaN never is; ties go to the first."""
     count = max(1, round(share * len(values)))
     order = np.argsort(-np.nan_to_num(values, nan=-np.inf), kind="stable")[:count]
     chosen = np.zeros(len(values), dtype=bool)
@@ -129,7 +129,7 @@ class Look:
 
 
 def show_heat(axes: Axes, picture: np.ndarray, values: np.ndarray) -> None:
-    """The picture under a map (N,) of its patches, scaled to its own least and most; a patch that is gone shows dark."""
+    """The picture under a map (N,) of its patches, scaled to its minimum and maximum; a dropped patch shows dark."""
     side = math.isqrt(len(values))
     height, width = picture.shape[:2]
     extent = (0, width, height, 0)
@@ -150,7 +150,7 @@ def shade(axes: Axes, hidden: np.ndarray, extent: Extent) -> None:
 
 
 def draw_reading(look: Look, reading: int) -> Figure:
-    """One reading in every layer, each scaled by itself."""
+    """One reading in every layer, each layer scaled separately."""
     layers = len(look.maps)
     columns = min(7, layers)
     rows = math.ceil(layers / columns)
@@ -172,7 +172,7 @@ def draw_reading(look: Look, reading: int) -> Figure:
 
 
 def draw_subtasks(looks: Sequence[Look], layer: int) -> Figure:
-    """A row a sample: the picture, the mean attention of one layer on it, and its top patches."""
+    """One row per sample: the picture, the mean attention of one layer on it, and its top patches."""
     columns = 2 + len(TOP)
     figure = Figure(figsize=(1.75 * columns, 2.05 * len(looks) + 0.5), dpi=110, layout="constrained")
     figure.suptitle(
@@ -275,9 +275,15 @@ def parser() -> argparse.ArgumentParser:
     )
     add_plan_flag(flags)
     flags.set_defaults(samples_per_category=1)
-    flags.add_argument("--layer", type=int, help="of subtasks.png (default: where the words look at the picture most)")
     flags.add_argument(
-        "--readings", nargs="*", choices=READINGS, default=READINGS, help="drawn for every sample (default: all four)"
+        "--layer", type=int, help="layer of subtasks.png (default: where the words look at the picture most)"
+    )
+    flags.add_argument(
+        "--readings",
+        nargs="*",
+        choices=READINGS,
+        default=READINGS,
+        help="readings to draw for every sample (default: all four)",
     )
     return flags
 

@@ -1,4 +1,4 @@
-"""Attention to the picture cut at a layer or from it on, in the decoder's own forward pass."""
+"""Attention to the picture cut at one layer or from that layer on, in the decoder's own forward pass."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Isolation:
 def blocked(modality: str, ledger: Ledger, seeds: Sequence[int]) -> Tensor:
     """Which entries of the attention (B, S, S) of a prefill are cut.
 
-    ``seeds``, one a prompt, decide the rows of ``img2rnd``. Raises ValueError where a row would see nothing at all.
+    ``seeds``, one per prompt, decide the rows of ``img2rnd``. Raises ValueError where a row would see nothing at all.
     """
     valid = ledger.valid
     cut = torch.zeros(*valid.shape, valid.shape[1], dtype=torch.bool, device=valid.device)
@@ -57,9 +57,10 @@ def blocked(modality: str, ledger: Ledger, seeds: Sequence[int]) -> Tensor:
 
 @contextmanager
 def isolated(decoder: ReducibleFamily, isolation: Isolation, seeds: Sequence[int]) -> Iterator[None]:
-    """While open, the layers of an isolation do not see what it cuts; of decoding steps only ``img2txt`` means anything.
+    """While open, the layers of an isolation do not see what it cuts; in decoding steps only ``img2txt`` has an effect.
 
-    Every layer gets a mask of its own, so that none is disturbed but those. The prefill must drop no token in the decoder.
+    Every layer gets a mask of its own, so that no other layer is disturbed. The prefill must drop no token in the
+    decoder.
     """
     cut: dict[str, Tensor] = {}
     shown: dict[str, Tensor] = {}

@@ -5,7 +5,7 @@
         answer.reply.layers                        # what ``measure`` returned, layer by layer
 
 The model answers as always, whatever its attention backend; a layer's rows are computed from what went into it, a chunk at a
-time. Memory depends neither on the number of layers nor on that of the samples.
+time. Memory depends neither on the number of layers nor on the number of samples.
 
 Shapes: S rows of one prompt that entered a layer, padding left out, H heads, R query rows, D width.
 """
@@ -34,9 +34,10 @@ CHUNK = 128  # query rows at a time
 def token_groups(ledger: Ledger, row: int) -> dict[str, Tensor]:
     """Columns of one prompt by what they are, padding not counted: ``bos``, ``system``, ``visual``, ``text``.
 
-    ``bos`` is the prompt's first token, an attention sink, by itself; ``system`` the other words before the first picture,
-    which never see it; ``visual`` the picture's tokens that may be seen; ``text`` the words after it, up to the last. A prompt without a picture is
-    all text except its first token. The documents' programs count BOS and "USER:" as text, which dilutes their averages.
+    ``bos`` is the prompt's first token, an attention sink, as a group of its own; ``system`` the other words before the
+    first picture, which never see it; ``visual`` the picture's tokens that may be seen; ``text`` the words after it, up
+    to the last. A prompt without a picture is all text except its first token. The documents' programs count BOS and
+    "USER:" as text, which dilutes their averages.
     """
     valid = ledger.valid[row]
     visual, visible = ledger.visual[row][valid] > 0, ledger.visible[row][valid]
@@ -116,7 +117,7 @@ def watched(
 ) -> Iterator[None]:
     """While open, ``visit(row, attention)`` is called for every layer and prompt of a prefill, one layer after the other.
 
-    ``ledgers``, one a layer, say which rows a plan leaves; without them the prefill must be one that drops none in the decoder.
+    ``ledgers``, one per layer, say which rows a plan leaves; without them the prefill must drop none in the decoder.
     """
     held = list(ledgers)
 
@@ -143,13 +144,13 @@ def watched(
 
 @dataclass(frozen=True)
 class Measured(Reply):
-    """A reply with what was measured while it was given, one entry a decoder layer (or whatever the subject measures)."""
+    """A reply with what was measured meanwhile, one entry per decoder layer (or whatever the subject measures)."""
 
     layers: list[Any] = field(default_factory=list)
 
 
 class MeasuringSubject(SubjectWrapper):
-    """A subject that lets another one do the work; what is measured is added by a subclass's ``answer``."""
+    """A subject that lets another subject do the work; a subclass's ``answer`` adds what is measured."""
 
     def __init__(self, subject: LlavaSubject):
         super().__init__(subject)
@@ -159,7 +160,8 @@ class MeasuringSubject(SubjectWrapper):
 class Observer(MeasuringSubject):
     """Answers as ``subject`` does and calls ``measure(attention)`` for every prompt and decoder layer on the way.
 
-    Under a plan with a stage in the decoder every batch is run twice: which rows a stage leaves is known only when the prompt is through.
+    Under a plan with a stage in the decoder every batch is run twice: which rows a stage leaves is known only after the
+    prefill.
     """
 
     def __init__(self, subject: LlavaSubject, measure: Callable[[LayerAttention], Any]):

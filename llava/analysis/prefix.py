@@ -1,4 +1,4 @@
-"""Many plans that leave the first layers alone: what those layers compute of a batch is computed once for all of them."""
+"""Many plans that leave the first layers alone: their part of a batch is computed once for all plans."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class _Pass:
     cached: tuple[Tensor, Tensor] | None
 
     def fits(self, entered: Tensor) -> bool:
-        """Whether these very prompts come again; padding is zero, so equal embeddings are padded alike."""
+        """Whether these are the prompts of this pass again; padding is zero, so equal embeddings are padded alike."""
         return entered is self.entered or (entered.shape == self.entered.shape and torch.equal(entered, self.entered))
 
 
@@ -35,7 +35,7 @@ class SharedPrefix(MeasuringSubject):
     """Answers as ``subject`` does; a batch that is asked again runs through the first ``layers`` decoder layers only once.
 
     The plans of the questions must leave the tokens alone before layer ``layers``; the answers are then the same to the last
-    bit. Held are the states of these layers for one batch. ``replayed`` says whether the last answer used them. Raises
+    bit. The states of these layers are held for one batch. ``replayed`` says whether the last answer used them. Raises
     ValueError for ``layers`` beyond the model.
     """
 

@@ -20,7 +20,8 @@ def singular_values(maps: Tensor) -> Tensor:
 def numeric_rank(values: Tensor) -> Tensor:
     """How many singular values (..., n) exceed 1e-6 of the largest: (...), whole; 0 for a map of zeros or without rows.
 
-    A causal map has a positive diagonal, so its rank is near n whatever the model does: only the effective ranks tell something.
+    A causal map has a positive diagonal, so its rank is near n whatever the model does: only the effective ranks are
+    informative.
     """
     if not values.shape[-1]:
         return torch.zeros(values.shape[:-1], dtype=torch.long)

@@ -3,9 +3,9 @@
     python -m llava.analysis.saliency --model-path playground/checkpoints/llava-shapes-v1 --task mme \
         --question-file playground/data/eval/MME-shapes --num-samples 80 --output-dir saliency
 
-writes ``saliency.json``, ``saliency.png`` and, with ``--result-file``, a torch file of what was measured of every sample.
-The loss L is the cross-entropy of the right answer's first token, as the conversation template goes on, after the prompt.
-With A a head's attention (post-softmax) the saliency of an entry, mean over the heads, is
+writes ``saliency.json``, ``saliency.png`` and, with ``--result-file``, a torch file of the measurements of every
+sample. The loss L is the cross-entropy of the right answer's first token after the prompt, as the conversation template
+continues it. With A a head's attention (post-softmax) the saliency of an entry, mean over the heads, is
 
 ``intended``  |A * dL/dA|, the definition (Wang et al. 2023, https://arxiv.org/abs/2305.14160): what taking the entry away
               does to the loss, to first order
@@ -64,7 +64,7 @@ class Asked(str):
 
 
 def target_id(tokenizer: Any, conv_mode: str, text: str, label: str) -> int:
-    """The token with which the answer ``label`` to ``text`` begins, blank and all, where the conversation template puts it.
+    """The first token of the answer ``label`` to ``text``, with the space that the template puts before it.
 
     Raises ValueError where the prompt's last token changes when the answer follows, so that the answer has no first one.
     """
@@ -80,9 +80,9 @@ def target_id(tokenizer: Any, conv_mode: str, text: str, label: str) -> int:
 
 @contextmanager
 def differentiable(model: ReducibleFamilyCausalLM, visit: Callable[[int, Tensor], None]) -> Iterator[None]:
-    """While open, ``visit(number, attention)`` is shown every layer's attention (B, H, S, S), a part of the graph.
+    """While open, ``visit(number, attention)`` is shown every layer's attention (B, H, S, S), still part of the graph.
 
-    Attention is eager meanwhile, and no parameter asks for a gradient.
+    Attention is eager meanwhile, and no parameter requires a gradient.
     """
     decoder = model.model
     config = decoder.config
@@ -110,7 +110,7 @@ def saliency(model: ReducibleFamilyCausalLM, inputs: dict[str, Tensor], target: 
     """Saliency of one prompt, summed over blocks: (L, 2, 4, 4), layer, variant, rows' and columns' group of ``GROUPS``.
 
     ``inputs`` are the keywords of the model's forward with ``inputs_embeds`` (1, S, D); ``target`` the right token after the last.
-    A plan in force is obeyed, and the groups are those of the rows that entered each layer.
+    A plan in force applies, and the groups are those of the rows that entered each layer.
     """
     decoder = model.model
     blocks: dict[int, Tensor] = {}
@@ -122,7 +122,7 @@ def saliency(model: ReducibleFamilyCausalLM, inputs: dict[str, Tensor], target: 
         blocks[number] = member @ entries @ member.T
 
     def visit(number: int, attention: Tensor) -> None:
-        # Without the graph: a hook that holds its own tensor is a cycle through it, which is never freed.
+        # Detached: a hook that holds its own tensor makes a cycle through the graph, which is never freed.
         attention.register_hook(partial(reduce, number, attention.detach()))
 
     with torch.enable_grad(), differentiable(model, visit):
@@ -145,7 +145,7 @@ def _membership(ledger: Ledger) -> Tensor:
 class Salience(MeasuringSubject):
     """Answers as ``subject`` does and measures the saliency of every prompt, one after the other; prompts are ``Asked``.
 
-    A reply's ``layers`` are (sums (2, 4, 4), rows of each group (4,)) a layer.
+    A reply's ``layers`` are (sums (2, 4, 4), rows of each group (4,)), one pair per layer.
     """
 
     def answer(
@@ -174,8 +174,8 @@ class Salience(MeasuringSubject):
 def props(sums: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The documents' two readings of sums (..., 4, 4) with the groups' rows (..., 4): ``props_all`` (..., 3), ``props_img`` (..., 2).
 
-    ``props_all``: the saliency in the rows of system (with BOS), picture and words after it, each over the number of its rows.
-    ``props_img``: that in the picture's columns, in the picture's rows and in the words'.
+    ``props_all``: the saliency in the rows of system (with BOS), picture and words after it, each divided by the number
+    of its rows. ``props_img``: that in the picture's columns, in the picture's rows and in the words'.
     """
     by_rows = np.stack([sums[..., :2, :].sum((-1, -2)), sums[..., 2, :].sum(-1), sums[..., 3, :].sum(-1)], axis=-1)
     count = np.stack([rows[..., :2].sum(-1), rows[..., 2], rows[..., 3]], axis=-1)
@@ -218,7 +218,7 @@ def run(settings: AnalysisSettings, result_file: Path | None = None) -> None:
 
 
 def result_list(lines: Sequence[dict], held: dict[str, tuple[np.ndarray, np.ndarray]]) -> list[dict]:
-    """What ``--result-file`` holds: a dict a sample with ``props_all`` (L, 3) and ``props_img`` (L, 2), and the other variant's."""
+    """What ``--result-file`` holds: per sample ``props_all`` (L, 3) and ``props_img`` (L, 2), in both variants."""
     every, picture = held["intended"]
     squared_every, squared_picture = held["squared"]
     return [
@@ -237,7 +237,9 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     flags = common_parser("saliency", "What the right answer depends on, layer by layer.", "mme_saliency_plots")
     add_plan_flag(flags)
-    flags.add_argument("--result-file", "--result_file", type=Path, help="also write a torch file, one entry a sample")
+    flags.add_argument(
+        "--result-file", "--result_file", type=Path, help="also write a torch file, one entry per sample"
+    )
     return flags
 
 

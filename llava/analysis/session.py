@@ -32,8 +32,8 @@ logger = logging.getLogger(__name__)
 class AnalysisSettings:
     """An analysis: its questions, the plan under which the model is watched, and where files are written.
 
-    reduction: a plan in short spelling (None: every token). samples_per_category: at most so many questions of every
-    category, each of another picture.
+    reduction: a plan in short spelling (None: every token). samples_per_category: at most this many questions of every
+    category, each about a different picture.
     """
 
     evaluation: EvalSettings
@@ -133,9 +133,9 @@ class Session:
 
 
 def pictured(examples: Sequence[Example], per_category: int | None) -> list[Example]:
-    """The questions that have a picture; with ``per_category`` so many of each category, each of another picture.
+    """The questions that have a picture; with ``per_category`` that many of each, all about different pictures.
 
-    Raises ValueError where none has one.
+    Raises ValueError where no question has a picture.
     """
     chosen: list[Example] = []
     count: dict[str, int] = {}

@@ -19,7 +19,7 @@ def terminal() -> Console:
 
 
 def progress_bar(console: Console, shown: bool = True) -> Progress:
-    """A bar with counts, elapsed and remaining time; of several processes the first draws it, counting for all."""
+    """A bar with counts, elapsed and remaining time; with several processes the first draws it and counts for all."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),

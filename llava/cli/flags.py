@@ -40,7 +40,7 @@ def add_reduction_flags(parser: ArgumentParser) -> None:
     """Adds one flag for every reduction knob of the config, e.g. --reduction fastv@2:64 or --use-fast-v.
 
     A switch also has its opposite (--no-use-fast-v). A flag that is not given leaves the model's config as it is. The knobs of
-    single methods are listed by --help-knobs and not by --help, which shows one line a flag.
+    single methods are listed by --help-knobs and not by --help, which shows one line per flag.
     """
     parser.formatter_class = Help
     group = parser.add_argument_group("reduction")
@@ -74,7 +74,7 @@ def _add_knobs(group: argparse._ArgumentGroup) -> None:
         if name != "reduction":
             kind = _kind(hints[name])
             how: dict[str, Any] = {"action": BooleanOptionalAction} if kind is bool else {"type": kind}
-            group.add_argument(*spellings(name), default=None, help=f"default {getattr(ReductionKnobs, name)}", **how)
+            group.add_argument(*spellings(name), default=None, help=f"default: {getattr(ReductionKnobs, name)}", **how)
 
 
 class Help(argparse.RawDescriptionHelpFormatter):
@@ -112,7 +112,7 @@ class Listing(argparse.Action):
 
 
 class LoadPlugin(argparse.Action):
-    """Imports a plug-in as soon as it is read, so that the plans behind it may name its methods."""
+    """Imports a plug-in as soon as it is read, so that the plans after it may name its methods."""
 
     def __call__(
         self, parser: ArgumentParser, namespace: Namespace, values: Any, option_string: str | None = None
@@ -163,10 +163,10 @@ def plan_spec(options: Namespace) -> PlanSpec:
 
 
 def completed(options: object, flags: ArgumentParser) -> Namespace:
-    """All settings of a command line, from an object that has some of them as attributes, as LLaVA's callers write it.
+    """All settings of a command line, from an object with some of them as attributes, as LLaVA's callers pass it.
 
-    A namespace, or `type("Args", (), {...})()`. The others take their defaults; a text becomes what the flag reads it as.
-    Raises ValueError naming an attribute that is missing.
+    A namespace, or `type("Args", (), {...})()`. The other settings take their defaults; a string is read as the flag
+    would read it. Raises ValueError naming an attribute that is missing.
     """
     settings = Namespace()
     for action in flags._actions:
@@ -192,7 +192,7 @@ def spellings(name: str) -> tuple[str, ...]:
 
 
 def _kind(hint: Any) -> Any:
-    """What reads a flag of this type: bool, int, `number`, or str; lists are written with commas."""
+    """The function that reads a flag of this type: bool, int, `number`, or str; lists are written with commas."""
     members = set(get_args(hint)) if get_origin(hint) is UnionType else {hint}
     if str in members:
         read_entry = number_or_word if float in members else str

@@ -1,4 +1,4 @@
-"""A model as settings say it."""
+"""Loading a model as the settings describe it."""
 
 from __future__ import annotations
 

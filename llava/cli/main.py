@@ -1,7 +1,7 @@
 """The command ``llava``: each sub-command is a module that ``python -m`` runs as well.
 
-A sub-command reads its flags by itself, with argparse, as LLaVA's scripts do. What is here finds it, and completes its
-name and its flags in the shell: ``eval "$(_LLAVA_COMPLETE=bash_source llava)"`` (or zsh_source, fish_source).
+A sub-command reads its own flags, with argparse, as LLaVA's scripts do. This module finds it, and completes its name
+and its flags in the shell: ``eval "$(_LLAVA_COMPLETE=bash_source llava)"`` (or zsh_source, fish_source).
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ llava.add_command(group("things", "A LLaVA of real parts, and its world of thing
 
 
 def main() -> None:
-    """Run the command line; a wrong sub-command ends it with status 2 and says what is near."""
+    """Run the command line; an unknown sub-command ends it with status 2 and names the nearest ones."""
     llava(prog_name="llava")
 
 

@@ -1,4 +1,4 @@
-"""Which methods there are, and what one does.
+"""Which methods there are, and what each of them does.
 
 llava methods                # all, by where they choose
 llava methods fastv          # what fastv keeps, its options, what its budget counts, its source

@@ -31,9 +31,14 @@ def add_question_flags(flags: ArgumentParser) -> None:
         type=Path,
         help="the true answers, where they are elsewhere (default: where the benchmark keeps them)",
     )
-    add("num_samples", type=int, default=-1, help="at most so many questions, whole pictures evenly spread (-1: all)")
-    add("num_chunks", type=int, default=1, help="divide the pictures into so many shares (default: 1)")
-    add("chunk_idx", type=int, default=0, help="and ask those of this one, from 0 (default: 0)")
+    add(
+        "num_samples",
+        type=int,
+        default=-1,
+        help="at most this many questions, of whole pictures evenly spread (-1: all)",
+    )
+    add("num_chunks", type=int, default=1, help="divide the pictures into this many shares (default: 1)")
+    add("chunk_idx", type=int, default=0, help="ask the questions of this share, counted from 0 (default: 0)")
     single = "ask for the option's letter, or for a word or phrase, alone, as the benchmark does (default: yes)"
     add("single_pred_prompt", action=BooleanOptionalAction, default=True, help=single)
     add("batch_size", type=int, default=8, help="questions at once (default: 8)")

@@ -20,7 +20,7 @@ from .vit import crop_grid
 
 
 def model_cost(model: Any) -> list[Cost]:
-    """One entry a row of the last prompt that a model was given: tokens layer by layer, FLOPs by part, bytes of the cache.
+    """One entry per row of the last prompt a model was given: tokens layer by layer, FLOPs by part, bytes of the cache.
 
     ``model`` is one of ours (then beams of a prompt are one entry), or a stock model of transformers that has answered a
     prompt with an image inside ``reduced(...)``. The tower and the projector are counted whole. Raises ValueError where there

@@ -33,21 +33,27 @@ def parser() -> argparse.ArgumentParser:
     )
     flags.add_argument("--host", metavar="NAME", help="a common checkpoint, for example qwen2.5-vl-7b; see --list")
     flags.add_argument("--config", type=Path, metavar="PATH", help="any config.json of a known family, or its folder")
-    flags.add_argument("--list", action="store_true", help="print the hosts that have a name")
+    flags.add_argument("--list", action="store_true", help="list the hosts that have a name")
     flags.add_argument("--image", action="append", default=[], metavar="WxH", help="a picture in pixels; repeatable")
     flags.add_argument("--text", type=int, default=60, help="text tokens of a prompt (default: 60)")
-    flags.add_argument("--batch", type=int, default=1, help="equal prompts at once (default: 1)")
-    flags.add_argument("--plugin", action=LoadPlugin, metavar="MODULE", help="registers methods of its own")
+    flags.add_argument("--batch", type=int, default=1, help="identical prompts in a batch (default: 1)")
+    flags.add_argument(
+        "--plugin", action=LoadPlugin, metavar="MODULE", help="a module or a .py file that registers methods"
+    )
     flags.add_argument("--reduction", action="append", default=[], metavar="PLAN", help="a plan; repeatable")
     flags.add_argument(
-        "--processor", action="append", default=[], metavar="NAME=N", help="of the image processor: max_pixels=1003520"
+        "--processor",
+        action="append",
+        default=[],
+        metavar="NAME=N",
+        help="a setting of the image processor: max_pixels=1003520",
     )
     flags.add_argument("--json", action="store_true", help="print JSON instead of a table")
     flags.add_argument(
-        "--dtype", help="of the cache and of --measure (default: bfloat16, when measured on a CPU float32)"
+        "--dtype", help="number format of the cache and of --measure (default: bfloat16; measured on a CPU: float32)"
     )
     measure = flags.add_argument_group("measuring", "with random weights of the true shapes, a layer at a time")
-    measure.add_argument("--measure", action="store_true", help="also milliseconds on this machine")
+    measure.add_argument("--measure", action="store_true", help="also measure milliseconds on this machine")
     measure.add_argument("--device", help="default: CUDA where there is one")
     measure.add_argument("--repeats", type=int, default=5, help="rounds that are counted (default: 5)")
     measure.add_argument("--threads", type=int, help="CPU threads (default: torch's)")

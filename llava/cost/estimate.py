@@ -40,7 +40,7 @@ class Prompt:
 class Estimate:
     """One plan's costs. FLOPs and bytes are those of the whole batch, tokens those of one row.
 
-    approximate: the pictures decide how many tokens stay, of which this is the most. cost: the prefill. decode_flops: of one
+    approximate: the pictures decide how many tokens stay, and this is the most. cost: the prefill. decode_flops: of one
     more token. speedup: the dense prefill's FLOPs over this one's. ceiling: what the speed-up would be if visual tokens cost
     nothing: tower and text alone.
     """
@@ -92,7 +92,7 @@ def estimates(host: Host, prompt: Prompt, plans: Sequence[Spec], bytes_per_numbe
 
 
 def runs(counts: Sequence[int]) -> list[tuple[int, int]]:
-    """(layers, tokens) of each stretch of layers that see equally many."""
+    """(layers, tokens) of each stretch of layers with equally many tokens."""
     return [(len(list(stretch)), count) for count, stretch in groupby(counts)]
 
 

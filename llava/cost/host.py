@@ -149,7 +149,7 @@ def _config(name: str, model_type: str, content: Mapping[str, Any]) -> PreTraine
 
 
 def check_decoder(name: str, text: Any) -> None:
-    """Raises ValueError for a decoder whose products are others than a Llama's, or whose sizes are missing."""
+    """Raises ValueError for a decoder whose matrix products are not a Llama's, or whose sizes are missing."""
     experts = [field for field in EXPERTS if getattr(text, field, None)]
     if experts or text.model_type not in DECODERS:
         why = "a mixture of experts" if experts else "not known"

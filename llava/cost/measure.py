@@ -1,9 +1,9 @@
 """What plans take on this machine, from random weights of the true shapes, however large the model.
 
-The tower runs as a whole, once for all plans, on one image of each size; of the decoder a single layer runs at each number of rows that any plan has,
-in turn, and what the layers of a plan take is summed. Left out are the choice of tokens, the projector, the embedding and the
-output layer, and windows of the decoder's attention. So it is a sum over layers, not a measured prefill; on a CPU only its
-ratios say anything about the model on other machines.
+The tower runs as a whole, once for all plans, on one image of each size; of the decoder, a single layer runs in turn at
+each number of rows that any plan has, and the times of a plan's layers are summed. Left out are the choice of tokens,
+the projector, the embedding and the output layer, and windows of the decoder's attention. So it is a sum over layers,
+not a measured prefill; on a CPU only its ratios say anything about the model on other machines.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from .families.base import Family
 from .host import Host
 
 TOWERS = ("vision_tower", "visual", "vision_model")
-LONG = 5.0  # seconds, beside which the first run's warming up is nothing
-SPARE = 1.5  # of a module's own bytes, with what it computes
+LONG = 5.0  # seconds; in a run as long as this the warm-up of the first call is negligible
+SPARE = 1.5  # times a module's own bytes, to leave room for what it computes
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def tower_module(family: Family, device: torch.device, dtype: torch.dtype) -> nn
 def _tower_seconds(
     host: Host, prompt: Prompt, device: torch.device, dtype: torch.dtype, repeats: int, console: Console | None
 ) -> float:
-    """Seconds of the tower on the pictures of one row, image by image; of a short run the median, a long one counts itself."""
+    """Seconds of the tower on one row's pictures, image by image: the median of short runs, or a single long one."""
     tower, total = tower_module(host.family, device, dtype), 0.0
     grids = Counter(grid for picture in pictures(host, prompt) for grid in picture.grids)
     for grid, images in progress(list(grids.items()), "tower", console):

@@ -14,13 +14,13 @@ from .estimate import Estimate, Prompt, runs
 from .host import Host
 from .measure import Timing
 
-STRETCHES = 4  # of layers with equally many tokens that a cell shows
+STRETCHES = 4  # of layers with equally many tokens, as many as a cell shows
 
 
 def print_costs(
     host: Host, prompt: Prompt, rows: Sequence[Estimate], dtype: str, console: Console, timings: Sequence[Timing] = ()
 ) -> None:
-    """Print one row a plan."""
+    """Print one row per plan."""
     sizes = ", ".join(f"{width}x{height}" for width, height in prompt.images)
     batch = f", batch of {prompt.batch}" if prompt.batch > 1 else ""
     title = f"{host.name}: {sizes}, {prompt.text} text tokens{batch}"
@@ -43,7 +43,7 @@ def print_costs(
 
 
 def print_machine(device: str, dtype: str, repeats: int, console: Console) -> None:
-    """Print what the milliseconds are."""
+    """Print what the milliseconds stand for."""
     console.print(
         f"ms: a sum over layers, not a measured prefill: the tower, and one decoder layer at each number of rows, of random"
         f" weights in {dtype} on {device}; medians of {repeats} rounds. Without choice, projector and output layer; on a CPU"

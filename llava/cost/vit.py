@@ -24,7 +24,7 @@ def prefix(vision: Any) -> int:
 
 
 def has_class_token(vision: Any) -> bool:
-    """Whether one of the rows before the patches is a class token; not where a tower is not known."""
+    """Whether one of the rows before the patches is a class token; False where the tower is not known."""
     family = tower_family(vision.model_type)
     return HOSTS_OWN.get(vision.model_type, 0) > 0 if family is None else family.has_class_token
 

@@ -14,7 +14,7 @@ __getattr__ = absent_names(__name__)
 
 
 class EvalAIAnswerProcessor:
-    """Makes of an answer the form in which the VQA server compares it; see ``normalise``."""
+    """Turns an answer into the form in which the VQA server compares it; see ``normalise``."""
 
     def __call__(self, item: str) -> str:
         return normalise(item)

@@ -36,8 +36,8 @@ from .tasks.base import list_tasks
 def run(settings: EvalSettings, plans: PlanSpec, console: Console | None = None) -> list[Row]:
     """Evaluate plans, show their table, write the report of the whole results folder, and return the rows shown.
 
-    Answers that the folder holds already are not asked for again. Of several processes (``accelerate launch``) every one but
-    the first returns no rows. Raises ValueError and OSError that name the argument or the file.
+    Answers that the folder holds already are not asked for again. With several processes (``accelerate launch``), all
+    but the first return no rows. Raises ValueError and OSError that name the argument or the file.
     """
     console = console or terminal()
     evaluation = open_evaluation(settings)
@@ -66,15 +66,17 @@ def parser() -> argparse.ArgumentParser:
     )
     images = "the pictures: a folder, tar shards, or a folder of shards (default: where the benchmark keeps them)"
     group.add_argument("--image-folder", "--image_folder", type=Path, help=images)
-    group.add_argument("--results", type=Path, help="where a folder a plan is made (default: playground/results/TASK)")
+    group.add_argument("--results", type=Path, help="where each plan gets a folder (default: playground/results/TASK)")
     group.add_argument("--batch-size", "--batch_size", type=int, default=8, help="questions at once (default: 8)")
-    group.add_argument("--limit", type=int, help="at most so many questions, whole pictures spread over the benchmark")
+    group.add_argument(
+        "--limit", type=int, help="at most this many questions, of whole pictures spread over the benchmark"
+    )
     group.add_argument(
         "--match",
         metavar="tokens=N|flops=R|kv=R|latency=R",
         help="choose every plan's budget so that all cost the same: N mean visual tokens over the layers, or the share R "
         "of the dense prefill's FLOPs, of the KV cache it leaves, or of the time to the first token, measured in pairs "
-        "with dense (a later run may so find another budget); budgets given say only the proportion between the stages "
+        "with dense (so a later run may find another budget); given budgets say only the proportion between the stages "
         "of one plan",
     )
     group.add_argument(
@@ -89,10 +91,12 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="encode the picture again for every question, as LLaVA's own loop does (to compare the speed)",
     )
-    pictures = "so many pictures with what every plan kept of them, for the report's page; 0 for none (default: 12)"
+    pictures = (
+        "store this many pictures with what every plan kept of them, for the report's page (default: 12; 0: none)"
+    )
     group.add_argument("--samples", type=int, default=PICTURES, help=pictures)
     group.add_argument(
-        "--retry-failed", action="store_true", help="ask the questions again whose picture was unreadable"
+        "--retry-failed", action="store_true", help="ask again the questions whose picture was unreadable"
     )
     add_reduction_flags(flags)
     flags.add_argument(

@@ -84,7 +84,7 @@ def ask(
 ) -> str:
     """The answer of a model to a question about a picture, greedily: `llava.ask(path, "cat.png", "What is it?", "fastv@2:64")`.
 
-    model: folder or hub name, of which the last one is kept, or what `load_pretrained_model` returned. image: a file, an
+    model: folder or hub name (the last one loaded is kept), or what `load_pretrained_model` returned. image: a file, an
     address, a PIL picture, several of them, or None for words alone. reduction: a plan in place of the model's own. Raises
     what `load_pretrained_model`, `load_image` and `plan_from` do.
     """

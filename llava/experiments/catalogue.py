@@ -57,7 +57,7 @@ FASTV_SPARSE_LAYER = LayerExperiment(
 
 
 def few_mixed(options: Options) -> dict[str, PlanAt]:
-    """Custom selection keeps a few centres, each mixed with what is like it, from the layer on."""
+    """Custom selection keeps a few centres, each mixed with the tokens that are like it, from the layer on."""
 
     def plan(layer: int) -> list[Stage]:
         settings = {"strategy": options["selection_method"], "temperature": options["custom_temperature"]}

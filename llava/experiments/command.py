@@ -52,12 +52,12 @@ def parser(
     add("output_file", type=Path, default=Path(output_file), help=f"JSON to write (default: {output_file})")
     if output_plot:
         add("output_plot", type=Path, default=Path(output_plot), help=f"figure to write (default: {output_plot})")
-    add("no_controls", action="store_true", help="neither the random control nor the question without its picture")
+    add("no_controls", action="store_true", help="leave out the random control and the question without its picture")
     more = "three random seeds instead of one, and grid, pool and downsample at the same mean cost"
     add("all_controls", action="store_true", help=more)
-    add("retry_failed", action="store_true", help="ask the questions again whose picture was unreadable")
+    add("retry_failed", action="store_true", help="ask again the questions whose picture was unreadable")
     for name in lengths:
-        add(name, type=int, help="documented; the prompt's own is used")
+        add(name, type=int, help="accepted as documented; the prompt's own value is used")
     flags.set_defaults(lengths=[lengths])
     return flags
 

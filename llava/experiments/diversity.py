@@ -11,7 +11,7 @@ from llava.reduction.score import similarity
 
 
 class Diversity(Centres):
-    """Keep k tokens that stand for the others, unmixed; alike is what has a high cosine or ("l2") a short distance.
+    """Keep k tokens that stand for the others, unmixed; tokens are alike at a high cosine or ("l2") a short distance.
 
     tokens (G, N, D) -> kept (G, k).
     """

@@ -5,7 +5,8 @@
 
 For every budget M: each trained folder, and at the same site average pooling, a grid, random tokens (three seeds), condensation by
 farthest points and cosine attention; and FastV and cosine attention inside the decoder with the same average number of
-tokens per layer, where they can have so few. Every other flag is that of ``llava.eval.run``; plans of ``--reduction`` come on top.
+tokens per layer, where they can have that few. Every other flag is that of ``llava.eval.run``; plans of ``--reduction``
+come on top.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 RIVALS = ("pool:{0}", "grid:{0}", "condensation@features:{0},strategy=fps", "custom_selection@features:{0}")
 INSIDE = ("fastv", "custom_selection")
-LAYERS = (2, 1)  # the published one, and the first, where fewer tokens are possible
+LAYERS = (2, 1)  # the published one, and the first one, which allows fewer tokens
 
 
 def plans(folders: Sequence[str], budgets: Sequence[int], pricing: Pricing) -> list[str]:

@@ -41,10 +41,15 @@ def parser(description: str) -> argparse.ArgumentParser:
     add_plan_flags(flags)
     flags.set_defaults(output_file=None, output_plot=None)
     add = flags.add_argument_group("sweep").add_argument
-    add("--tag", help="in the names of the files (default: the model's name)")
-    add("--output-dir", "--output_dir", type=Path, default=Path("."), help="where they are written (default: here)")
+    add("--tag", help="tag in the names of the files (default: the model's name)")
+    add("--output-dir", "--output_dir", type=Path, default=Path("."), help="folder to write them to (default: here)")
     add("--cutoff-start", "--cutoff_start", type=int, default=0, help="first cut-off (default: 0, which cuts nothing)")
-    add("--cutoff-end", "--cutoff_end", type=int, help=f"last (default: {LAST} of 32 layers, in proportion otherwise)")
+    add(
+        "--cutoff-end",
+        "--cutoff_end",
+        type=int,
+        help=f"last cut-off (default: {LAST} of 32 layers, in proportion otherwise)",
+    )
     return flags
 
 

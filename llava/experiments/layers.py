@@ -41,9 +41,10 @@ class LayerExperiment:
     """Plans at one layer after another.
 
     name: its folder of results. task: the benchmark. files: stem of the JSON and of the figure. first, last: documented
-    layers, of 32. curves: by name a plan for every layer, from the options. title: what is done, from the options. flags:
-    its own. budget: the flag that says how many tokens are kept. table: "flat" for one curve with the others under
-    ``controls``, "named" for a table a curve. recorded: options that the JSON repeats. extra_panels: further drawings.
+    layers, of 32. curves: by name a plan for every layer, from the options. title: what is done, from the options.
+    flags: its own flags. budget: the flag that says how many tokens are kept. table: "flat" for one curve with the
+    others under ``controls``, "named" for one table per curve. recorded: options that the JSON repeats. extra_panels:
+    further drawings.
     """
 
     name: str

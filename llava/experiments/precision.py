@@ -1,4 +1,4 @@
-"""Number formats and quantised weights beside full precision: does every method still keep the same tokens?
+"""Number formats and quantised weights compared with full precision: does every method still keep the same tokens?
 
     python -m llava.eval.precision --model-path playground/checkpoints/llava-shapes-v1 --task mme \\
         --data playground/data/eval/MME-shapes --limit 200 --samples 100
@@ -48,11 +48,11 @@ BUDGET = 64
 
 @dataclass(frozen=True)
 class Agreement:
-    """A plan in one precision beside the same plan in the reference.
+    """A plan in one precision compared with the same plan in the reference.
 
     ``kept``: the mean share of the reference's tokens that are kept here too, after the last stage, and ``lowest`` that of
-    the worst prompt, over ``prompts``; None where the plan keeps no record. ``answers``: the share of like answers over
-    all questions.
+    the worst prompt, over ``prompts``; None where the plan keeps no record. ``answers``: the share of identical answers
+    over all questions.
     """
 
     plan: str
@@ -130,7 +130,7 @@ def parser() -> argparse.ArgumentParser:
     default = ",".join(PRECISIONS)
     flags.add_argument(
         "--precisions",
-        help=f"of {default}, with commas; the first is compared with (default: all that can be run here)",
+        help=f"some of {default}, with commas; the first is the reference (default: all that can be run here)",
     )
     return flags
 

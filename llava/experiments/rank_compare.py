@@ -1,10 +1,11 @@
-"""Two or more rank sweeps beside each other, with their random control: which way of choosing tokens is better, if any.
+"""Two or more rank sweeps side by side, with their random control: which way of choosing tokens is better, if any.
 
     python -m llava.experiments.rank_compare fastv_rank_experiment.json fastv_textweighted_layer2_experiment.json \
         --output-plot rank_comparison.png
 
-reads the JSON files of ``rank_sweep`` alone, needs no model, prints a table and draws accuracy and effective rank. Compared are the budgets that
-both have and the same questions: the difference of mean accuracy over the budgets, with its 95 % bootstrap interval over pictures.
+reads the JSON files of ``rank_sweep`` alone, needs no model, prints a table and draws accuracy and effective rank. The
+comparison is over the budgets that both have and the same questions: the difference of mean accuracy over the budgets,
+with its 95 % bootstrap interval over pictures.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from llava.files import read_json, write_json
 
 @dataclass(frozen=True)
 class Ranks:
-    """One sweep as its file tells: how tokens were chosen and from which layer on; for every budget the right answers (n,), the effective rank, and the interval of accuracy; the picture of every question."""
+    """One sweep as its file describes it: how tokens were chosen and from which layer on; for every budget the right answers (n,), the effective rank, and the interval of accuracy; the picture of every question."""
 
     method: str
     layer: int
@@ -58,7 +59,7 @@ class Ranks:
         return f"{self.method}@{self.layer}"
 
     def mean_correct(self, budgets: Sequence[int]) -> np.ndarray:
-        """Of every question the share of the budgets at which it was answered rightly: (n,)."""
+        """For every question, the share of the budgets at which it was answered correctly: (n,)."""
         return np.mean([self.correct[budget] for budget in budgets], axis=0)
 
 
@@ -104,7 +105,7 @@ def compare(first: Ranks, second: Ranks) -> dict:
 def draw_comparison(sweeps: Sequence[Ranks]) -> Figure:
     """Accuracy and effective rank over the number of tokens kept."""
     layers = {sweep.layer for sweep in sweeps}
-    # Named by method alone the control is drawn grey.
+    # Named by its method alone, the control is drawn in grey.
     names = [sweep.method if len(layers) == 1 else sweep.name for sweep in sweeps]
     accuracy = {
         name: {
@@ -150,7 +151,7 @@ def run(options: argparse.Namespace) -> None:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     flags = argparse.ArgumentParser(
-        prog="python -m llava.experiments.rank_compare", description="Rank sweeps beside each other."
+        prog="python -m llava.experiments.rank_compare", description="Rank sweeps side by side."
     )
     flags.add_argument("files", nargs="+", type=Path, metavar="FILE", help="JSON of rank_sweep")
     for name, default in (("output-file", "rank_comparison.json"), ("output-plot", "rank_comparison.png")):

@@ -1,4 +1,4 @@
-"""What a family of models says of itself: what a picture becomes, and what its tower and its projector compute.
+"""What a family of models says about itself: what a picture becomes, and what its tower and its projector compute.
 
 Sizes are (height, width), as in transformers' image processors. FLOPs count a multiply-add as two.
 """
@@ -80,7 +80,7 @@ class Family:
 
     @property
     def vision_width(self) -> int:
-        """Width of what a selector reads of the tower."""
+        """Width of what a selector reads from the tower."""
         return self.vision.hidden_size
 
     @property
@@ -106,7 +106,7 @@ class Family:
         raise NotImplementedError
 
     def pixels(self, grid: Grid) -> dict[str, Tensor]:
-        """Random input of the tower for one image of so many patches, by the names of its forward."""
+        """Random input of the tower for one image of this many patches, by the names of its forward."""
         edge = side(self.vision.image_size)
         return {"pixel_values": torch.randn(1, 3, edge, edge)}
 
@@ -126,5 +126,5 @@ def side(size: Any) -> int:
 
 
 def linear(rows: float, *widths: int) -> float:
-    """Matrices one after another, from width to width, on so many rows."""
+    """Matrices applied one after another, from width to width, to this many rows."""
     return sum(2.0 * rows * before * after for before, after in zip(widths, widths[1:]))

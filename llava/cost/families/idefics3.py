@@ -16,7 +16,7 @@ from .base import Family, Picture, linear
 
 
 class Idefics3(Family):
-    """The longest edge is made ``longest_edge`` and cut into tiles of ``tile``; pixel shuffle, then one matrix."""
+    """The longest edge is resized to ``longest_edge``, cut into tiles of ``tile``; pixel shuffle, then one matrix."""
 
     model_types = ("idefics3",)
     settings = {"longest_edge": 4 * 364, "tile": 364}
@@ -36,7 +36,8 @@ class Idefics3(Family):
         grid = crop_grid(self.vision)
         return Picture(
             tokens=tiles * grid[0] * grid[1] // self.config.scale_factor**2,
-            # Two markers before each tile, a line end after each row of them; before the whole view one more, after it one
+            # Two markers before each tile, a line end after each row of tiles; one more before the whole view, and one
+            # after it
             separators=2 * tiles + 1 + (down + 1 if tiles > 1 else 0),
             grids=(grid,) * tiles,
         )

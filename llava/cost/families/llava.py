@@ -1,4 +1,4 @@
-"""LLaVA-1.5 in transformers' layout: one crop, one token a patch."""
+"""LLaVA-1.5 in transformers' layout: one crop, one token per patch."""
 
 from __future__ import annotations
 

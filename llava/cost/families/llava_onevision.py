@@ -10,7 +10,7 @@ from .llava_next import LlavaNext
 
 
 class LlavaOnevision(LlavaNext):
-    """As LLaVA-NeXT; of several pictures in a prompt each is one view with one newline token."""
+    """As LLaVA-NeXT; each of several pictures in a prompt is one view with one newline token."""
 
     model_types = ("llava_onevision",)
 

@@ -1,4 +1,4 @@
-"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL: any size, patches merged two by two behind the tower."""
+"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL: any size, patches merged two by two after the tower."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from llava.reduction.cost import layer_flops
 
 from .base import Family, Grid, Picture, linear
 
-MARKERS = 2  # of where vision starts and ends
+MARKERS = 2  # of the start and the end of vision
 
 
 class Qwen2VL(Family):
@@ -61,7 +61,7 @@ class Qwen2VL(Family):
         return embed + sum(layer_flops(rows, width, width, self.mlp_weights, seen) for seen in self.seen(grid))
 
     def seen(self, grid: Grid) -> Iterator[float]:
-        """For each layer of the tower how many patches a patch sees, on average."""
+        """For each layer of the tower, how many patches a patch sees on average."""
         return (float(grid[0] * grid[1]) for _ in range(self.vision.depth))
 
     def pixels(self, grid: Grid) -> dict[str, Tensor]:
@@ -79,7 +79,7 @@ class Qwen2VL(Family):
 
 
 class Qwen2p5VL(Qwen2VL):
-    """Attention within windows in all layers but a few, and a gated FFN."""
+    """Attention within windows in all but a few layers, and a gated FFN."""
 
     model_types = ("qwen2_5_vl",)
 

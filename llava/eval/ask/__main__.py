@@ -20,10 +20,13 @@ def parser() -> ArgumentParser:
     """The question, its pictures, the model's flags and every reduction flag."""
     flags = ArgumentParser(prog="llava ask", description="Ask a model one question about one picture, or several.")
     flags.add_argument("question")
-    flags.add_argument("picture", nargs="*", help="files or addresses; none for words alone")
+    flags.add_argument("picture", nargs="*", help="files or addresses; none for a question without a picture")
     add_model_flags(flags)
     flags.add_argument(
-        "--max-new-tokens", type=int, default=MAX_NEW_TOKENS, help=f"of the answer (default: {MAX_NEW_TOKENS})"
+        "--max-new-tokens",
+        type=int,
+        default=MAX_NEW_TOKENS,
+        help=f"longest answer in tokens (default: {MAX_NEW_TOKENS})",
     )
     add_reduction_flags(flags)
     return flags
@@ -31,7 +34,7 @@ def parser() -> ArgumentParser:
 
 def ask_once(options: Namespace) -> None:
     """Load the model and write its greedy answer to stdout."""
-    pictures, spec = load_images(options.picture), model_spec(options)  # a picture that is not there is told at once
+    pictures, spec = load_images(options.picture), model_spec(options)  # a missing picture is reported at once
     loaded = load_model(spec, **reduction_kwargs(options))
     mode = chosen_mode(spec, loaded[1].config)
     sys.stdout.write(answer(loaded, options.question, pictures, mode, Generation(options.max_new_tokens)) + "\n")

@@ -16,7 +16,7 @@ from .pricing import method_label
 
 
 class QuestionSet(Protocol):
-    """What a run's configuration tells of its questions; a ``Task`` is one, and so is the question file of answers."""
+    """What a run's configuration says of its questions; a ``Task`` is one, and so is the question file of answers."""
 
     @property
     def name(self) -> str:

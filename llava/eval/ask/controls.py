@@ -21,8 +21,9 @@ def with_controls(
 ) -> list[Plan]:
     """The plans, and what each must beat: full, blind, and at every cost random, grid, pool and a smaller picture.
 
-    layers: the decoder's depth. pricing None (pictures of different numbers of tokens): full, blind and random alone. kept:
-    by plan name the mean visual tokens of each layer, where the pictures decide how many are kept. Three seeds of random.
+    layers: the decoder's depth. pricing None (pictures differ in their number of tokens): full, blind and random alone.
+    kept: by plan name, the mean visual tokens of each layer, where the pictures decide how many are kept. Three seeds
+    of random.
     """
     compared = {plan_name(plan): list(plan) for plan in plans}
     controls = [plan_from("full"), plan_from("blind")]
@@ -42,9 +43,9 @@ def random_control(plan: Plan, layers: int, seed: int = SEEDS[0], kept: Sequence
     """Random tokens in the place of those a plan chooses: as many, at the same stages, placed alike.
 
     Stages that choose nothing (a cut-off, a smaller picture) stay. A plan that only takes the picture away, at layer K of
-    ``layers``, is held against a random share K / ``layers`` of it from the beginning, the same average number of tokens
-    per layer. kept: mean visual tokens of each layer, as measured, for stages where the pictures decide. None where nothing
-    is chosen, or where an adaptive plan was not measured.
+    ``layers``, is compared with a random share K / ``layers`` of it from the beginning, the same average number of
+    tokens per layer. kept: mean visual tokens of each layer, as measured, for stages where the pictures decide. None
+    where nothing is chosen, or where an adaptive plan was not measured.
     """
     if [stage.name for stage in plan] == ["blind"]:
         return [make_stage("random", keep=(plan[0].layer or 0) / layers, seed=seed)]
@@ -80,7 +81,7 @@ def spatial_controls(plan: Plan, pricing: Pricing, kept: Sequence[float] | None 
 
 
 def is_adaptive(stage: Stage) -> bool:
-    """Whether the pictures decide how many tokens a stage keeps, so that its cost is known only when it ran."""
+    """Whether the pictures decide how many tokens a stage keeps, so that its cost is known only after it has run."""
     return stage.name not in UNCHOOSING and (stage.keep is None or stage.reducer.adaptive)
 
 

@@ -17,8 +17,8 @@ from .subject import LlavaSubject
 
 logger = logging.getLogger(__name__)
 
-PAIRS = 7  # of passes for every budget that is tried
-CLOSE = 0.01  # of the wanted time: no other budget is tried then
+PAIRS = 7  # of passes, for every budget that is tried
+CLOSE = 0.01  # share of the wanted time within which no other budget is tried
 
 
 def matched_latency(
@@ -32,9 +32,9 @@ def matched_latency(
     """The plan with the budgets that take nearest to ``target`` times as long as the reference (None: dense).
 
     Budgets are bisected, since time grows with them; at each step the plan and the reference are measured by ``seconds``, in
-    alternating pairs. Of several stages the budgets keep their proportion. A plan without a budget comes back as it is.
-    Raises ValueError when even the nearest that was tried is further than 5 % from the target, or where times scatter so much
-    that none is near it.
+    alternating pairs. The budgets of several stages keep their proportion. A plan without a budget comes back as it is.
+    Raises ValueError when even the nearest budget that was tried is further than 5 % from the target, or when times
+    scatter too much for any to be near it.
     """
     plans = candidates(plan, pricing)
     if not plans:

@@ -1,7 +1,7 @@
-"""The one inference loop: pictures encoded once for all questions and plans, questions in batches of like length.
+"""The one inference loop: pictures encoded once for all questions and plans, questions in batches of similar length.
 
-Every plan answers a batch before the next batch begins, so that a slow moment of the machine falls on all of them. Nothing
-is kept but the pictures in flight, so memory does not grow with the benchmark.
+Every plan answers a batch before the next batch begins, so that a slow moment of the machine falls on all of them. Only
+the pictures in flight are kept, so memory does not grow with the benchmark.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def _answer_batch(
 def _replies(
     subject: Subject, texts: Sequence[str], pictures: Sequence[Any], plan: list[Stage], generation: Generation
 ) -> list[Reply | QuestionError]:
-    """The reply to each question, or why it cannot be asked, for which a batch that holds such a question is divided."""
+    """The reply to each question, or why it cannot be asked; a batch with such a question is asked one by one."""
     try:
         return list(subject.answer(texts, pictures, plan, generation))
     except QuestionError as error:
@@ -125,14 +125,14 @@ def _batches(
 
 
 class PictureCache:
-    """The pictures in flight, encoded once each for all plans that see them alike; the oldest leave beyond ``capacity``."""
+    """The pictures in flight, encoded once for all plans that see them alike; beyond ``capacity`` the oldest leave."""
 
     def __init__(self, subject: Subject, capacity: int):
         self.subject, self.capacity = subject, capacity
         self.entries: OrderedDict[tuple[Path, str], EncodedPicture] = OrderedDict()
 
     def load(self, files: Sequence[Path], plan: list[Stage], once: bool = True) -> None:
-        """Encode the pictures that are not here yet, together; ``once`` False: every mention of one again."""
+        """Encode the pictures that are not here yet, together; with ``once`` False, one again for every mention."""
         view, images = _view(plan), []
         for file in dict.fromkeys(files) if once else files:
             if (file, view) in self.entries:
@@ -158,5 +158,5 @@ class PictureCache:
 
 
 def _view(plan: Iterable[Stage]) -> str:
-    """What of a plan changes how the tower sees a picture."""
+    """The part of a plan that changes how the tower sees a picture."""
     return "+".join(str(stage) for stage in plan if stage.site == "pixels")

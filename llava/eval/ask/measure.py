@@ -43,10 +43,10 @@ def measure(
 ) -> list[tuple[Run, dict]]:
     """Answer an evaluation's questions under every plan, each in its folder of the results.
 
-    Returns the closed runs with their metrics. What a stopped command has answered is not asked again. load: loads what
-    answers, on the device that this process has been given (None: as the settings say); by default the evaluation's model.
-    It is called only when something is left to ask. Started by ``accelerate launch``, every process but the first has an
-    empty list. Raises ValueError and OSError as ``Run`` does.
+    Returns the closed runs with their metrics. What a stopped command has answered is not asked again. load: loads the
+    subject that answers, on the device that this process has been given (None: as the settings say); by default the
+    evaluation's model. It is called only when something is left to ask. Started by ``accelerate launch``, every process
+    but the first has an empty list. Raises ValueError and OSError as ``Run`` does.
     """
     settings, task = evaluation.settings, evaluation.task
     device, processes = str(settings.model.device or ""), _processes(evaluation)
@@ -82,7 +82,7 @@ def _processes(evaluation: Evaluation) -> PartialState:
 def _open_runs(
     evaluation: Evaluation, plans: Sequence[list[Stage]], processes: PartialState, stack: ExitStack
 ) -> list[tuple[list[Stage], Run]]:
-    """The plans with their folders, each open until the stack closes; failed questions are forgotten where that is wanted."""
+    """The plans with their folders, each open until the stack closes; on request, failed questions are forgotten."""
     settings, runs = evaluation.settings, []
     with processes.main_process_first():
         for plan in plans:
@@ -134,8 +134,8 @@ def evaluate(
 
     ``runs`` pairs a plan with its open folder. A picture that cannot be read fails its questions, with the reason in their
     lines, and nothing else. With several ``processes`` each answers its share of the batches into its own part of the
-    folders; the first gathers them, and the others return nothing. Raises what the model raises; the answers until then
-    are kept, and ValueError for ``subject`` None where an answer is missing.
+    folders; the first gathers them, and the others return nothing. Raises what the model raises, keeping the answers
+    until then, and ValueError for ``subject`` None where an answer is missing.
     """
     progress = progress or Progress(disable=True)
     processes = processes or PartialState()

@@ -56,7 +56,8 @@ def requested_plans(
 ) -> list[Plan]:
     """The plans of a spec under an evaluation's model, matched in cost where the spec says so.
 
-    ``load`` loads the model, by default the evaluation's; only a match in time calls it. Raises ValueError as ``plans_from`` and ``matched`` do, and for a match where pictures have no one number of tokens.
+    ``load`` loads the model, by default the evaluation's; only a match in time calls it. Raises ValueError as
+    ``plans_from`` and ``matched`` do, and for a match where pictures differ in their number of tokens.
     """
     model = evaluation.model
     if spec.match is None:

@@ -62,7 +62,7 @@ class Pricing:
 
 
 def pricing_of(evaluation: Evaluation) -> Pricing | None:
-    """The prices of an evaluation's model; None where pictures have no one number of tokens."""
+    """The prices of an evaluation's model; None where pictures differ in their number of tokens."""
     model = evaluation.model
     return None if model.tokens is None else Pricing(model.config, model.tokens)
 
@@ -86,8 +86,9 @@ def parse_match(text: str) -> tuple[str, float]:
 def matched(plan: Plan, pricing: Pricing, measure: str, target: float) -> Plan:
     """The plan with the budgets that come nearest to ``target`` mean tokens, or share of FLOPs or of the KV cache.
 
-    Of several stages the budgets keep their proportion to one another, and those that a method cannot have are passed over.
-    A plan without a budget comes back as it is. Raises ValueError when even the nearest is further than 5 % from the target.
+    The budgets of several stages keep their proportion to one another, and budgets that a method cannot have are
+    skipped. A plan without a budget comes back as it is. Raises ValueError when even the nearest is further than 5 %
+    from the target.
     """
     plans = candidates(plan, pricing)
     if not plans:

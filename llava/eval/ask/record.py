@@ -33,7 +33,7 @@ def record_samples(subject: LlavaSubject, task: Task, runs: Runs, pictures: int,
     """
     examples = sampled_questions(task.examples, pictures)
     recorder = Recorder(subject)
-    entries: list[dict[str, dict]] = [{} for _ in runs]  # by the question's key
+    entries: list[dict[str, dict]] = [{} for _ in runs]  # keyed by the question's key
     replies = answers(
         recorder,
         [plan for plan, _ in runs],
@@ -52,7 +52,7 @@ def record_samples(subject: LlavaSubject, task: Task, runs: Runs, pictures: int,
 
 
 class Recorder(SubjectWrapper):
-    """Notes of every answer the picture as the tower sees it and what was kept of it, in the answers' order."""
+    """Notes for every answer the picture as the tower sees it and what was kept of it, in the answers' order."""
 
     def __init__(self, subject: LlavaSubject):
         super().__init__(subject)
@@ -116,9 +116,9 @@ def tower_view(subject: LlavaSubject, image: Image.Image) -> np.ndarray:
 def kept_patches(trace: Sequence[Record], patches: int, row: int = 0, image: int | None = None) -> list[np.ndarray]:
     """The patches of one picture that are left after every stage of a trace, as indices into its ``patches``.
 
-    A record counts among the tokens that arrived at its stage; here every stage is led back through those before it.
-    ``row`` is the prompt, ``image`` its one picture among all of the batch, which the stages before the language model count
-    (default: row).
+    A record counts among the tokens that arrived at its stage; here every stage is traced back through those before it.
+    ``row`` is the index of the prompt, ``image`` that of its one picture in the batch, which is what the stages before
+    the language model count (default: row).
     """
     alive, patches_left = np.arange(patches), []
     for record in trace:
@@ -127,7 +127,7 @@ def kept_patches(trace: Sequence[Record], patches: int, row: int = 0, image: int
         left = alive[kept[kept >= 0]]
         patches_left.append(left[left >= 0])
         alive = alive[onward[onward >= 0]]
-        if record.place is Place.ZERO_FILL:  # the length stays, and the slots behind the kept ones hold no patch
+        if record.place is Place.ZERO_FILL:  # the length stays, and the slots after the kept ones hold no patch
             alive = np.full(len(record.chosen[row]), -1)
             alive[: len(left)] = left
     return patches_left

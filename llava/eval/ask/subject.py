@@ -89,12 +89,12 @@ class Subject(Protocol):
         ...
 
     def length(self, text: str, image: Path | None) -> int:
-        """About how long the prompt will be; questions of like length are put into one batch."""
+        """About how long the prompt will be; questions of similar length are put into one batch."""
         ...
 
 
 class SubjectWrapper:
-    """A subject that leaves the work to another one; a subclass changes what it adds to."""
+    """A subject that leaves the work to another one; a subclass overrides the part that it changes."""
 
     def __init__(self, subject: Any):
         self.subject = subject
@@ -162,7 +162,7 @@ class LlavaSubject:
     ) -> list[Reply]:
         """Replies to a batch of questions, each about its own picture or none.
 
-        Raises QuestionError for a prompt that does not fit into the model's positions or whose text is none.
+        Raises QuestionError for a prompt that does not fit into the model's positions or whose text is not valid.
         """
         prompts = [self.prompt_ids(text, feature is not None) for text, feature in zip(texts, features)]
         limit = context_length(self.model.config)
@@ -235,7 +235,7 @@ def prompt_ids(
     """The ids of a question in a conversation template; the picture's place is IMAGE_TOKEN_INDEX.
 
     That is where the text has `<image>`, else in front of it; without a picture `<image>` is words like others. Raises
-    QuestionError for several `<image>` about one picture, and for a text that is none (half of a surrogate pair).
+    QuestionError for several `<image>` about one picture, and for a text that is not valid (half of a surrogate pair).
     """
     talk = get_conversation(conv_mode)
     try:

@@ -1,4 +1,4 @@
-"""Time and memory of plans against dense, or of selectors by themselves.
+"""Time and memory of plans against dense, or of selectors alone.
 
 python -m llava.eval.bench --random-model layers=12,hidden=1024,text=64 --reduction fastv@2:64 --threads 2
 python -m llava.eval.bench --model-path playground/checkpoints/llava-shapes-v1 --reduction fastv@2:64 --reduction pool:64
@@ -35,16 +35,20 @@ def parser() -> argparse.ArgumentParser:
     """A model, plans, and how often."""
     flags = argparse.ArgumentParser(prog="llava bench", description="Time plans against dense, pair by pair.")
     add_model_flags(flags, model_path="")
-    flags.add_argument("--random-model", metavar="SIZES", help="no checkpoint: layers=12,hidden=1024,text=64")
+    flags.add_argument(
+        "--random-model", metavar="SIZES", help="random weights in place of a checkpoint: layers=12,hidden=1024,text=64"
+    )
     flags.add_argument("--reduction", action="append", default=[], metavar="PLAN", help="a plan; repeatable")
-    flags.add_argument("--overhead", action="store_true", help="also every plan with nothing thrown away")
+    flags.add_argument("--overhead", action="store_true", help="also time every plan with nothing thrown away")
     flags.add_argument("--pairs", type=int, default=7)
-    flags.add_argument("--decode-tokens", type=int, default=8, help="decoding steps of a pass (default: 8)")
+    flags.add_argument("--decode-tokens", type=int, default=8, help="decoding steps in a pass (default: 8)")
     flags.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
-    flags.add_argument("--no-memory", action="store_true", help="leave peak memory out")
+    flags.add_argument("--no-memory", action="store_true", help="do not measure peak memory")
     flags.add_argument("--output", type=Path, help="default: playground/results/bench.json, or selectors.json")
-    selectors = flags.add_argument_group("selectors", "choosing and merging by themselves, on random tokens")
-    selectors.add_argument("--selectors", action="store_true", help="strategies x tokens x keep x heads, and no model")
+    selectors = flags.add_argument_group("selectors", "choosing and merging alone, on random tokens")
+    selectors.add_argument(
+        "--selectors", action="store_true", help="time strategies x tokens x keep x heads, without a model"
+    )
     selectors.add_argument("--tokens", type=_numbers, default=(576, 2880), help="default: 576,2880")
     selectors.add_argument("--keep", type=_numbers, default=(64,), help="default: 64")
     selectors.add_argument("--heads", type=_numbers, default=(8, 32), help="default: 8,32")

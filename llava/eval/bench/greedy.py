@@ -1,8 +1,9 @@
 """The greedy loop against the loops of the papers: ``python -m llava.eval.bench.greedy``.
 
-Picks one after another are what diversity costs: with 64 of 576 tokens a third of what EADP measured to be saved went there.
-For each objective, number of tokens, budget and batch the loop of ``llava.reduction.select`` and a plain one, written from the
-paper's formula for one picture at a time, run in turn on the same random tokens; both must pick the same. Medians.
+Picking tokens one after another is the cost of diversity: with 64 of 576 tokens it used up a third of the saving that
+EADP measured. For each objective, number of tokens, budget and batch the loop of ``llava.reduction.select`` and a plain
+one, written from the paper's formula for one picture at a time, run in turn on the same random tokens; both must pick
+the same. Medians.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ LOOPS: dict[str, tuple[Callable[[Tensor, int], Tensor], Callable[[Tensor, int], 
 
 @dataclass(frozen=True)
 class LoopTiming:
-    """Milliseconds of one choice by ours and by the plain loop, for a whole batch, and how much of their picks agrees."""
+    """Milliseconds of one choice by ours and by the plain loop, for a batch, and the share of picks that agree."""
 
     objective: str
     tokens: int
@@ -117,8 +118,10 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--tokens", type=int, nargs="+", default=[576, 2880])
     flags.add_argument("--keep", type=int, nargs="+", default=[64, 640])
     flags.add_argument("--batch", type=int, nargs="+", default=[1, 4])
-    flags.add_argument("--repeats", type=int, default=3, help="of each, after one that is not counted (default: 3)")
-    flags.add_argument("--output", type=Path, help="also write JSON there")
+    flags.add_argument(
+        "--repeats", type=int, default=3, help="timed calls of each loop, after one that is not counted (default: 3)"
+    )
+    flags.add_argument("--output", type=Path, help="also write the figures as JSON to this file")
     return flags
 
 

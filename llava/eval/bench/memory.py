@@ -26,7 +26,7 @@ def peak_of(compute: Callable[[], object], device: torch.device) -> dict[str, fl
 
 
 def kernel_bytes(file: Path, name: str) -> int:
-    """A quantity that the kernel tells in kilobytes in a file of /proc, in bytes."""
+    """A quantity in bytes that the kernel reports in kilobytes in a file of /proc."""
     line = next(line for line in file.read_text().splitlines() if line.startswith(name))
     return int(line.split()[1]) * 1024
 
@@ -34,7 +34,7 @@ def kernel_bytes(file: Path, name: str) -> int:
 def _resident() -> float:
     """Peak resident memory of this process in MB."""
     status = Path("/proc/self/status")
-    if status.exists():  # counted from this program on; getrusage's figure also knows the parent it was forked from
+    if status.exists():  # counted from this program's start; getrusage's figure includes the parent it was forked from
         return kernel_bytes(status, "VmHWM") / 1e6
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6

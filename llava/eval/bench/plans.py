@@ -3,8 +3,8 @@
 One pass is tower, prefill and a few decoding steps, each timed on its own. Passes of a plan alternate with dense ones, pair
 by pair, so that what else the machine does falls on both; figures are medians with minimum and maximum. Selection, which
 is a part of prefill, is timed in passes of its own, since timing it costs time. Theoretical speed-up is the ratio of the
-prefill's FLOPs; realised over theoretical says how much of it arrives. Memory is that of a process of its own on the CPU,
-where allocators do not give back, and the allocator's peak on CUDA.
+prefill's FLOPs; realised over theoretical says how much of it arrives. On the CPU, where allocators do not return
+memory, each peak is that of a separate process; on CUDA it is the allocator's.
 """
 
 from __future__ import annotations

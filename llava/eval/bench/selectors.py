@@ -1,4 +1,4 @@
-"""What choosing and merging cost by themselves: ``python -m llava.eval.bench --selectors``.
+"""What choosing and merging alone cost: ``python -m llava.eval.bench --selectors``.
 
 Every strategy of ``llava.reduction.centres`` on random tokens, for each number of tokens and of centroids, then the
 cross-attention in each number of heads; for comparison one dense decoder layer of the same width (Llama-2's proportions),
@@ -24,7 +24,7 @@ from llava.reduction.methods.anywhere.condensation import Condensation
 from .clock import median_seconds, progress
 from .memory import peak_of
 
-TEXT = 64  # text tokens of the prefill that is compared with
+TEXT = 64  # text tokens of the prefill that serves as comparison
 DEPTH = 32
 
 

@@ -30,7 +30,7 @@ QUESTION = f"What color is the disc?\n{SHORT_ANSWER}"
 class RandomModel:
     """A Llama of random weights with a prompt of ``text`` and ``visual`` random embeddings.
 
-    0 stands for ``heads`` = hidden / 64, ``kv_heads`` = heads, ``intermediate`` = 2.6875 hidden, as in Llama-2.
+    Sizes of 0 stand for ``heads`` = hidden / 64, ``kv_heads`` = heads, ``intermediate`` = 2.6875 hidden, as in Llama-2.
     """
 
     layers: int = 12
@@ -78,7 +78,7 @@ class Workload:
 
     ``encode`` runs the tower under a plan (None: no tower), ``prefill`` reads the prompt with its picture, ``flops`` counts
     the last prefill's operations. ``limit`` runs the same layers at given numbers of rows without any code of a reduction
-    (None: not where a tower comes before). ``about`` is what a reader of the figures must know.
+    (None where a tower comes before). ``about`` is what a reader of the figures must know.
     """
 
     model: ReducibleFamilyCausalLM
@@ -137,10 +137,10 @@ def random_workload(sizes: RandomModel) -> Workload:
 
 
 def shortened(model: ReducibleFamilyCausalLM, embeds: Tensor, rows: list[int]) -> Tensor:
-    """Logits of the last row of a prompt (1, S, D) whose layers see its first rows only, so many each: transformers' own layers.
+    """Logits of a prompt's last row (1, S, D), each layer seeing only a number of first rows: transformers' own layers.
 
-    It is what any reduction to these numbers could reach at best: as much work in the layers and in the cache, no choice, no
-    ledger, no mask.
+    It is the best that any reduction to these numbers could reach: the same work in the layers and in the cache, but no
+    choice, no ledger, no mask.
     """
     decoder = model.model
     cache, hidden = DynamicCache(config=model.config), embeds

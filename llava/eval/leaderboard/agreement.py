@@ -19,7 +19,7 @@ from ..report.compare import Answers
 from ..tasks.statistics import LEVEL
 from .contenders import resampled_scores
 
-FEWEST = 5  # methods in common, without which nothing is said
+FEWEST = 5  # methods in common; of fewer nothing is said
 DRAWS = 1000
 CERTAIN = 0.99  # beyond it Fisher's z grows without bound
 
@@ -30,7 +30,7 @@ class Agreement:
 
     ``between``: "models" or "tasks". ``within``: the task of two models, the model of two tasks. ``first`` and ``second``:
     what is ranked by. ``methods``: how many both have. ``attainable``: about the tau that would be found if the two
-    rankings were equal in truth, since chance moves the scores on both sides.
+    rankings were truly equal, since chance moves the scores on both sides.
     """
 
     between: str
@@ -111,7 +111,7 @@ def _fisher(taus: Sequence[float]) -> NDArray[np.float64]:
 def kendall_tau(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
     """Kendall's tau-b of two lists of scores; nan where one holds a single value.
 
-    As ``scipy.stats.kendalltau``, which takes twelve times as long for its p.
+    As ``scipy.stats.kendalltau``, which takes twelve times as long because it also computes p.
     """
     one, other = (np.sign(side[:, None] - side) for side in (first, second))
     pairs = float((one**2).sum() * (other**2).sum())

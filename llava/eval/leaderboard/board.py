@@ -66,9 +66,9 @@ class Leaderboard:
 def build(paths: Sequence[str | Path], margin: float = MARGIN) -> Leaderboard:
     """The leaderboard of all runs in and under the folders.
 
-    Runs are named and placed by the ``grid.json`` beside them, and where there is none by their method and by the mean they
-    have. margin: points within which a run is called equivalent to the full model. Raises FileNotFoundError where there is no
-    finished run, and ValueError for two runs in one cell and for a file that is not what it should be.
+    Runs are named and placed by the ``grid.json`` beside them, and where there is none, by their method and their own
+    mean. margin: points within which a run is called equivalent to the full model. Raises FileNotFoundError where there
+    is no finished run, and ValueError for two runs in one cell and for a file that is not what it should be.
     """
     rows, unfinished = collect(paths, margin)
     rows = [row for board in boards(rows).values() for row in split_rows(board, SPLIT)]
@@ -178,7 +178,7 @@ def _per_layer(row: Row) -> list[float]:
 
 
 def _contenders(group: Sequence[Entry]) -> list[Entry]:
-    """The entries of one model and task, those at each mean told apart from the best of them or not."""
+    """The entries of one model and task, with those marked that may be the best of their mean."""
     judged = list(group)
     for mean in {entry.mean for entry in group if entry.competes}:
         places = [place for place, entry in enumerate(group) if entry.competes and entry.mean == mean]

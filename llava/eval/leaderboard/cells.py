@@ -28,7 +28,7 @@ STARTS = (
     "0.5",
     "0.25",
     "0.1",
-)  # budgets that a plan is spelled with before its own is chosen; not all can have all
+)  # budgets that a plan is spelled with before its own is chosen; not every plan can have each
 HEAD = {"format": int, "model": str, "task": str, "means": list, "cells": list}
 CELL = {"name": str, "kind": str, "mean": int | None, "plan": str | None, "reason": str | None}
 
@@ -107,9 +107,9 @@ def _priced(
 
 
 def _possible(method: Method, model: Model, checkpoint: Checkpoint, pricing: Pricing | None) -> list[Plan]:
-    """The plan under every budget it can have; of full and blind the plan itself.
+    """The plan under every budget it can have; for full and blind, the plan itself.
 
-    Raises the ValueError of the first budget that was tried where the model can have none of those it is spelled with.
+    Raises the ValueError of the first budget that was tried where the model can have none of those that were tried.
     """
     refusal = None
     for keep in STARTS:

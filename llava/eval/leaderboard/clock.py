@@ -63,7 +63,7 @@ class Clock:
         return (self.fixed + self.dense * share) * self.factors.get(name, 1.0)
 
     def cell(self, job: Job, task: Task, answered: int, samples: int, together: int) -> float:
-        """Seconds until a cell is finished, of which so many questions are answered.
+        """Seconds until a cell is finished of which this many questions are answered.
 
         ``samples`` pictures are asked about once more for the page; the tower is shared by ``together`` plans.
         """

@@ -47,8 +47,8 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--dry-run", action="store_true", help="list the cells and how long they will take, measure nothing"
     )
-    run.add_argument("--results", type=Path, help="instead of the grid's own folder")
-    run.add_argument("--limit", type=int, help="at most so many questions of each task, instead of the grid's limit")
+    run.add_argument("--results", type=Path, help="folder of the results, instead of the grid's own")
+    run.add_argument("--limit", type=int, help="at most this many questions of each task, instead of the grid's limit")
     for name, kind, about in (
         ("model", str, "this model alone"),
         ("task", str, "this task alone"),
@@ -65,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
     build_flags.add_argument("folders", nargs="+", metavar="RESULTS", help="result folders; those under them are found")
     build_flags.add_argument("--output", type=Path, help="folder to write to (default: the first of the folders)")
     for each in (run, build_flags):
-        margin = f"call a plan equivalent to the full model within so many points (default: {MARGIN:g})"
+        margin = f"call a plan equivalent to the full model within this many points (default: {MARGIN:g})"
         each.add_argument("--margin", type=float, default=MARGIN, metavar="POINTS", help=margin)
     return flags
 

@@ -1,9 +1,9 @@
 """Which methods may be the best: those that an interval for the best method, at 95 %, does not exclude.
 
-Telling every method from the one that happened to score best ignores that the best was chosen by its score. Here a method is
-excluded where the largest of its paired deficits against all others, each in units of its standard error, is larger than
-what resampling gives where all are equal (multiple comparisons with the best: Hsu 1996, "Multiple Comparisons", chapter 4;
-by bootstrap over pictures). The truly best method is among the others with a chance of 95 %.
+Comparing every method with the one that happened to score best ignores that the best was chosen by its score. Here a
+method is excluded where the largest of its paired deficits against all others, each in units of its standard error, is
+larger than what resampling gives where all are equal (multiple comparisons with the best: Hsu 1996, "Multiple
+Comparisons", chapter 4; by bootstrap over pictures). The truly best method is among the others with a chance of 95 %.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def contenders(runs: Sequence[Answers], level: float = LEVEL) -> list[bool]:
     scores, resamples = resampled_scores(runs)
     first = contributions(runs[0])[0]
     floor = ((first.limit or 0.0) / (len(first.value) + 2)) ** 2
-    single = float(t.ppf(level, max(1, len(first.value) - 1)))  # of one comparison, where resamples do not spread
+    single = float(t.ppf(level, max(1, len(first.value) - 1)))  # for one comparison, where resamples do not spread
     centred = resamples - scores[:, None]
     possible = []
     for index in range(len(runs)):
@@ -55,7 +55,7 @@ def contenders(runs: Sequence[Answers], level: float = LEVEL) -> list[bool]:
 
 
 def comparable(runs: Sequence[Answers | None]) -> list[int]:
-    """The places of the runs that were asked what most of them were: only those can be held against one another."""
+    """The indices of the runs that were asked what most of them were: only those can be compared with one another."""
     groups: list[list[int]] = []
     for index, run in enumerate(runs):
         if run is None:

@@ -37,7 +37,7 @@ def write(board: Leaderboard, output: str | Path) -> list[Path]:
 
 
 def record(entry: Entry, output: Path) -> dict[str, Any]:
-    """A cell as plain values: where it stands, its figures, and of an empty one the reason."""
+    """A cell as plain values: where it stands, its figures, and for an empty one the reason."""
     place = {name: getattr(entry, name) for name in ("model", "task", "name", "kind", "mean", "reason")}
     if entry.row is None:
         return place
@@ -47,7 +47,7 @@ def record(entry: Entry, output: Path) -> dict[str, Any]:
 
 
 def as_markdown(board: Leaderboard) -> str:
-    """Of every model and task the table of methods and means, the runs of each mean in full, and what is missing; notes."""
+    """For every model and task the table of methods and means, each mean's runs, and what is missing; then notes."""
     parts = ["# Leaderboard"]
     for (model, task), entries in board.boards().items():
         parts += [f"## {escape_markdown(f'{model} on {task}')}", _matrix(entries, board.means)]

@@ -42,7 +42,7 @@ GRID = ("results", "means", "models", "methods", "controls", "seeds", "limit", "
 class Method:
     """A row of the leaderboard: its name, its plan with words in braces and without a budget, and one of ``KINDS``.
 
-    ``bound``: full or blind, which no mean can be chosen for.
+    ``bound``: full or blind, for which no mean can be chosen.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Method:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A task of one model: its data, the module with arguments that makes them, or why there are none."""
+    """A task of one model: its data, the module and the arguments that make them, or why there are none."""
 
     task: str
     data: Path | None

@@ -25,7 +25,7 @@ TOGETHER = 8  # plans that share one pass over the pictures
 
 
 class RefusedError(ValueError):
-    """A plan that a model refuses when it is asked under it: the plan's name, and why."""
+    """A plan that a model refuses when it is asked a question under it: the plan's name, and why."""
 
     def __init__(self, plan: Sequence[Stage], reason: str):
         super().__init__(reason)
@@ -61,8 +61,8 @@ class RefusingSubject(LlavaSubject):
 class Measuring:
     """A grid's works, the one model that is loaded, and what is known of the time they take.
 
-    together: how many plans share one pass over the pictures, each encoded once for all of them; what stops is resumed at
-    the question where it was.
+    together: how many plans share one pass over the pictures, each encoded once for all of them; a run that stopped is
+    resumed at the question it had reached.
     """
 
     def __init__(self, works: Sequence[Work], console: Console | None = None, together: int = TOGETHER):
@@ -116,7 +116,7 @@ class Measuring:
                 work.refuse(job, str(refusal))
             return
         self.predicted, self.took = self.predicted + predicted, self.took + time.perf_counter() - start
-        self.clocks.pop(id(work), None)  # the runs that are finished now tell better
+        self.clocks.pop(id(work), None)  # the runs that are finished now give a better estimate
         if cells := sum(len(other.left()) for other in self.works):
             rest = self.seconds_left()
             until = datetime.now() + timedelta(seconds=rest)
@@ -134,7 +134,7 @@ class Measuring:
         return self.clocks[id(work)]
 
     def _subject(self, work: Work) -> LlavaSubject:
-        """The model of a work, loaded once; the one before it is let go."""
+        """The model of a work, loaded once; the one before it is released."""
         if self._loaded is None or self._loaded[0] != work.model.name:
             self._loaded = None
             if work.evaluation is None:

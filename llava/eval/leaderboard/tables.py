@@ -12,7 +12,7 @@ from ..tasks.statistics import INDISTINCT
 from .agreement import Agreement
 from .board import SPLIT, Entry
 
-PREFERRED = 64  # the mean that tables are sorted by where there is one
+PREFERRED = 64  # the mean that tables are sorted by, where they have it
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Line:
 
 
 def matrix(entries: Sequence[Entry], means: Sequence[int]) -> list[Line]:
-    """The methods of one model and task: full and blind first, then by score at 64 tokens, or the mean most have."""
+    """The methods of one model and task: full and blind first, then by score at 64 tokens or the mean most have."""
     by_name: dict[str, dict[int | None, Entry]] = {}
     for entry in entries:
         by_name.setdefault(entry.name, {})[entry.mean] = entry
@@ -69,7 +69,7 @@ def noise_lines(entries: Sequence[Entry]) -> list[str]:
 
 
 def missing_lines(entries: Sequence[Entry]) -> list[str]:
-    """Why cells are empty: those with one reason together."""
+    """Why cells are empty, those with the same reason together."""
     by_reason: dict[str, dict[str, list[int]]] = {}
     for entry in entries:
         if entry.row is None:

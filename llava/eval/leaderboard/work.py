@@ -1,4 +1,4 @@
-"""What of a grid is there and what is left: every model and task opened, with the state of each cell."""
+"""Which part of a grid is done and what is left: every model and task opened, with the state of each cell."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Selection:
                     raise ValueError(f"{kind}: the grid has no {wanted}{near}; it has {listed}")
 
     def wants(self, cell: Cell) -> bool:
-        """Whether a cell is in it; full and blind are with every mean."""
+        """Whether a cell is in it; full and blind belong to every mean."""
         return _matches(cell.name, self.methods) and (cell.mean is None or _matches(cell.mean, self.means))
 
 
@@ -75,7 +75,7 @@ class Work:
         return file.read_bytes().count(b"\n") if file.is_file() else 0
 
     def refuse(self, job: Job, reason: str) -> None:
-        """Note that the model refused a cell's plan, and why; its folder goes where it holds no answer."""
+        """Note that the model refused a cell's plan, and why; its folder is removed if it holds no answer."""
         refused = Job(replace(job.cell, reason=reason))
         self.jobs = [refused if other is job else other for other in self.jobs]
         self.chosen = [refused if other is job else other for other in self.chosen]
@@ -147,7 +147,7 @@ def _open(
 
 
 def _remember_refusals(work: Work) -> None:
-    """Take the reason of every plan that the model has refused before."""
+    """Note the reason for every plan that the model has refused before."""
     if not (work.folder / FILE).is_file():
         return
     _, cells = read_cells(work.folder / FILE)

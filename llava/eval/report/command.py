@@ -42,14 +42,14 @@ def parser() -> argparse.ArgumentParser:
         type=float,
         default=MARGIN,
         metavar="POINTS",
-        help=f"call a plan equivalent to the full model where that is shown within so many points (default: {MARGIN:g})",
+        help=f"call a plan equivalent to the full model if this is shown within so many points (default: {MARGIN:g})",
     )
     flags.add_argument(
         "--split-by",
         "--split_by",
         metavar="RUN",
         help="also show the accuracy on the questions that a control answers wrongly (hard) and on the others (easy): the "
-        "folder of its run, or a method such as downsample, whose run nearest in cost each plan is split by",
+        "folder of its run, or a method such as downsample: each plan is split by its run that is nearest in cost",
     )
     return flags
 

@@ -100,7 +100,7 @@ class Answers:
                 raise ValueError(f"{file}:{number} {problem} {', '.join(wrong)}; {REPAIR}")
         if not lines:
             raise ValueError(f"{file} holds no answer although the run has its metrics; run it again")
-        lines = sorted(lines, key=lambda line: line["key"])  # a run that was resumed or shared out has another order
+        lines = sorted(lines, key=lambda line: line["key"])  # a run that was resumed or divided has another order
         asked = "\n".join(f"{line['key']}\t{line['picture']}\t{line['prompt']}\t{line['label']}" for line in lines)
         pictures = by_picture(lines).values()
         right = [sum(line["correct"] for line in group) for group in pictures]
@@ -119,7 +119,7 @@ class Answers:
 
     @classmethod
     def merged(cls, runs: Sequence[Answers]) -> Answers:
-        """One for several seeds of a plan, which were asked the same."""
+        """One for several seeds of a plan, which were asked the same questions."""
         first = runs[0]
         return cls(
             first.asked,

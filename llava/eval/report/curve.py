@@ -16,7 +16,7 @@ from .rows import REFERENCES, Row
 # Okabe and Ito's colours, which differ for every kind of colour vision; black is the reference lines'.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#6A3D9A")
 LINES = 10  # more than these cannot be told apart
-LETTERS = 12.5  # of a legend in an inch
+LETTERS = 12.5  # of a legend per inch
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
@@ -67,7 +67,7 @@ def _draw_cloud(axes: Axes, points: Sequence[tuple[float, Row]], methods: Sequen
 
 
 def _draw_line(axes: Axes, points: Sequence[tuple[float, Row]], method: str, index: int) -> None:
-    """One method, from cheap to dear."""
+    """One method, from cheapest to most expensive."""
     hollow = index >= len(COLOURS)  # the colour is in use; dashed and hollow tells them apart
     colour = COLOURS[index % len(COLOURS)]
     below = [row.score - row.score_interval[0] for _, row in points]

@@ -20,7 +20,7 @@ from .relative import relatives
 from .rows import Row, boards
 from .table import columns, escape_markdown, markdown, notes, relative_columns
 
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet would compute
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # first characters of cells that a spreadsheet would compute
 
 
 def write(rows: Sequence[Row], output: str | Path, unfinished: Sequence[Path] = (), page: bool = True) -> list[Path]:

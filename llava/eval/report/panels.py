@@ -20,9 +20,10 @@ Point = tuple[float, Sequence[float]]  # a value and its interval [low, high]
 
 @dataclass(frozen=True)
 class Panel:
-    """One drawing: the label of its y axis, curves by name with a point a layer, and a point for every reference line.
+    """One drawing: the label of its y axis, curves by name with a point per layer, and a point per reference line.
 
-    Names alike up to a comma ("fps" and "fps, cognition") share a colour; that with a comma is drawn hollow and dashed.
+    Names alike up to a comma ("fps" and "fps, cognition") share a colour; the one with a comma is drawn hollow and
+    dashed.
     """
 
     label: str

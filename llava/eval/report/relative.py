@@ -43,7 +43,7 @@ def relatives(rows: Sequence[Row]) -> list[Relative]:
 
 
 def _has_score(row: Row) -> bool:
-    """Whether the score can be resampled and something be a share of it."""
+    """Whether the score can be resampled, and divided by."""
     return bool(row.answers and row.answers.score and row.score > 0)
 
 

@@ -20,17 +20,18 @@ COMPARISONS = ("full", "random")
 SAME_COST = 0.02  # how far the mean visual tokens of a random control may lie from a method's
 NEAR_COST = 0.2  # likewise of a control that splits the questions: down-sampling keeps squares of whole numbers only
 SEED = re.compile(r"[,_:-]seed=[^,_+]*")
-AVERAGED: Mapping[str, Any] = {"averaged": True}  # marks the fields of which several seeds show the mean
+AVERAGED: Mapping[str, Any] = {"averaged": True}  # marks the fields that show the mean of several seeds
 
 
 @dataclass(frozen=True)
 class Row:
     """One plan's finished run, or several seeds of it: names, scores with 95 % intervals, and mean cost of a question.
 
-    ``template``: the prompt template, None where the folder does not say. Of several ``seeds`` every figure is the mean and
-    ``score_sd`` the standard deviation of their scores. A cost that a run does not have is None. ``visual_tokens_range``: the mean
-    visual tokens of the cheapest and the dearest question where they differ. ``subtasks`` are scores out of
-    ``subtask_max``. ``split`` is the accuracy on both sides of a control, where one was named. ``uncompared`` says for "full" and "random" why a comparison with it was left out. ``answers`` is what
+    ``template``: the prompt template, None where the folder does not say. With several ``seeds`` every figure is the
+    mean and ``score_sd`` the standard deviation of their scores. A cost that a run does not have is None.
+    ``visual_tokens_range``: the mean visual tokens of the cheapest and the most expensive question where they differ.
+    ``subtasks`` are scores out of ``subtask_max``. ``split`` is the accuracy on both sides of a control, where one was
+    named. ``uncompared`` says for "full" and "random" why a comparison with it was left out. ``answers`` is what
     comparisons are made of; None where a folder holds no predictions.
     """
 
@@ -114,9 +115,9 @@ def split_rows(rows: Sequence[Row], control: str, named: Row | None = None) -> l
     """The rows of one board, each split into hard and easy questions by a control that was asked the same.
 
     named: the run of the control, for all rows. Without it ``control`` is a plan, or a method of several runs
-    (``downsample``): each row is split by that whose mean visual tokens are nearest to its own, within 20 %; where all rows
-    that have one have the same, it splits the others too. A row without a control keeps ``split`` None. Raises ValueError for
-    a control of several seeds.
+    (``downsample``): each row is split by the run whose mean visual tokens are nearest to its own, within 20 %; where
+    all rows that have such a run have the same one, it splits the others too. A row without a control keeps ``split``
+    None. Raises ValueError for a control of several seeds.
     """
     candidates = [named] if named else [row for row in rows if control in (row.plan, row.method)]
     controls = [named or _nearest(row, candidates) for row in rows]
@@ -127,7 +128,7 @@ def split_rows(rows: Sequence[Row], control: str, named: Row | None = None) -> l
 
 
 def seeds_together(rows: Sequence[Row]) -> list[Row]:
-    """The rows, those of one plan that differ only in their seed as one."""
+    """The rows, with those of one plan that differ only in their seed merged into one."""
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
         questions = (row.answers.asked, row.answers.settings) if row.answers else row.folders[0]
@@ -179,7 +180,7 @@ def _nearest(row: Row, candidates: Sequence[Row]) -> Row | None:
 
 
 def _split(row: Row, control: Row | None) -> Row:
-    """The row with its split; as it is where one of the two has no answers, or other questions."""
+    """The row with its split; unchanged where one of the two has no answers, or other questions."""
     if control is None or row.answers is None or control.answers is None or row.answers.asked != control.answers.asked:
         return row
     return replace(row, split=split_answers(row.answers, control.answers, control.plan))

@@ -21,11 +21,11 @@ REPAIR = "remove it and give the run's command again"
 def collect(
     paths: Iterable[str | Path], margin: float = MARGIN, split_by: str | None = None
 ) -> tuple[list[Row], list[Path]]:
-    """All finished runs in and under the folders, dearest first, and the folders of runs that are not finished.
+    """All finished runs in and under the folders, most expensive first, and the folders of unfinished runs.
 
-    margin: points within which two runs are called equivalent. split_by: the folder of a finished run, or a method, that
-    parts the questions into hard and easy ones (``split_rows``). Raises FileNotFoundError when there is no run at all and
-    ValueError naming a file that is not what it should be.
+    margin: points within which two runs are called equivalent. split_by: the folder of a finished run, or a method,
+    that divides the questions into hard and easy ones (``split_rows``). Raises FileNotFoundError when there is no run
+    at all and ValueError naming a file that is not what it should be.
     """
     paths = list(paths)
     rows, unfinished = [], []
@@ -126,7 +126,7 @@ def _has_score(figures: object) -> bool:
 
 
 def _visual_range(lines: Sequence[Line]) -> list[float] | None:
-    """Mean visual tokens per layer of the cheapest and of the dearest question; None where all have as many."""
+    """Mean visual tokens per layer of the cheapest and the most expensive question; None where all have the same."""
     means = {sum(line["kept"]) / len(line["kept"]) for line in lines if line.get("kept")}
     return [min(means), max(means)] if len(means) > 1 else None
 

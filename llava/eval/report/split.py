@@ -1,6 +1,6 @@
 """Accuracy on the questions that a control answers wrongly ("hard") and on the others ("easy"), as VTC-Bench reports it.
 
-Most questions of a benchmark can be answered from a smaller picture of the same cost; only the rest tell what a method
+Most questions of a benchmark can be answered from a smaller picture of the same cost; only the rest show what a method
 keeps. Paper: https://arxiv.org/abs/2510.07143 (the control there is down-sampling; here any run will do).
 """
 

@@ -25,7 +25,7 @@ COST_NOTE = (
 
 @dataclass(frozen=True)
 class Cell:
-    """One entry: its text, its interval, of a comparison the verdict and its p, and what it is sorted by."""
+    """One entry: its text, its interval, for a comparison the verdict and its p, and what it is sorted by."""
 
     text: str
     detail: str = ""
@@ -237,12 +237,12 @@ def by_interval_alone(difference: Difference) -> bool:
 
 
 def interval(bounds: Sequence[float], digits: int, scale: float = 1.0, sign: str = "") -> str:
-    """``[low, high]``; ``sign`` "+" writes that of positive bounds too."""
+    """``[low, high]``; ``sign`` "+" writes the sign of positive bounds too."""
     return "[" + ", ".join(f"{scale * bound:{sign}.{digits}f}" for bound in bounds) + "]"
 
 
 def _digits(row: Row) -> int:
-    """How many digits of a score mean anything: none of MME's 2,800, one of per cent, three of a score around 1."""
+    """How many decimals of a score mean anything: none for MME's 2,800, one for per cent, three for one around 1."""
     return 0 if row.max_score >= 500 else 1 if row.max_score >= 20 else 3
 
 
@@ -283,7 +283,7 @@ def _uncompared(rows: Sequence[Row]) -> list[str]:
 
 
 def _compared(rows: Sequence[Row]) -> list[str]:
-    """What the comparisons are, what is left of them after the correction for their number, and what they could find."""
+    """What the comparisons are, what is left after the correction for their number, and what they could detect."""
     made = [difference for row in rows for difference in (row.vs_full, row.vs_random) if difference is not None]
     if not made:
         return []

@@ -1,4 +1,4 @@
-"""Which patches a plan kept, drawn on the picture: one panel a plan, or one a stage where a plan has several.
+"""Which patches a plan kept, drawn on the picture: one panel per plan, or one per stage where a plan has several.
 
     python -m llava.eval.visualize --model-path playground/checkpoints/llava-shapes-v1 --image picture.png \
         --question "What color is the star?" --reduction fastv@2:64 --reduction pool:64 --output kept.png
@@ -120,7 +120,7 @@ def parser() -> argparse.ArgumentParser:
     add_model_flags(flags)
     flags.add_argument("--image", help="file or address; needs --question")
     flags.add_argument("--question")
-    flags.add_argument("--task", help=f"take picture and question of a benchmark: {', '.join(list_tasks())}")
+    flags.add_argument("--task", help=f"take the picture and the question from a benchmark: {', '.join(list_tasks())}")
     flags.add_argument("--data", type=Path, help="folder of the benchmark")
     flags.add_argument("--example", help="its question, for example existence/0001.png#1 (default: the first)")
     flags.add_argument("--reduction", action="append", required=True, metavar="PLAN", help="a plan; repeatable")

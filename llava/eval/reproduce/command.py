@@ -31,7 +31,7 @@ from .rows import find_row, matching_rows, plan_of
 logger = logging.getLogger(__name__)
 
 BENCHMARKS = Path("playground/data/eval")  # where LLaVA keeps them, each in a folder of its name
-FOLDERS = {"mme": "MME", "textvqa_no_ocr": "textvqa"}  # of another name than the task's
+FOLDERS = {"mme": "MME", "textvqa_no_ocr": "textvqa"}  # those that are not named as the task is
 
 
 def parser() -> argparse.ArgumentParser:
@@ -53,8 +53,10 @@ def parser() -> argparse.ArgumentParser:
     questions.add_argument("--data", type=Path, help=f"folder of the benchmark (default: its own in {BENCHMARKS})")
     questions.add_argument("--results", type=Path, help="where the runs lie (default: playground/results/TASK)")
     questions.add_argument("--batch-size", "--batch_size", type=int, default=8, help="questions at once (default: 8)")
-    questions.add_argument("--limit", type=int, help="at most so many questions, whole pictures over the benchmark")
-    questions.add_argument("--retry-failed", action="store_true", help="ask the questions again that failed")
+    questions.add_argument(
+        "--limit", type=int, help="at most this many questions, of whole pictures spread over the benchmark"
+    )
+    questions.add_argument("--retry-failed", action="store_true", help="ask failed questions again")
     return flags
 
 

@@ -44,8 +44,9 @@ class Figure:
 class Reproduction:
     """A published row next to what was measured: the unreduced model, the plan, and, unless the former scores 0, their ratio.
 
-    ``mean_tokens``: those over the layers that the source's plan has, where known. ``sampled``: only a part of the benchmark
-    was asked. ``obstacles`` say why the published figures do not apply to what was measured; none where they do.
+    ``mean_tokens``: the mean tokens over the layers under the source's plan, where known. ``sampled``: only a part of
+    the benchmark was asked. ``obstacles`` say why the published figures do not apply to what was measured; none where
+    they do.
     """
 
     source: str
@@ -126,7 +127,7 @@ def _lines(run: Run, categories: Sequence[str]) -> list[Line]:
 
 
 def _obstacles(evaluation: Evaluation, publication: Publication, metric: str, present: set[str]) -> list[str]:
-    """Why what was measured is another thing than what was published, in words."""
+    """How what was measured differs from what was published, in words."""
     spec, obstacles = evaluation.model.spec, []
     if PORTS.get(spec.name, spec.name) != publication.model.rpartition("/")[2]:
         obstacles.append(f"they are for {publication.model}, this is {spec.name}")

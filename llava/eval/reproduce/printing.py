@@ -122,7 +122,7 @@ def _tokens(figure: Figure) -> str:
 
 
 def _digits(figure: Figure) -> int:
-    """No digits of the bounds of a score in the hundreds, one of per cent."""
+    """No decimals for the bounds of a score in the hundreds, one for per cent."""
     return 0 if figure.measured >= 200 else 1
 
 

@@ -57,10 +57,10 @@ class PublishedRow:
     """One method under one label of a source.
 
     ``label``: what the source calls the budget, a count of visual tokens or a share. ``accounting``: what that counts, one of
-    ``ACCOUNTINGS``. ``mean_tokens``: mean visual tokens over the layers that it really is, None where not known. ``plan``:
-    the plan that was run, None where the method's own budget of that label is meant. ``scores`` by benchmark; ``relative``:
-    mean of the ratios to the unreduced row in per cent; ``average``: mean of the scores. ``trained``: the model was trained
-    for it.
+    ``ACCOUNTINGS``. ``mean_tokens``: mean visual tokens over the layers that it really amounts to, None where not
+    known. ``plan``: the plan that was run, None where the method's own budget of that label is meant. ``scores`` by
+    benchmark; ``relative``: mean of the ratios to the unreduced row in per cent; ``average``: mean of the scores.
+    ``trained``: the model was trained for it.
     """
 
     method: str
@@ -80,7 +80,7 @@ class Publication:
     """A table of a paper: which model, which figure of each benchmark (``metrics``), the unreduced row, and the rows.
 
     ``name`` is the file's; ``tokens`` are the visual tokens of a picture without reduction. ``base`` and ``base_average``
-    hold what the source prints of the unreduced model.
+    hold what the source prints for the unreduced model.
     """
 
     name: str

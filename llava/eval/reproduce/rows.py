@@ -30,7 +30,7 @@ def matching_rows(
     task: str | None = None,
     source: str | None = None,
 ) -> list[Printed]:
-    """All rows that fit what is not None. Raises ValueError for a source that there is not."""
+    """All rows that fit what is not None. Raises ValueError for an unknown source."""
     names = [publication.name for publication in publications]
     if source is not None and source not in names:
         raise ValueError(f"--source {source} is unknown{did_you_mean(source, names)}; known are {', '.join(names)}")
@@ -50,8 +50,8 @@ def find_row(
 ) -> Printed:
     """The one row of a method under a label that has a score on a task and can be run without training.
 
-    Of several sources that with a known plan or accounting comes first. Raises ValueError where there is none, or more than
-    one, saying which there are.
+    Of several sources, one with a known plan or accounting comes first. Raises ValueError where there is none, or more
+    than one, saying which there are.
     """
     found = [each for each in matching_rows(publications, method, label, task, source) if not each.row.trained]
     known = [each for each in found if each.row.accounting != "unknown"] or found
@@ -71,7 +71,7 @@ def find_row(
 
 
 def plan_of(printed: Printed) -> str:
-    """The plan of a row: its own, or the method's budget of that label. Raises ValueError where nobody knows which."""
+    """The plan of a row: its own, or the method's budget of that label. Raises ValueError where it is not known."""
     row = printed.row
     if row.plan is not None:
         return row.plan

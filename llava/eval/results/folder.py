@@ -3,7 +3,7 @@
 =======================  ==========================================================================================
 ``config.yaml``          everything that decides the answers, resolved; a rerun must agree with it
 ``environment.json``     versions, machine, threads, commit
-``predictions.jsonl``    one line a question, appended as it is answered; in the benchmark's order when all are there
+``predictions.jsonl``    one line per question, appended as it is answered; in the benchmark's order when all are there
 ``predictions.N.jsonl``  what a further process has answered, until the first gathers it
 ``metrics.json``         scores, written when every question has its line
 ``cost.json``            means over the questions: visual tokens per layer, FLOPs, KV bytes, milliseconds
@@ -36,9 +36,9 @@ from ..tasks.base import Line
 
 __all__ = ["Run", "check_writable", "environment", "read_config", "read_predictions", "summarise_cost", "write_json"]
 
-FORMAT = 1  # of the folder; raised when older folders can no longer be read
-ROOM = 32 * 2**20  # free bytes without which no run is begun
-DEEPEST = 50  # mappings and lists within one another in a configuration
+FORMAT = 1  # of the folder; increased when older folders can no longer be read
+ROOM = 32 * 2**20  # bytes that must be free for a run to begin
+DEEPEST = 50  # deepest nesting of mappings and lists in a configuration
 # What a resumed run may change: where things lie (checksums say what they are), and what decides no answer.
 FREE = ("task.data", "model.path", "model.base", "model.device", "batch_size")
 
@@ -48,8 +48,8 @@ class Run:
 
     ``config`` is a nested dict of plain values. ``part``: the number of the process that writes; 0 is the first, which must
     have opened the folder before the others do and which alone gathers and finishes. Raises OSError when the folder cannot
-    be written or another run is writing it, and ValueError when it holds a run with another configuration or a line that
-    is not a line; all say what to do.
+    be written or another run is writing it, and ValueError when it holds a run with another configuration or a
+    malformed line; all say what to do.
     """
 
     def __init__(self, folder: str | Path, config: dict, part: int = 0):
@@ -142,7 +142,7 @@ class Run:
         return ordered
 
     def _rewrite(self, lines: list[Line]) -> None:
-        """Replace all answers at once, and hold the new file as the old one was held."""
+        """Replace all answers at once, and lock the new file as the old one was locked."""
         file, old = self.folder / "predictions.jsonl", self._file
         write_text(file, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
         self._file = open(file, "ab", buffering=0)
@@ -161,7 +161,7 @@ class Run:
 
 
 def check_writable(folder: Path) -> None:
-    """Make the folder and prove that it takes files. Raises OSError that names it and says what to do."""
+    """Make the folder and check that files can be written there. Raises OSError that names it and says what to do."""
     probe = folder / f".probe-{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,15 +1,15 @@
 """Which patches a plan kept of a few pictures, stored next to its answers so that a report can draw them without a model.
 
 =============================  ====================================================================================
-``RESULTS/PLAN/samples.json``  ``format``, and ``samples``: one entry a question of a chosen picture
+``RESULTS/PLAN/samples.json``  ``format``, and ``samples``: one entry per question about a chosen picture
 ``RESULTS/pictures/*.jpg``     the pictures as the tower sees them, squared and resized, once for all plans
 =============================  ====================================================================================
 
 An entry has ``key`` of the question, ``picture`` (the file, from RESULTS), ``layers`` of the decoder, ``patches`` along
 each side of the picture, and ``stages``, each with its ``stage`` in short spelling, the ``layer`` from which it holds (null:
 before the decoder), ``merges`` and ``kept``: the patches left after it as a bit mask in raster order, the first patch the
-highest bit of the first byte, in hexadecimal. A picture that the tower sees in several crops has no one grid: its ``patches``
-are null and it has no stages.
+highest bit of the first byte, in hexadecimal. A picture that the tower sees in several crops has no single grid: its
+``patches`` are null and it has no stages.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def to_mask(kept: Iterable[int], patches: int) -> str:
 
 
 def from_mask(mask: str, patches: int) -> list[int]:
-    """The indices in a bit mask. Raises ValueError for one that is not of so many patches."""
+    """The indices in a bit mask. Raises ValueError for a mask that does not have this many patches."""
     data = np.frombuffer(bytes.fromhex(mask), dtype=np.uint8)
     if len(data) != math.ceil(patches / 8):
         raise ValueError(

@@ -34,7 +34,7 @@ from ..tasks.base import Example, Line
 
 logger = logging.getLogger(__name__)
 
-# Of an answer, in LLaVA's order; a part of them for questions that have no rounds.
+# The fields of an answer, in LLaVA's order; questions that have no rounds lack some of them.
 FIELDS = ("question_id", "round_id", "prompt", "text", "options", "option_char", "answer_id", "model_id", "metadata")
 
 
@@ -59,8 +59,8 @@ class Questions:
 class AnswerSettings:
     """The model that answers a question file, its plan, the answers file, and how answers are drawn.
 
-    retry_failed: ask the questions again that failed before, for example since a picture could not be read.
-    Raises ValueError for a batch without a question.
+    retry_failed: ask again the questions that failed before, for example because a picture could not be read.
+    Raises ValueError for a batch size below 1.
     """
 
     model: ModelSpec
@@ -87,10 +87,14 @@ def parser(description: str, max_new_tokens: int) -> argparse.ArgumentParser:
     )
     group.add_argument("--question-file", "--question_file", type=Path, required=True)
     group.add_argument("--answers-file", "--answers_file", type=Path, default=Path("answer.jsonl"))
-    group.add_argument("--num-chunks", "--num_chunks", type=int, default=1, help="how many share the questions")
-    group.add_argument("--chunk-idx", "--chunk_idx", type=int, default=0, help="which of the chunks this is, from 0")
+    group.add_argument(
+        "--num-chunks", "--num_chunks", type=int, default=1, help="chunks that the questions are divided into"
+    )
+    group.add_argument(
+        "--chunk-idx", "--chunk_idx", type=int, default=0, help="which of the chunks to ask, counted from 0"
+    )
     group.add_argument("--batch-size", "--batch_size", type=int, default=8, help="questions at once (default: 8)")
-    again = "ask the questions again whose picture was unreadable (default: yes)"
+    again = "ask again the questions whose picture was unreadable (default: yes)"
     group.add_argument("--retry-failed", action=argparse.BooleanOptionalAction, default=True, help=again)
     group = flags.add_argument_group("generation")
     group.add_argument("--temperature", type=float, default=0.2, help="0 is greedy (default: 0.2)")
@@ -170,9 +174,10 @@ def write_answers(
 ) -> None:
     """Answer the questions and write the answers file.
 
-    wrap: makes of the loaded model what answers. more: what else decides the answers, for the run's configuration. A
-    question whose picture cannot be read has an empty answer with the reason in its metadata; when the call is repeated it
-    is asked again, unless the settings say otherwise. Raises ValueError and OSError as ``Run`` does.
+    wrap: turns the loaded model into the subject that answers. more: what else decides the answers, for the run's
+    configuration. A question whose picture cannot be read has an empty answer with the reason in its metadata; when the
+    call is repeated it is asked again, unless the settings say otherwise. Raises ValueError and OSError as ``Run``
+    does.
     """
     model = open_checkpoint(settings.model)
     (plan,) = plans_from(settings.plan, model.config)
@@ -198,7 +203,7 @@ def write_answers(
 
 
 def answer_all(subject: Subject, plan: list[Stage], questions: Questions, run: Run, settings: AnswerSettings) -> None:
-    """Append a line for every question that the run has none of yet."""
+    """Append a line for every question for which the run has none yet."""
     with progress_bar(terminal()) as progress:
         bar = progress.add_task(questions.name, total=len(questions.examples), completed=len(run.done))
         for answer in answers(

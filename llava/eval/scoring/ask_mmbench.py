@@ -42,22 +42,27 @@ def parser() -> argparse.ArgumentParser:
     flags = shared_parser(about, max_new_tokens=1024)
     group = flags.add_argument_group("MMBench")
     group.add_argument(
-        "--all-rounds", "--all_rounds", action="store_true", help="ask as often as there are options, rotated each time"
+        "--all-rounds",
+        "--all_rounds",
+        action="store_true",
+        help="ask once for every option, with the options rotated each time",
     )
     group.add_argument(
         "--single-pred-prompt", "--single_pred_prompt", action="store_true", help="ask for the option's letter alone"
     )
-    group.add_argument("--lang", choices=list(INSTRUCTIONS), default="en", help="of that request (default: en)")
+    group.add_argument(
+        "--lang", choices=list(INSTRUCTIONS), default="en", help="language of that request (default: en)"
+    )
     return flags
 
 
 def questions(file: Path, all_rounds: bool = False, instruction: str = "") -> Iterator[tuple[str, Line]]:
     """Place and question of every round of every row; ``image`` is the base64 text of its picture.
 
-    A prompt is hint, question and options, a line each; the model is asked for ``instruction`` too. Options end at the first
-    empty cell. In round r (from 0), of which there are as many as options if ``all_rounds``, letter i stands before option
-    i + r. A picture that several rows share may be given once, the others naming that row's index. Raises ValueError naming
-    the place of a row without an option, of a repeated index, and what ``numbered_rows`` raises.
+    A prompt is hint, question and options, one per line; the model is asked for ``instruction`` too. Options end at the
+    first empty cell. In round r (from 0), of which there are as many as options if ``all_rounds``, letter i stands
+    before option i + r. A picture that several rows share may be given once, the others naming that row's index. Raises
+    ValueError naming the place of a row without an option, of a repeated index, and what ``numbered_rows`` raises.
     """
     rows = list(numbered_rows(file, ("index", "question", "A", "image")))
     pictures = {row["index"]: row["image"] for _, row in rows}
@@ -103,7 +108,7 @@ def is_none(value: object) -> bool:
 
 
 def rotated(items: Sequence[str], by: int) -> list[str]:
-    """The items, the first so many behind the others."""
+    """The items, with the first ``by`` of them moved to the end."""
     return [*items[by:], *items[:by]]
 
 
@@ -112,7 +117,7 @@ def questions_of_share(
 ) -> Questions:
     """Chunk (i, n) of the questions, their pictures laid into ``folder``; the rounds of a row stay together.
 
-    Raises ValueError naming the place of a picture that is not base64. What the picture's bytes are is not looked at.
+    Raises ValueError naming the place of a picture that is not base64. The picture's bytes are not inspected.
     """
     index, count = share
     mine = set(chunk(list(dict.fromkeys(place for place, _ in numbered)), count, index))

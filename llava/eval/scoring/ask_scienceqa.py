@@ -44,9 +44,11 @@ def parser() -> argparse.ArgumentParser:
         "--answer-prompter",
         "--answer_prompter",
         action="store_true",
-        help="let the model reason first, then ask for its answer to that",
+        help="let the model reason first, then ask for the answer that follows",
     )
-    group.add_argument("--num-samples", "--num_samples", type=int, default=-1, help="only the first so many (-1: all)")
+    group.add_argument(
+        "--num-samples", "--num_samples", type=int, default=-1, help="ask only the first N questions (-1: all)"
+    )
     return flags
 
 

@@ -2,8 +2,9 @@
 
     python -m llava.eval.convert_answer_to_mme --experiment llava-v1.5-7b --data playground/data/eval/MME
 
-reads ``answers/llava-v1.5-7b.jsonl`` of that folder and writes ``eval_tool/answers/llava-v1.5-7b/{subtask}.txt``, a line a
-question: file of the truth, question, truth, answer, parted by tabs. ``python -m llava.eval.calculation`` scores them.
+reads ``answers/llava-v1.5-7b.jsonl`` of that folder and writes ``eval_tool/answers/llava-v1.5-7b/{subtask}.txt``, one
+line per question: file of the truth, question, truth, answer, separated by tabs. ``python -m llava.eval.calculation``
+scores them.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ logger = logging.getLogger(__name__)
 
 
 def rows(task: Mme, lines: Sequence[Line]) -> dict[str, list[str]]:
-    """The text lines of every subtask, the two of a picture after each other.
+    """The text lines of every subtask, the two of a picture one after the other.
 
-    Line breaks and tabs of an answer become blanks: they would be read as further lines and fields.
+    Line breaks and tabs in an answer become spaces: they would be read as further lines and fields.
     """
     texts: dict[str, list[str]] = {}
     for picture, pair in by_picture(lines).items():
@@ -41,7 +42,7 @@ def rows(task: Mme, lines: Sequence[Line]) -> dict[str, list[str]]:
 def parser() -> argparse.ArgumentParser:
     """LLaVA's flag, and the folder that its script had to be run in."""
     flags = argparse.ArgumentParser(
-        prog="python -m llava.eval.convert_answer_to_mme", description="Make MME's text files of an answers file."
+        prog="python -m llava.eval.convert_answer_to_mme", description="Make MME's text files from an answers file."
     )
     flags.add_argument("--experiment", required=True, help="answers/EXPERIMENT.jsonl in the folder of the benchmark")
     flags.add_argument("--data", type=Path, default=Path("playground/data/eval/MME"), help="default: %(default)s")
@@ -59,7 +60,7 @@ def run(experiment: str, data: Path) -> Path:
     lines = lines_of(task, data / "answers" / f"{experiment}.jsonl")
     folder = data / "eval_tool" / "answers" / experiment
     folder.mkdir(parents=True, exist_ok=True)
-    for name in KNOWN:  # what is there may be of more subtasks, and would be scored along
+    for name in KNOWN:  # files that are already there may be of more subtasks, which would be scored too
         (folder / f"{name}.txt").unlink(missing_ok=True)
     for category, texts in rows(task, lines).items():
         write_text(folder / f"{category}.txt", "".join(f"{text}\n" for text in texts))

@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def shown(figures: dict) -> str:
-    """The figures of a category as LLaVA's script prints them, a line each."""
+    """The figures of a category as LLaVA's script prints them, one per line."""
     brief = ", ".join(f"{figures[name]:.3f}" for name in ("f1", "accuracy", "precision", "recall", "yes_ratio"))
     return (
         f"TP\tFP\tTN\tFN\t\n{figures['tp']}\t{figures['fp']}\t{figures['tn']}\t{figures['fn']}\n"

@@ -3,8 +3,8 @@
     python -m llava.eval.eval_science_qa --base-dir playground/data/eval/scienceqa --result-file answers/X.jsonl \
         --output-file answers/X_output.jsonl --output-result answers/X_result.json
 
-Strict counts only an answer that is the letter and nothing else. A question of the split without answer is wrong, as in
-LLaVA's script, which does not count it among those with a picture (here too).
+Strict counts only an answer that is the letter and nothing else. As in LLaVA's script, a question of the split without
+an answer is wrong, and does not count among those with a picture.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def read_split(folder: Path, split: str, options: Sequence[str]) -> dict[str, Li
 
 
 def read_answers(file: Path, problems: dict[str, Line]) -> dict[str, Line]:
-    """Answers by question_id. Raises ValueError naming file and line for one of another split or a second one."""
+    """Answers by question_id. Raises ValueError naming file and line for one of another split, or a second answer."""
     answers: dict[str, Line] = {}
     for number, answer in numbered_jsonl(file, ANSWER):
         name = str(answer["question_id"])
@@ -99,7 +99,7 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m llava.eval.eval_science_qa", description="Score answers on ScienceQA."
     )
     flags.add_argument(
-        "--base-dir", "--base_dir", type=Path, required=True, help="of pid_splits.json and problems.json"
+        "--base-dir", "--base_dir", type=Path, required=True, help="folder of pid_splits.json and problems.json"
     )
     flags.add_argument("--result-file", "--result_file", type=Path, required=True)
     flags.add_argument("--output-file", "--output_file", type=Path, help="what was right and what was wrong, as JSON")

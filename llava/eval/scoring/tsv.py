@@ -1,4 +1,4 @@
-"""Tables of tab-separated text, as MMBench comes: a header, cells that may be quoted and hold lines of their own."""
+"""Tables of tab-separated text, as MMBench comes: a header, cells that may be quoted and hold line breaks."""
 
 from __future__ import annotations
 

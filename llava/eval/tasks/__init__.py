@@ -1,1 +1,1 @@
-"""One file a benchmark, and what they share: ``base``, ``statistics``, ``vqa_accuracy``; ``base.get_task`` finds them by name."""
+"""One file per benchmark, and what they share: ``base``, ``statistics``, ``vqa_accuracy``; see ``base.get_task``."""

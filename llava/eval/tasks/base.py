@@ -1,7 +1,8 @@
 """A task: the questions of a benchmark, how an answer is read, and how answers become a score.
 
-A benchmark is one file in ``llava/eval/tasks`` with one subclass of ``Task``, named as the file is; see ``gqa.py``. A task
-knows nothing of models: ``run.py`` asks its examples and hands the answers back as lines, the dicts of ``predictions.jsonl``.
+A benchmark is one file in ``llava/eval/tasks`` with one subclass of ``Task``, named as the file is; see ``gqa.py``. A
+task knows nothing about models: ``run.py`` asks its examples and hands the answers back as lines, the dicts of
+``predictions.jsonl``.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ QUESTION: dict[str, type | UnionType] = {
     "text": str,
 }  # a line in LLaVA's format
 ANSWER: dict[str, type | UnionType] = {"question_id": str | int, "prompt": str, "text": str, "metadata": dict | None}
-SHARED = ("base", "statistics", "vqa_accuracy")  # files of this folder that are no benchmark
+SHARED = ("base", "statistics", "vqa_accuracy")  # files of this folder that are not benchmarks
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,9 @@ class Task(ABC):
     """
 
     name: str
-    questions: ClassVar[tuple[str, ...]]  # what the question file is called in the folder; the first that is there
-    pictures: ClassVar[str] = "."  # the folder of the pictures in the folder
-    answers: ClassVar[str] = "."  # where the true answers lie in the folder
+    questions: ClassVar[tuple[str, ...]]  # names of the question file in the folder; the first that exists is read
+    pictures: ClassVar[str] = "."  # the pictures' folder inside it
+    answers: ClassVar[str] = "."  # where the true answers lie inside it
     instructions: ClassVar[tuple[str, ...]] = (SHORT_ANSWER,)  # what prompts say besides the question
     # What papers print of the benchmark: the name of the figure, and the categories that it is over (none: all questions)
     printed: ClassVar[Mapping[str, tuple[str, ...]]] = {"accuracy": ()}
@@ -111,7 +112,7 @@ class Task(ABC):
         return Example(name, name, picture, self.images / picture, line["text"], label, category)
 
     def distinct(self, questions: Iterable[tuple[str, Line]]) -> Iterator[tuple[str, Line]]:
-        """The questions, each with its place. Raises ValueError for one that is no question, or there a second time."""
+        """The questions, each with its place. Raises ValueError for one that is not a question, or that is repeated."""
         earlier: dict[tuple[str, str], str] = {}
         for place, line in questions:
             try:
@@ -154,7 +155,7 @@ class Task(ABC):
         return limit / 100
 
     def wording(self, example: Example) -> str:
-        """The question with the benchmark's instruction; a benchmark that words it otherwise says so here."""
+        """The question with the benchmark's instruction; a benchmark with another wording overrides this."""
         return example.text
 
     def prompt(self, example: Example) -> str:
@@ -166,7 +167,7 @@ class Task(ABC):
         return text if self.instructed else text.strip()
 
     def strip_instructions(self, prompt: str) -> str:
-        """The question alone, in one line: by it answers files and question files are matched."""
+        """The question alone, on one line, by which answers files and question files are matched."""
         for words in (DEFAULT_IMAGE_TOKEN, *self.instructions):
             prompt = prompt.replace(words, " ")
         return " ".join(prompt.split())
@@ -242,7 +243,7 @@ def sample_evenly(examples: Sequence[Example], limit: int | None) -> list[Exampl
 
 
 def share_of(examples: Sequence[Example], index: int, count: int) -> list[Example]:
-    """The questions of share ``index`` (from 0) of ``count``, by whole pictures, each but the last equally many of these.
+    """The questions of share ``index`` (from 0) of ``count``, by whole pictures, equally many in each but the last.
 
     Raises ValueError for a share without a question.
     """
@@ -282,7 +283,7 @@ def list_tasks() -> list[str]:
 
 
 def get_task(name: str) -> type[Task]:
-    """The task of that name. Raises ValueError with the nearest names for one that there is not."""
+    """The task of that name. Raises ValueError with the nearest names for an unknown one."""
     names = list_tasks()
     if name not in names:
         raise ValueError(

@@ -1,8 +1,8 @@
 """Boxes: where is the thing that a name says? Asked as LLaVA asks RefCOCO, compared by intersection over union.
 
-Questions: ``llava_boxes.jsonl`` in LLaVA's format. Truth: ``boxes.jsonl``, a line a question: ``question_id``, and ``box``, which is left,
-top, right, bottom as shares of the picture padded to a square, as LLaVA sees it. Images: ``images``. An answer is the first four
-numbers in brackets. Paper of the metric: https://arxiv.org/abs/1608.00272
+Questions: ``llava_boxes.jsonl`` in LLaVA's format. Truth: ``boxes.jsonl``, one line per question: ``question_id``, and
+``box``, which is left, top, right, bottom as shares of the picture padded to a square, as LLaVA sees it. Images:
+``images``. An answer is the first four numbers in brackets. Paper of the metric: https://arxiv.org/abs/1608.00272
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def overlap(one: Box, other: Box) -> float:
 
 
 def read_truth(file: Path) -> dict[str, Box]:
-    """Question to box. Raises ValueError naming the line whose box is none."""
+    """Question to box. Raises ValueError naming the line whose box is not valid."""
     boxes: dict[str, Box] = {}
     for number, line in numbered_jsonl(file, {"question_id": str | int, "box": list}):
         box = tuple(line["box"])
@@ -60,7 +60,7 @@ def _is_box(box: Box) -> bool:
 
 
 class Boxes(Task):
-    """Boxes; the score is the share in per cent of answers whose intersection over union is 0.5 at least.
+    """Boxes; the score is the share in per cent of answers whose intersection over union is at least 0.5.
 
     An answer without a box is wrong, counts 0 in ``mean_iou`` and is counted in ``malformed``. Subtasks are the categories of the questions.
     """

@@ -1,6 +1,6 @@
 """COCO Caption: one sentence about a picture, compared with those of five people by CIDEr.
 
-Questions: ``llava_coco_caption_val2014.jsonl``, a line a picture in LLaVA's format. Ground truth: COCO's own
+Questions: ``llava_coco_caption_val2014.jsonl``, one line per picture in LLaVA's format. Ground truth: COCO's own
 ``annotations/captions_val2014.json``. Images: ``val2014``. CIDEr weighs words by how rare they are in all references of the
 split, so scores of different splits, or of a part of one, are not comparable. Papers: https://arxiv.org/abs/1504.00325, https://arxiv.org/abs/1411.5726
 """
@@ -23,10 +23,10 @@ _WORD = re.compile(r"'(?:s|re|ve|ll|d|m)\b|\w+(?:[-']\w+)*")
 
 
 def tokenize(caption: str) -> str:
-    """Words in lower case separated by blanks, without punctuation, clitics separate ("isn't" is "is n't").
+    """Words in lower case separated by spaces, without punctuation, clitics separate ("isn't" is "is n't").
 
     Differs from COCO's program, which runs Stanford's PTB tokenizer in Java: numbers with points or commas, "cannot" and
-    abbreviations are cut otherwise there. On plain captions both give the same words.
+    abbreviations are split differently there. On plain captions both give the same words.
     """
     return " ".join(_WORD.findall(_CLITIC.sub(r" \1", caption.lower().replace("\u2019", "'"))))
 
@@ -48,7 +48,8 @@ def cider(captions: Sequence[str], references: Sequence[Sequence[str]]) -> list[
 class CocoCaption(Task):
     """COCO Caption; the score is 100 times the mean CIDEr, as papers print it (it may exceed 100).
 
-    There is no right and wrong: "correct", and so the accuracy, says that a caption has the very words of a reference.
+    There is no right and wrong: "correct", and so the accuracy, says that a caption has exactly the words of a
+    reference.
     """
 
     name = "coco_caption"
@@ -97,7 +98,7 @@ class CocoCaption(Task):
 
 
 def read_truth(file: Path) -> dict[str, list[str]]:
-    """Name of the picture's file to its captions, of an annotation file of COCO."""
+    """From the name of each picture's file to its captions, as an annotation file of COCO has them."""
     pictures = numbered_records(file, {"id": str | int, "file_name": str}, inside="images")
     names = {picture["id"]: picture["file_name"] for _, picture in pictures}
     captions: dict[str, list[str]] = {}

@@ -1,4 +1,4 @@
-"""GQA: one answer a question, compared exactly, in LLaVA's layout.
+"""GQA: one answer per question, compared exactly, in LLaVA's layout.
 
 Questions: ``llava_gqa_testdev_balanced.jsonl``. Ground truth: ``data/testdev_balanced_questions.json``. Images:
 ``data/images``. An answer is what LLaVA hands to GQA's own program: lower case, without its last period. Paper: https://arxiv.org/abs/1902.09506

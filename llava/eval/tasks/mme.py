@@ -1,4 +1,4 @@
-"""MME: two yes/no questions a picture, 14 subtasks, scored as the benchmark's own calculation does.
+"""MME: two yes/no questions per picture, 14 subtasks, scored as the benchmark's own calculation does.
 
 A subtask scores ``100 * (acc + acc_plus)``: the share of questions right and the share of pictures with both right, so 200
 at most. Perception is the sum over ten subtasks, cognition over four. Paper: https://arxiv.org/abs/2306.13394
@@ -20,7 +20,7 @@ from .statistics import Contributions
 PERCEPTION = ("existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR")
 COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
 SUBTASKS = PERCEPTION + COGNITION
-FURTHER = ("kind", "naming")  # subtasks that made worlds have and MME lacks: scored alike, in neither half
+FURTHER = ("kind", "naming")  # subtasks of synthetic worlds that MME lacks: scored alike, part of neither half
 KNOWN = SUBTASKS + FURTHER
 INSTRUCTIONS = (SHORT_ANSWER, "Please answer yes or no.")
 
@@ -70,9 +70,9 @@ def score_pairs(pairs: Sequence[tuple[Answer, Answer]]) -> dict:
 
 
 def totals(subtasks: dict[str, dict]) -> dict:
-    """Perception, cognition and the sum over the subtasks present, each with what it is out of, and a note if some lack.
+    """Perception, cognition and the sum over the subtasks present, each with its maximum, and a note where some lack.
 
-    Subtasks that MME has not count in the sum alone, and are ``further`` where there are any.
+    Subtasks that MME does not have count only in the sum, and are ``further`` where there are any.
     """
     perception, cognition = ([name for name in half if name in subtasks] for half in (PERCEPTION, COGNITION))
     scores = [sum(subtasks[name]["score"] for name in half) for half in (perception, cognition)]
@@ -102,8 +102,9 @@ def totals(subtasks: dict[str, dict]) -> dict:
 def calculate(folder: str | Path) -> dict:
     """Score a folder of official answer files, ``{subtask}.txt`` with tab-separated picture, question, truth, answer.
 
-    Two lines following each other are one picture. Returns what ``totals`` does. Raises ValueError naming file and line for
-    a line that has not four fields, a truth that is not yes or no, an odd number of lines, or two lines of two pictures.
+    Two consecutive lines are one picture. Returns what ``totals`` does. Raises ValueError naming file and line for
+    a line that does not have four fields, a truth that is not yes or no, an odd number of lines, or two lines of two
+    pictures.
     """
     folder, subtasks = Path(folder), {}
     for name in KNOWN:
@@ -207,7 +208,7 @@ class Mme(Task):
 
 
 def _pairs(lines: Sequence[Line]) -> list[list[Line]]:
-    """The two answers of every picture. Raises ValueError for a picture that has not two."""
+    """The two answers of every picture. Raises ValueError for a picture that does not have two."""
     groups = by_picture(lines)
     for name, group in groups.items():
         if len(group) != 2:

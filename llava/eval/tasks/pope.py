@@ -1,4 +1,4 @@
-"""POPE: is there such a thing in the picture? Of the things that are not, three ways of choosing them make three categories.
+"""POPE: is there such a thing in the picture? Three ways of choosing the things that are not make three categories.
 
 LLaVA's layout: ``llava_pope_test.jsonl``, ``coco/coco_pope_{random,popular,adversarial}.json`` with the truth, ``val2014/``
 with the pictures. LLaVA reports the mean of the three F1 scores. Paper: https://arxiv.org/abs/2305.10355

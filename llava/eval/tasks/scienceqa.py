@@ -37,7 +37,7 @@ def parse_answer(text: str, options: Sequence[str] = OPTIONS) -> str:
 
 
 def is_strictly(text: str, letter: str) -> bool:
-    """Whether the answer is the letter and nothing else; blanks around it and a first ``</s>`` at its end do not count."""
+    """Whether the answer is the letter and nothing else; spaces around it and one ``</s>`` at its end are ignored."""
     return text.strip().removesuffix("</s>").strip() == letter
 
 

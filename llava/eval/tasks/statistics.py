@@ -10,8 +10,9 @@ Four published corrections bring it to its nominal level:
   (Rao and Wu 1988, "Resampling inference with complex survey data", JASA 83).
 - Strata of one picture are pooled (collapsed strata: Cochran 1977, "Sampling Techniques", 5A.12).
 - A score with a largest and a smallest value has Wilson's interval at the effective sample size that the resampled variance
-  gives, with Student's t (Korn and Graubard 1998, Survey Methodology 24); a score without has percentiles that are widened
-  by Student's t (Hesterberg 2015, "What teachers should know about the bootstrap", The American Statistician 69).
+  gives, with Student's t (Korn and Graubard 1998, Survey Methodology 24); a score without these has percentiles that
+  are widened by Student's t (Hesterberg 2015, "What teachers should know about the bootstrap", The American
+  Statistician 69).
 - A paired difference counts two pictures more, on which the runs differ by half of the largest difference in either
   direction (Agresti and Min 2005, Statistics in Medicine 24).
 """
@@ -109,9 +110,9 @@ def detectable_difference(
     """The smallest true difference that ``difference_interval`` tells from 0 with a chance of ``power``.
 
     It follows from how many pictures there are and from how much the two runs differ on each of them, as measured: the
-    distance from 0 at which the interval begins to exclude it, and on top the quantile of the power times the standard
+    distance from 0 at which the interval begins to exclude it, plus the quantile of the power times the standard
     error (Cohen 1988, "Statistical Power Analysis for the Behavioral Sciences", with Student's t for the normal). A
-    difference that was found and is smaller says that the true one was probably overestimated. Arguments are those of
+    smaller difference that was found all the same is probably an overestimate of the true one. Arguments are those of
     ``difference_interval``.
     """
     _, totals = _difference(first, second)
@@ -122,13 +123,13 @@ def detectable_difference(
 
 
 def equivalence_margin(first: Sequence[Contributions], second: Sequence[Contributions], questions: int) -> float:
-    """The smallest margin within which two runs are shown to be equivalent; arguments as of ``difference_interval``.
+    """The smallest margin within which two runs are shown to be equivalent; arguments as for ``difference_interval``.
 
     Paired TOST, two one-sided tests at 0.05 each (Schuirmann 1987, Journal of Pharmacokinetics and Biopharmaceutics 15): the
     runs are equivalent within a margin where the 90 % interval of their difference lies inside it. That interval is too
     narrow where only a few answers differ, so the variance is at least what independent answers have at the margin, as in a
-    score test: of 200 ``questions`` that two runs answer alike, 2 may differ in truth, and the margin is 1.3 %, not 0. With
-    p the difference as a share of the largest score, this second bound is Wilson's for p out of ``questions``.
+    score test: of 200 ``questions`` that two runs answer alike, 2 may truly differ, and the margin is 1.3 %, not 0.
+    With p the difference as a share of the largest score, this second bound is Wilson's for p out of ``questions``.
     """
     difference, _ = _difference(first, second)
     margin = max(map(abs, difference_interval(first, second, EQUIVALENCE_LEVEL)))
@@ -154,8 +155,8 @@ def ratio_interval(
 
     Pictures are resampled within each benchmark, the same ones for both runs, so that what is hard for both cancels. With r
     = s / f the resampled variance is that of (s - r f) / f, the ratio to first order (Cochran 1977, "Sampling Techniques",
-    6.4), and has the two pictures more of a paired difference. Benchmarks are independent: their variances add, and Student's
-    t has the degrees of freedom of Welch and Satterthwaite.
+    6.4), and counts two pictures more, as a paired difference does. Benchmarks are independent: their variances add,
+    and Student's t has the degrees of freedom of Welch and Satterthwaite.
     """
     variances, freedoms = [], []
     for reduced, full in benchmarks:
@@ -209,9 +210,10 @@ def containing(estimate: float, interval: Sequence[float]) -> list[float]:
 def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
     """Two-sided exact p of McNemar's test that two runs are right equally often; not the mid-p, so never too small.
 
-    ``first`` and ``second`` say of the same questions whether each was right. Only the questions that exactly one run had
-    right count: under the hypothesis they are tosses of a coin. 1 where there is none. Questions of one picture are taken
-    as independent, which the bootstrap over pictures does not assume. Raises ValueError for different numbers of questions.
+    ``first`` and ``second`` say of the same questions whether each was right. Only the questions that exactly one run
+    got right count: under the null hypothesis they are tosses of a coin. 1 where there is none. Questions of one
+    picture are taken as independent, which the bootstrap over pictures does not assume. Raises ValueError for different
+    numbers of questions.
     """
     first_right, second_right = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
     if first_right.shape != second_right.shape:
@@ -224,7 +226,7 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """The p values after Holm's correction: each may be held against 0.05 however many there are."""
+    """The p values after Holm's correction: each may be compared with 0.05 however many there are."""
     order, corrected, largest = np.argsort(p, kind="stable"), [0.0] * len(p), 0.0
     for rank, index in enumerate(order):
         largest = max(largest, min(1.0, (len(p) - rank) * float(p[index])))
@@ -255,9 +257,9 @@ def _difference(first: Sequence[Contributions], second: Sequence[Contributions])
 
 
 def _with_two_more(totals: NDArray[np.float64], pictures: int, limit: float) -> tuple[float, float]:
-    """What counting two more pictures, that differ by ``limit`` either way, makes of a difference and of its error.
+    """What counting two more pictures, which differ by ``limit`` either way, does to a difference and its error.
 
-    The share of the difference that is left, and the standard error of that.
+    Returns the share of the difference that is left, and its standard error.
     """
     share = pictures / (pictures + 2)
     return share, math.sqrt(share**2 * float(totals.var()) + (limit / (pictures + 2)) ** 2)

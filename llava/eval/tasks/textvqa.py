@@ -21,7 +21,7 @@ _INLINE = re.compile(r"OCR tokens: .*?Question: (.*?) Short answer:", re.DOTALL)
 
 
 def question_of(prompt: str) -> str:
-    """The question in a prompt of one of LLaVA's three layouts, in lower case and one line.
+    """The question in a prompt of one of LLaVA's three layouts, in lower case on one line.
 
     "OCR tokens: ... Question: ... Short answer:" in one line; a question, a line "Reference OCR token: ..." after or before it,
     and an instruction; a question and an instruction. Raises ValueError for anything else.
@@ -57,7 +57,7 @@ class TextVqa(VqaTask):
     def read(self) -> Iterator[Example]:
         known, self.people = read_truth(self.truth), {}
         for number, (where, line) in enumerate(self.question_lines(), start=1):
-            picture = str(line["question_id"])  # LLaVA's file names the picture here, so it is no question's own
+            picture = str(line["question_id"])  # LLaVA's file names the picture here, not the question
             question, key = self.strip_instructions(line["text"]), f"{picture}#{number}"
             if (picture, question) not in known:
                 raise ValueError(

@@ -1,7 +1,7 @@
 """How TextVQA and VQAv2 compare answers: one normal form of words, and agreement with ten people.
 
 The rules are those of the VQA evaluation server, as LLaVA applies them to TextVQA and before it uploads VQAv2 answers: lower
-case, no articles, numbers as digits, apostrophes put back, punctuation out. Papers: https://arxiv.org/abs/1505.00468,
+case, no articles, numbers as digits, apostrophes put back, no punctuation. Papers: https://arxiv.org/abs/1505.00468,
 https://arxiv.org/abs/1904.08920
 """
 
@@ -39,7 +39,7 @@ _PERIOD = re.compile(r"\.(?!\d)")
 def normalise(text: str) -> str:
     """The form in which two answers are compared: "A red T-shirt." is "red t shirt", "Three" is "3", "2,000" is "2000".
 
-    A mark of punctuation becomes nothing if it stands next to a blank anywhere in the text, else a blank.
+    A punctuation mark is dropped if it stands next to a space anywhere in the text, else it becomes a space.
     """
     text = " ".join(text.lower().replace(",", "").replace("?", "").replace("'s", " 's").split())
     stripped = text

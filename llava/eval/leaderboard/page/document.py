@@ -129,7 +129,7 @@ def _standing(entry: Entry) -> Cell:
 
 
 def _line(line: Line, entries: Sequence[Entry], table: Sequence[Column], places: dict[int, int]) -> dict[str, Any]:
-    """One method: for each mean its cell's number, its figures by name, and how it stands to random."""
+    """One method: for each mean its cell's number, its figures by name, and how it compares with random."""
     cells = []
     for entry in line.places:
         place = None if entry is None else entries.index(entry)
@@ -156,7 +156,7 @@ def _figures(table: Sequence[Column], index: int | None) -> list[tuple[str, str]
 
 
 def _configs(entry: Entry, folder: Path) -> list[tuple[str, str]]:
-    """The configuration of each run of a cell: its folder's name, and the way there from the page."""
+    """The configuration of each run of a cell: its folder's name, and the path to it from the page."""
     folders = entry.row.folders if entry.row else []
     return [(Path(each).name, quote(f"{relative(each, folder)}/config.yaml")) for each in folders]
 

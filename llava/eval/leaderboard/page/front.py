@@ -21,7 +21,7 @@ APART = {"before": -7.0, "control": 0.0, "inside": 7.0}  # pixels from a run's c
 class Dot:
     """One run: where its cost and its score lie, its interval's ends, its cell's number, and the text when it is pointed at.
 
-    ``drawn``: where along it is drawn, as kinds at one cost would hide one another.
+    ``drawn``: where on the cost axis it is drawn, since kinds at one cost would hide one another.
     """
 
     x: float

@@ -15,8 +15,8 @@ from ..board import Entry
 def pictures_of(entries: Sequence[Entry]) -> tuple[list[dict[str, Any]], list[list[dict[str, Any]]]]:
     """The pictures of one model and task, each embedded once, and for every entry its answers about them.
 
-    Of a picture's questions the first is shown, of a plan's stages the last, of several seeds the first. An answer says in
-    ``picture`` which one it is about. A run without stored samples has none.
+    Shown are the first of a picture's questions, the last of a plan's stages and the first of several seeds. An answer
+    says in ``picture`` which one it is about. A run without stored samples has none.
     """
     pictures: dict[tuple[Path, str], int] = {}
     shown: list[dict[str, Any]] = []

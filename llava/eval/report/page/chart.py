@@ -28,7 +28,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Series:
-    """One method's runs from cheap to dear; its number decides colour and marker."""
+    """One method's runs from cheapest to most expensive; its number decides colour and marker."""
 
     number: int
     name: str

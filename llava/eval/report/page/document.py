@@ -1,6 +1,6 @@
 """The page itself: the template filled with every board, and the policy that lets no other code run.
 
-Style, script, data and pictures are in the file; it opens from disk and asks no network for anything. Its content security
+Style, script, data and pictures are in the file; it opens from disk and needs no network. Its content security
 policy enforces that, and names style and script by their hashes, so that markup from a results folder could not run even
 where it was not escaped. The template, the style and the script lie in this folder.
 """
@@ -31,8 +31,8 @@ HERE = Path(__file__).parent
 SIZES = {
     "wide": (1080, 460),
     "narrow": (358, 400),
-}  # of a chart, for screens and for phones, so that its text is readable
-MARKERS = 8  # that the template has
+}  # sizes of a chart for screens and for phones, so that its text is readable
+MARKERS = 8  # as many as the template has
 
 
 def write_page(rows: Sequence[Row], unfinished: Sequence[Path], file: str | Path) -> Path:
@@ -61,7 +61,7 @@ def write_page(rows: Sequence[Row], unfinished: Sequence[Path], file: str | Path
 
 
 def templates_in(*folders: Path) -> Environment:
-    """The templates of folders, what they render escaped, with the filters ``breakable`` and ``unbroken``."""
+    """The templates of folders, with escaped output and the filters ``breakable`` and ``unbroken``."""
     environment = Environment(
         loader=FileSystemLoader(folders),
         autoescape=True,
@@ -74,7 +74,7 @@ def templates_in(*folders: Path) -> Environment:
 
 
 def self_contained(style: str, script: str) -> dict[str, Markup]:
-    """A page's ``style`` and ``script``, and the ``policy`` that lets in these alone, and pictures that it holds itself."""
+    """A page's ``style`` and ``script``, and the ``policy`` that allows only these, and pictures inside the page."""
     policy = f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; img-src data:"
     return {"policy": Markup(policy), "style": Markup(style), "script": Markup(script)}
 
@@ -108,7 +108,7 @@ def _charts(rows: Sequence[Row]) -> dict[str, list[Chart]]:
 
 
 def page_style() -> str:
-    """The style with a class for every colour and for every share of a heat map, as the policy allows no style attribute."""
+    """The style with a class for every colour and share of a heat map, since the policy allows no style attribute."""
     numbers = range(len(COLOURS))
     light = " ".join(f"--hue-{n}: {COLOURS[n]}; --series-{n}: var(--hue-{n});" for n in numbers)
     dark = " ".join(f"--series-{n}: color-mix(in oklab, var(--hue-{n}) 62%, white);" for n in numbers)

@@ -15,13 +15,13 @@ from ..rows import Row
 
 logger = logging.getLogger(__name__)
 
-LONGEST = 300  # letters of an answer that are shown
+LONGEST = 300  # characters of an answer that are shown
 
 
 def gallery(rows: Sequence[Row]) -> dict[str, Any] | None:
     """The stored samples of all plans; None where there are none.
 
-    Of several seeds the first is shown. Pictures are embedded once each.
+    With several seeds the first is shown. Pictures are embedded once each.
     """
     entries = [{entry["key"]: entry for entry in samples.read(Path(row.folders[0]))} for row in rows]
     sources = {
@@ -62,7 +62,7 @@ def sample_of(plan: str, line: Line, entry: dict[str, Any] | None) -> dict[str, 
 
 
 def embedded(root: Path, name: str) -> str:
-    """A stored picture as a data address; empty, with a warning, where it is gone."""
+    """A stored picture as a data address; empty, with a warning, where the file is gone."""
     file = root / "pictures" / Path(name).name
     try:
         return "data:image/jpeg;base64," + base64.b64encode(file.read_bytes()).decode()

@@ -10,7 +10,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 
 from ..rows import Row
 
-MARGIN = 1.15  # of the costs, at both ends
+MARGIN = 1.15  # factor on the costs, at both ends
 ROOM = 38  # pixels that a tick across needs
 
 
@@ -43,7 +43,8 @@ class Tick:
 class Plot:
     """The rectangle from (left, top) to (right, bottom) in a picture of width x height pixels, and what lies in it.
 
-    size: a word for the style sheet. costs: the least and the most drawn. scores: the ticks up, from the least to the most.
+    size: a word for the style sheet. costs: the lowest and the highest that are drawn. scores: the vertical ticks, from
+    the lowest to the highest.
     """
 
     axis: Axis
