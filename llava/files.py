@@ -20,7 +20,7 @@ import yaml
 
 EXCERPT = 200  # characters of a value that an error message shows
 LONGEST_YAML = 32 * 1024  # bytes
-DEEPEST_YAML = 8  # mappings and lists within one another
+DEEPEST_YAML = 8  # deepest nesting of mappings and lists
 
 # The fields that a record must have: names, or names with the types of their values, where a type that takes None means
 # that the field may be null or absent.
@@ -77,8 +77,9 @@ def numbered_lines(file: str | Path) -> Iterator[tuple[int, str]]:
 def parse_json(text: str, file: str | Path, line: int = 1, *, surrogates: bool = False) -> Any:
     """The value of a JSON text that begins at ``line`` of ``file``.
 
-    surrogates: let halves of surrogate pairs (``"\\ud83d"``) pass; they are no characters, so neither a tokenizer nor a
-    file takes them. Raises ValueError naming file and line for what is not JSON, is nested too deeply or holds such a half.
+    surrogates: let halves of surrogate pairs (``"\\ud83d"``) pass; they are not characters, so neither a tokenizer nor
+    a file takes them. Raises ValueError naming file and line for what is not JSON, is nested too deeply or holds such a
+    half.
     """
     try:
         value = json.loads(text)
@@ -208,9 +209,9 @@ _StrictLoader.add_constructor("tag:yaml.org,2002:float", _StrictLoader.construct
 def read_yaml(file: str | Path) -> Any:
     """The value of a YAML file of at most 32 KiB that is written by hand, read strictly.
 
-    A key that stands twice, an alias, a tag, or deep nesting is refused, and nothing is read as something else than it looks
-    like, as YAML 1.1 does: ``0100`` is a hundred, ``no`` is a word. Raises FileNotFoundError, and ValueError naming file and
-    fault.
+    A repeated key, an alias, a tag, or deep nesting is refused, and nothing is read as something other than what it
+    looks like, which YAML 1.1 does: ``0100`` is a hundred, ``no`` is a word. Raises FileNotFoundError, and ValueError
+    naming file and fault.
     """
     file = Path(file)
     if file.is_file() and (size := file.stat().st_size) > LONGEST_YAML:
@@ -243,7 +244,7 @@ def _check_events(text: str) -> None:
 
 
 def write_text(file: str | Path, text: str) -> None:
-    """Write a file in UTF-8 so that it is whole or what it was before; the folder must exist.
+    """Write a file in UTF-8 so that it is either complete or unchanged; the folder must exist.
 
     Raises OSError naming the file where it cannot be written, for example on a full disk.
     """
@@ -272,5 +273,5 @@ def write_json(file: str | Path, content: object) -> None:
 
 
 def write_jsonl(file: str | Path, records: Iterable[object]) -> None:
-    """Write one record a line; see ``write_text``."""
+    """Write one record per line; see ``write_text``."""
     write_text(file, "".join(f"{json.dumps(record)}\n" for record in records))

@@ -1,4 +1,4 @@
-"""Folders that are whole or not there, and that say what they were made of."""
+"""Folders that are complete or absent, and that record what they were made from."""
 
 from __future__ import annotations
 
@@ -30,10 +30,11 @@ def new_folder(output: Path) -> Iterator[Path]:
 
 
 def is_made(output: Path, mark: str, made: dict[str, Any], kind: str, verb: str) -> bool:
-    """Whether ``output`` is complete and was made of the same; an empty folder, or none, was not.
+    """Whether ``output`` is complete and was made from the same; an empty folder, or none, was not.
 
-    mark: the JSON file in it that says what it was made of. made: what is asked for. kind, verb: what such a folder is called
-    and how it comes to be, for the message ("build", "built"). Raises ValueError where it holds something else.
+    mark: the JSON file in it that says what it was made from. made: what is asked for. kind, verb: what such a folder
+    is called and how it comes to be, for the message ("build", "built"). Raises ValueError where it holds something
+    else.
     """
     if not output.exists() or output.is_dir() and not any(output.iterdir()):
         return False

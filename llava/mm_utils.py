@@ -57,8 +57,8 @@ def process_images(images: Sequence[Image.Image], image_processor: Any, model_cf
     processor's mean colour; "anyres" (also "anyres_max_9") gives each as a stack of crops; anything else lets the processor resize and crop.
     Returns (n, 3, H, W), for anyres (n, 1+crops, 3, H, W); a list where the pictures got different numbers of crops.
 
-    Memory is bounded by the picture's own pixels: one of extreme proportions shrinks before it is squared, or loses before
-    the processor resizes it what the processor would crop.
+    Memory is bounded by the picture's own pixels: one of extreme proportions shrinks before it is squared, or loses
+    what the processor would crop before the processor resizes it.
     """
     layout = getattr(model_cfg, "image_aspect_ratio", None)
     if layout is not None and layout.startswith(ANYRES):
@@ -91,7 +91,7 @@ def _central_part(image: Image.Image, image_processor: Any) -> Image.Image:
     if not image_processor.do_center_crop:
         return image
     short, crop = min(image.size), max(image_processor.crop_size["height"], image_processor.crop_size["width"])
-    # As many times the shorter side as give a strip of LEAST_SIDE squared pixels behind the resizing.
+    # As many times the shorter side as give a strip of LEAST_SIDE squared pixels after the resizing.
     most = short * max(2, (LEAST_SIDE // crop) ** 2)
     if max(image.size) <= most:
         return image
@@ -110,7 +110,7 @@ def _pixels(image: Image.Image, image_processor: Any) -> Tensor:
 
 
 def select_best_resolution(original_size: Size, possible_resolutions: Sequence[Size]) -> Size:
-    """The grid (width, height) that keeps most of a picture's pixels; of equals the one that wastes fewest.
+    """The grid (width, height) that keeps most of a picture's pixels; of equals, the one that wastes the fewest.
 
     Example: (1000, 500) among (336, 672), (672, 336), (672, 672) -> (672, 336).
     """
@@ -159,7 +159,7 @@ def process_anyres_image(image: Image.Image, processor: Any, grid_pinpoints: str
     """The whole picture squeezed into one square, then its crops: (1 + crops, 3, H, W)."""
     image = to_rgb(image)
     grid = select_best_resolution(image.size, _grids(grid_pinpoints))
-    # One that cuts nothing off, as SigLIP's, squeezes a picture to the size it reads.
+    # A processor that cuts nothing off, such as SigLIP's, squeezes a picture to the size it reads.
     if processor.do_center_crop:
         crop, side = processor.crop_size["height"], processor.size["shortest_edge"]
     else:
@@ -180,10 +180,10 @@ def _grids(grid_pinpoints: str | Sequence[Size]) -> list[Size]:
 
 
 def question_with_images(question: str, count: int, config: Any) -> str:
-    """A question with its image tokens: in place of every `<image-placeholder>`, else its own, else a line each in front.
+    """A question with its image tokens: in place of every `<image-placeholder>`, else its own, else in lines in front.
 
     count: how many images there are. config.mm_use_im_start_end: put `<im_start>` and `<im_end>` around every token that
-    is added. Raises ValueError where the question then has another number of tokens than there are images.
+    is added. Raises ValueError where the question then does not have as many tokens as there are images.
     """
     token = DEFAULT_IMAGE_TOKEN
     if getattr(config, "mm_use_im_start_end", False):
@@ -238,9 +238,10 @@ def tokenizer_image_token(
 class KeywordsStoppingCriteria(StoppingCriteria):
     """Ends every row on its own once its answer ends with, or has just written, one of the keywords.
 
-    keywords: strings, e.g. `["###"]`, however they are tokenised in their context. input_ids: the prompt (B, S). Works for
-    `generate` of new ids only as for one that returns the prompt in front: rows that begin with their prompt have it taken
-    off. A step costs the decoding of a few ids a row, whatever the answer's length. Raises ValueError for an empty keyword.
+    keywords: strings, e.g. `["###"]`, however they are tokenised in their context. input_ids: the prompt (B, S). Works
+    both for a `generate` that returns only new ids and for one that returns the prompt in front: rows that begin with
+    their prompt have it taken off. A step costs the decoding of a few ids per row, whatever the answer's length. Raises
+    ValueError for an empty keyword.
     """
 
     def __init__(self, keywords: Sequence[str], tokenizer: Any, input_ids: Tensor):
@@ -256,7 +257,7 @@ class KeywordsStoppingCriteria(StoppingCriteria):
                 ids = ids[1:]
             self.keyword_ids.append(ids)
         self.max_keyword_len = max(map(len, self.keyword_ids), default=0)
-        # An id spells a byte at least, except for a blank with which a decoded text begins.
+        # An id spells at least one byte, except for a space at the beginning of a decoded text.
         self._spans = [len(keyword.encode()) + keyword[0].isspace() for keyword in self.keywords]
 
     def __call__(self, input_ids: Tensor, scores: Any = None, **kwargs: Any) -> BoolTensor:

@@ -96,7 +96,7 @@ def load_image_from_bytes(content: bytes) -> Image.Image:
 def picture_size(file: str | Path | IO[bytes]) -> Size:
     """(width, height) of the picture that `load_image` gives, from the header of a file or stream (a TIFF is decoded).
 
-    Raises as `load_image` does, but damage behind the header is not seen.
+    Raises as `load_image` does, but damage after the header is not seen.
     """
     try:
         with (
@@ -210,7 +210,7 @@ def _unreadable(source: str, error: BaseException) -> ValueError:
 def download(address: str, largest: int | None = None) -> bytes:
     """What an address answers with: at most ``largest`` bytes (None: `LARGEST_DOWNLOAD`) within `LONGEST_DOWNLOAD` seconds.
 
-    Raises ValueError beyond, and what urllib raises.
+    Raises ValueError beyond these limits, and what urllib raises.
     """
     largest = LARGEST_DOWNLOAD if largest is None else largest
     end = time.monotonic() + LONGEST_DOWNLOAD

@@ -1,4 +1,4 @@
-"""What comes with the package beside its code: configurations, small checkpoints, pictures.
+"""What comes with the package besides its code: configurations, small checkpoints, pictures.
 
 In a checkout they lie at the top level, where they are edited. setup.py puts what ``FILES`` names into ``llava/data`` of the
 wheel, in the same order, so that ``configs/methods/fastv.yaml`` means the same wherever the package was installed from.

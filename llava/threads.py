@@ -9,7 +9,7 @@ SPINS = "1000"
 
 
 def limit_spinning(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Let a thread that waits for the others sleep soon, unless the environment says how it should wait.
+    """Make a thread that waits for the others go to sleep soon, unless the environment says how it should wait.
 
     GNU's OpenMP, which PyTorch uses on the CPU, spins 300,000 times at the end of every parallel step. On a machine with
     other work the thread that is waited for has no core to run on meanwhile: with two processes of two threads on two busy

@@ -74,7 +74,7 @@ def box_text(box: Iterable[float]) -> str:
 
 
 def installed(package: str) -> bool:
-    """Whether a package, which may be a dotted name, can be imported; it is not."""
+    """Whether a package, which may be a dotted name, can be imported; nothing is imported."""
     try:
         return importlib.util.find_spec(package) is not None
     except ModuleNotFoundError:  # the parent of a dotted name is absent
@@ -88,7 +88,7 @@ def exit_code(
 ) -> int:
     """Run a command line's work with plain log lines: 0, or 2 for bad input, whose message is logged.
 
-    With ``stopped``, Ctrl-C logs that sentence and gives 130; without it, Ctrl-C goes on upwards.
+    With ``stopped``, Ctrl-C logs that sentence and gives 130; without it, Ctrl-C is raised.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:

@@ -1,4 +1,4 @@
-"""The versions of transformers that the tests run on: the oldest and the newest, and whatever lies between."""
+"""The versions of transformers that the tests run on: the oldest, the newest, and what lies between."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ TESTED = f"transformers {OLDEST[0]}.{OLDEST[1]} to {NEWEST[0]}.{NEWEST[1]}"
 def check_transformers(installed: str | None = None) -> None:
     """Raises ImportError for a transformers older than the oldest tested, warns once for one newer than the newest.
 
-    installed: its version, None for the one that is there; without any nothing is said. Releases of transformers rename
-    keywords, and a forward that is called by a new name decodes nonsense without an error.
+    installed: its version, None for the installed one; without any there is no complaint. Releases of transformers
+    rename keywords, and a forward that is called by a new name decodes nonsense without an error.
     """
     if installed is None:
         try:

@@ -6,9 +6,9 @@
 Document 004's experiment: 576 tokens, 566, ... 16, which is 57 points. Every point is evaluated for real: from layer K on
 the other tokens are gone, by the attention of layer K-1. (The documents' program never prunes; it ranks by the attention of
 layer K itself and only restricts the statistic, so its accuracy is one number at every point.) The ranks are those of the last layer's
-picture-to-picture block, (kept, kept) a head, mean over heads and questions; the keys name the layer, ``layer31_effective_ranks`` for a
-model of 32 layers and ``layer13_effective_ranks`` for one of 14. What the points have in common is computed once a picture: the
-tower and the layers before K.
+picture-to-picture block, (kept, kept) per head, mean over heads and questions; the keys name the layer,
+``layer31_effective_ranks`` for a model of 32 layers and ``layer13_effective_ranks`` for one of 14. What the points have
+in common is computed once per picture: the tower and the layers before K.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ RANKS = {  # the key of the JSON, after the layer, and the measurement
 class Ranked(SharedPrefix):
     """Answers as ``subject`` does and adds to each reply's cost the ranks of the last layer's picture-to-picture block.
 
-    Beside them ``rank_seconds``, what finding them took, and ``reused_flops``, those of the shared layers where they did not
-    run again.
+    It also adds ``rank_seconds``, the time this took, and ``reused_flops``, those of the shared layers where they did
+    not run again.
     """
 
     def answer(
@@ -124,9 +124,9 @@ class RankExperiment(Experiment):
 
 
 def rank_table(curve: Mapping[int, Outcome], last: int, dense: Outcome) -> dict:
-    """A curve as the documents' JSON, one entry a budget, with what ours adds: intervals, right answers, cost.
+    """A curve as the documents' JSON, one entry per budget, with what ours adds: intervals, right answers, cost.
 
-    ``correct`` is a string of 0 and 1 a budget, in the order of ``pictures``.
+    ``correct`` is one string of 0 and 1 per budget, in the order of ``pictures``.
     """
     outcomes = list(curve.values())
     ranks = {f"layer{last}_{key}": [outcome.cost[name] for outcome in outcomes] for key, name in RANKS.items()}
@@ -142,10 +142,11 @@ def rank_table(curve: Mapping[int, Outcome], last: int, dense: Outcome) -> dict:
 
 
 def price(outcomes: Sequence[Outcome], dense: Outcome) -> dict[str, float]:
-    """What a curve cost, beside as many dense runs each with its own pass through the tower.
+    """What a curve cost, next to as many dense runs, each with its own pass through the tower.
 
     FLOPs are of the rows that really entered every layer, tower and shared layers counted once; seconds are those of the
-    run, without the finding of ranks. ``dense`` is the sweep's very first point, which has every token and nothing to share.
+    run, without the time for the ranks. ``dense`` is the sweep's very first point, which has every token and nothing to
+    share.
     """
 
     def answered(outcome: Outcome) -> list[dict]:
@@ -241,7 +242,7 @@ def parser(method: str | None = None, output: str = "{method}_layer{layer}_rank_
     group.add_argument("--task", default="scienceqa", help=f"one of {', '.join(list_tasks())} (default: scienceqa)")
     layer = "tokens go from this layer on, by the attention of the one before (default: %(default)s)"
     group.add_argument("--pruning-layer", "--pruning_layer", type=int, default=2, help=layer)
-    group.add_argument("--step", type=int, default=10, help="between two budgets (default: 10)")
+    group.add_argument("--step", type=int, default=10, help="tokens between two budgets (default: 10)")
     group.add_argument("--least", type=int, default=16, help="the smallest budget (default: 16)")
     flags.set_defaults(num_samples=50)
     return flags

@@ -40,8 +40,8 @@ class ExperimentSettings:
 
     evaluation: the questions and the model; its ``results`` are the folder of the runs (None: by the experiment's name).
     output_file, output_plot: JSON and figure (None: no figure). controls: "none", "usual" (random and blind), or "all" (three
-    seeds of random, and grid, pool and downsample at the same mean cost as well). typed: what was said of the picture's
-    place or length, by the flag's name; the prompt's own are used.
+    seeds of random, and grid, pool and downsample at the same mean cost as well). typed: what was typed about the
+    picture's place or length, by the flag's name; the prompt's own are used.
     """
 
     evaluation: EvalSettings

@@ -35,7 +35,7 @@ CUSTOM_KNOBS = {
 
 
 def compare(experiment: Experiment, plan: list[Stage]) -> tuple[Outcome, dict[str, Outcome]]:
-    """A plan's outcome, and by name those it is held against: full, and unless switched off blind and random."""
+    """A plan's outcome, and by name those it is compared with: full, and unless switched off blind and random."""
     sweep = experiment.sweep({"plan": {0: plan}})
     outcomes = {name: curve[0] for name, curve in sweep.curves.items()}
     return outcomes.pop("plan"), {**sweep.references, **outcomes}
@@ -79,7 +79,7 @@ def named(settings: ExperimentSettings, name: str) -> ExperimentSettings:
 
 
 def method_name(plan: list[Stage], config: ReductionKnobs) -> str:
-    """What the documents' files call a run; what they do not know goes by its plan."""
+    """What the documents' files call a run; what they do not know is named by its plan."""
     if not plan:
         return "baseline"
     if config.use_fast_v:
@@ -140,7 +140,7 @@ def custom_selection_parser(description: str) -> argparse.ArgumentParser:
     flags = common(description, "results_METHOD.json", lengths=SPANS["use_custom_selection"])
     add_plan_flags(flags)
     flags.set_defaults(output_file=None, use_custom_selection=True)
-    flags.add_argument("--baseline", action="store_true", help="the full model alone")
+    flags.add_argument("--baseline", action="store_true", help="run only the full model")
     return flags
 
 

@@ -30,7 +30,7 @@ Curve = Mapping[int, list[Stage]]  # layer to plan
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one plan came to: its name, metrics, mean cost, and answers in the benchmark's order."""
+    """The outcome of one plan: its name, metrics, mean cost, and answers in the benchmark's order."""
 
     plan: str
     metrics: dict
@@ -45,7 +45,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Sweep:
-    """What an experiment came to: the outcome of every curve at each layer, and that of ``full`` and, as a control, ``blind``.
+    """An experiment's result: the outcome of every curve at each layer, of ``full`` and, as a control, of ``blind``.
 
     Unless controls were switched off ``curves`` ends with ``random``, and with the other controls where all are asked for. ``layers`` is the model's depth.
     """
@@ -140,7 +140,7 @@ class Experiment:
     def subject(self, device: torch.device | None = None) -> Subject:
         """What is asked: the model of the command line, loaded, on ``device`` where it names none.
 
-        An experiment of its own kind may return another.
+        A subclass may return another.
         """
         return self.model.subject(device)
 
@@ -169,9 +169,9 @@ class Experiment:
         return self.model.span(self.task.prompt(self.task.examples[0]))
 
     def _check_prompt(self, budget: Budget | None) -> None:
-        """Hold what was typed about the picture's place, its length and the budget against the model's own prompt.
+        """Compare what was typed about the picture's place, its length and the budget with the model's own prompt.
 
-        The documents' places are those of their prompts: another one is said, and the prompt's is used.
+        The documents' places are those of their prompts: a different one is reported, and the prompt's own is used.
         """
         start, tokens = self.span()
         for name, typed in self.settings.typed_starts.items():

@@ -1,4 +1,4 @@
-"""Outcomes as the documents' JSON: their keys first, then what ours adds, each a list with one entry a layer."""
+"""Outcomes as the documents' JSON: their keys first, then what ours adds, each a list with one entry per layer."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def cost_table(curve: Mapping[int, Outcome]) -> dict:
 
 
 def costs(outcome: Outcome) -> dict[str, float]:
-    """Mean visual tokens a layer, GFLOPs with tower and selection, KV MB, and milliseconds a question without the tower."""
+    """Mean visual tokens per layer, GFLOPs with tower and selection, KV MB, and ms per question without the tower."""
     cost = outcome.cost
     return {
         "visual_tokens": cost["visual_tokens"],
@@ -90,7 +90,7 @@ def costs(outcome: Outcome) -> dict[str, float]:
 def answer_table(outcome: Outcome) -> dict:
     """One run on ScienceQA: accuracy, avg_latency, total_samples, correct_samples; ours adds interval, strict and cost.
 
-    The latency is seconds a question, its share of the batch with the tower's time for its picture.
+    The latency is in seconds per question, its share of the batch with the tower's time for its picture.
     """
     metrics, answered = outcome.metrics, [line for line in outcome.lines if "error" not in line]
     return {
@@ -123,7 +123,7 @@ def score_table(outcome: Outcome) -> dict:
 def half_score(outcome: Outcome, half: str, against: Outcome | None = None) -> tuple[float, list[float]]:
     """The perception or cognition score of MME (``half``; "total" is both) with its 95 % interval over pictures.
 
-    With ``against`` it is the difference to another outcome, the same pictures drawn for both.
+    With ``against`` it is the difference from another outcome, the same pictures drawn for both.
     """
 
     def contributions(run: Outcome) -> Contributions:

@@ -48,7 +48,7 @@ class CostTable:
         return {task: _means(costs) for task, costs in self._costs.items()}
 
     def flat(self) -> Columns:
-        """``means`` in one mapping, as ``mme_gflops``; of a single task without its name."""
+        """``means`` in one mapping, as ``mme_gflops``; for a single task without its name."""
         means = self.means()
         if len(means) == 1:
             return dict(*means.values())

@@ -1,4 +1,4 @@
-"""Writes a checkpoint that runs under a plan, for programs that pass none on: a folder of links with a config of its own.
+"""Writes a checkpoint that runs under a plan, for programs that pass none on: a folder of links and a config.
 
     llava plan playground/checkpoints/llava-shapes-v1 "fastv@2:64" --output planned
 
@@ -28,16 +28,17 @@ from llava.utils import exit_code
 logger = logging.getLogger(__name__)
 
 CONFIG = "config.json"
-MARK = "plan.json"  # says what the folder was made of
+MARK = "plan.json"  # says what the folder was made from
 
 
 def write_planned(checkpoint: str | Path, reduction: Spec, output: str | Path) -> Path:
     """Write a folder that is the checkpoint under a plan: links to its files, and its config with the plan in it.
 
     checkpoint: folder or hub name of a whole model. reduction: any spelling; it takes the place of the plan that the config
-    has. The config also names the template, which else the folder's name would decide. A folder that was made of the same is
-    left as it is; ``output`` is whole or not there. Raises ValueError for what is no plan, a plan that the model cannot run, a
-    folder that is no model, and an output that holds something else, and FileNotFoundError for a missing checkpoint.
+    has. The config also names the template, which otherwise the folder's name would decide. A folder that was made from
+    the same is left as it is; ``output`` is whole or not there. Raises ValueError for what is not a plan, a plan that
+    the model cannot run, a folder that is no model, and an output that holds something else, and FileNotFoundError for
+    a missing checkpoint.
     """
     plan, output = plan_from(reduction), Path(output)
     if not plan:

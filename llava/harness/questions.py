@@ -26,9 +26,9 @@ Part = str | Image.Image
 
 @dataclass(frozen=True)
 class Asked:
-    """A question of a harness: the dialogue, how it is answered, and of which task it is.
+    """A question of a harness: the dialogue, how it is answered, and the task it belongs to.
 
-    most: new tokens at most; fewer where the model's positions end before.
+    most: the largest number of new tokens; fewer where the model's positions end sooner.
     """
 
     turns: Sequence[Turn]
@@ -90,8 +90,8 @@ def dialogue(messages: Iterable[tuple[str, Sequence[Part]]]) -> list[Turn]:
 def sampling_from(keywords: Mapping[str, Any]) -> tuple[Sampling, int]:
     """How an answer is written, and its most new tokens, from the keywords of a ``generate``.
 
-    max_new_tokens: default 1024. temperature 0, None or ``do_sample=False``: greedy. until: stop strings. A keyword that has
-    no effect here is said in a warning, once. Raises ValueError for several beams, and for values that cannot be.
+    max_new_tokens: default 1024. temperature 0, None or ``do_sample=False``: greedy. until: stop strings. A keyword
+    that has no effect here is named in a warning, once. Raises ValueError for several beams, and for impossible values.
     """
     beams = keywords.get("num_beams") or 1
     if beams != 1:

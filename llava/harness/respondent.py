@@ -27,7 +27,7 @@ from .questions import Asked
 
 logger = logging.getLogger(__name__)
 
-_UNREDUCED = "full"  # a stock model says what a prompt has cost under a plan alone; this one leaves it as it is
+_UNREDUCED = "full"  # a stock model tells a prompt's cost only under a plan; this one changes nothing
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ class Respondent:
     def answers(self, questions: Iterable[Asked]) -> Iterator[Answered]:
         """The answers in the order of the questions, which are drawn a batch at a time.
 
-        A question that cannot be asked is answered by its error, and nothing else is. Raises ValueError for a plan that the
-        model cannot run.
+        A question that cannot be asked is answered by its error, and no other is affected. Raises ValueError for a plan
+        that the model cannot run.
         """
         remaining = iter(questions)
         while asked := list(islice(remaining, self.batch)):
@@ -73,7 +73,7 @@ class Respondent:
                 logger.warning("a question of %s is not asked: %s", one.task or "the harness", error)
                 answered[number] = Answered(error=str(error))
                 continue
-            # A stock model's account is of prompts with pictures, so those without are read apart.
+            # A stock model counts only prompts with pictures, so those without are read separately.
             group = (
                 number if prompt.group is None else prompt.group,
                 bool(prompt.visual) or isinstance(self.chat, LlavaChat),
@@ -96,7 +96,7 @@ class Respondent:
         return answered
 
     def _costs(self, prompts: Sequence[Prompt]) -> Sequence[Cost | None]:
-        """What the prompts just read have cost; None where the host's are not counted, which is said once."""
+        """What the prompts just read have cost; None where the host's are not counted, which is logged once."""
         if isinstance(self.chat, StockChat) and not any(prompt.visual for prompt in prompts):
             return [self._of_words(prompt.positions) for prompt in prompts]
         if not self._counts:

@@ -74,7 +74,7 @@ class LlavaCondense(BaseModel):
         return DATASET_TYPE(dataset) == CHOICES
 
     def build_prompt(self, line: Mapping[str, Any], dataset: str) -> list[dict[str, str]]:
-        """A question with lettered options: hint, question, options, and that the letter is wanted."""
+        """A question with lettered options: hint, question, options, and the request for a letter."""
         pictures = self.dump_image(line, dataset)
         told = [value for name in ("hint", "question") if (value := _given(line, name)) is not None]
         options = [f"{letter}. {value}" for letter in ascii_uppercase if (value := _given(line, letter)) is not None]

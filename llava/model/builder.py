@@ -44,7 +44,7 @@ PASSED_ON = ("max_memory", "offload_folder")
 # Keywords of LLaVA's and transformers' callers that change nothing here.
 TOLERATED = ("multimodal", "low_cpu_mem_usage", "trust_remote_code")
 
-# Tokens with which chat templates end an answer, beside the end of a text.
+# Tokens with which chat templates end an answer, besides the end of a text.
 ENDS_OF_TURN = ("<|im_end|>", "<|eot_id|>")
 
 # What a documented method needs besides its switch, and may be given after loading.
@@ -77,10 +77,10 @@ def load_pretrained_model(
     model_path: a folder or hub name of a whole model (liuhaotian's v1.5 and v1.6 layout, LLaVA-NeXT's, or llava-hf's; over
     Llama, Mistral or Qwen2, with a tower of CLIP, SigLIP or DINOv2), of a LoRA, or of a projector only. model_base: the language model that a LoRA or projector belongs to. model_name: accepted as LLaVA's
     callers give it; files decide, not names. load_8bit, load_4bit: through bitsandbytes. device_map: accelerate's
-    placement on GPUs. device: "cuda" where there is one, else "cpu"; one with a number, such as "cuda:1", takes all of
+    placement on GPUs. device: "cuda" where there is one, else "cpu"; one with a number, such as "cuda:1", holds all of
     the model. torch_dtype (or dtype): float16 on CUDA and float32 on the CPU unless given; tower and language model
-    always agree. attn_implementation: "eager", "sdpa", "flash_attention_2" (also by use_flash_attn). conv_mode: the prompt
-    template that `model.config.conv_mode` is to name in place of the checkpoint's own.
+    always agree. attn_implementation: "eager", "sdpa", "flash_attention_2" (also by use_flash_attn). conv_mode: the
+    prompt template that `model.config.conv_mode` is to name in place of the checkpoint's own.
 
     Other keywords are reduction knobs of the config, e.g. `reduction="fastv@2:64"` or `use_fast_v=True,
     fast_v_attention_rank=144` (without any, the plan in the environment variable LLAVA_REDUCTION, else the checkpoint's own);
@@ -89,8 +89,8 @@ def load_pretrained_model(
     the number of positions the model reads.
 
     Raises FileNotFoundError for a missing folder, file or tower; ValueError for a damaged file, weights that are missing,
-    unexpected, of another shape or not finite (named), an unknown keyword, or a plan that cannot be; ImportError naming the
-    extra to install.
+    unexpected, of another shape or not finite (named), an unknown keyword, or an impossible plan; ImportError naming
+    the extra to install.
     """
     options = {name: kwargs.pop(name) for name in PASSED_ON if name in kwargs}
     hub = {name: kwargs.pop(name) for name in HUB_KEYWORDS if name in kwargs}
@@ -145,7 +145,7 @@ def _set_knobs(config: LlavaFamilyConfig, knobs: dict[str, Any]) -> None:
     """Writes the knobs into the config and checks the plan they spell, before any weight is read.
 
     The documented use of a method switches it on at loading and gives its layers and ranks afterwards: a method whose
-    numbers are not all there is checked when it is used.
+    numbers are not all there yet is checked when it is used.
     """
     for name, value in knobs.items():
         setattr(config, name, value)
@@ -221,7 +221,7 @@ def _load_weights(
 def _repair_generation_config(model: LlavaFamilyForCausalLM, tokenizer: PreTrainedTokenizerBase) -> None:
     """Published files combine greedy decoding with sampling values, which transformers refuses to save again.
 
-    They also may name the end of a text alone, where an answer ends with the mark of a turn.
+    They may also name only the end of a text, where an answer ends with the mark of a turn.
     """
     settings = model.generation_config
     ends, marks = settings.eos_token_id, {str(mark): token for token, mark in tokenizer.added_tokens_decoder.items()}

@@ -100,8 +100,8 @@ def _download(name: str, weights: bool, hub: dict[str, Any]) -> Path:
 def fingerprint(folder: str | Path) -> str:
     """A checksum of a checkpoint: names and whole contents of its configs, tokenizers and weights.
 
-    A name that is no folder, one of the hub, stands for itself. A file is read once per process and again when its size or
-    its time of change differs; reading costs about a second for every 1 to 2 GB.
+    A name on the hub, which is not a folder, stands for itself. A file is read once per process and again when its size
+    or its time of change differs; reading costs about a second for every 1 to 2 GB.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -162,7 +162,7 @@ def weight_files(folder: Path) -> list[Path]:
     """The files that hold a whole model's weights.
 
     Raises FileNotFoundError for a folder without weights or an index that lists a missing file, ValueError for an index
-    that is none or that leads out of the folder.
+    that is not valid or that leads out of the folder.
     """
     for name in WEIGHT_FILES:
         path = folder / name
@@ -198,7 +198,7 @@ def _leaves_folder(name: str) -> bool:
 
 
 class TensorHeader(NamedTuple):
-    """What a weight file says of a tensor without reading it."""
+    """What a weight file says about a tensor without reading it."""
 
     shape: tuple[int, ...]
     is_float: bool
@@ -338,7 +338,7 @@ def fill(
 
 @contextmanager
 def no_loading_report() -> Iterator[None]:
-    """Keeps back transformers' table of missing weights: what may be missing is filled later or starts as the identity."""
+    """Suppresses transformers' table of missing weights: what may be missing is filled later or starts as identity."""
 
     def is_other(record: logging.LogRecord) -> bool:
         return "LOAD REPORT" not in record.getMessage()
@@ -352,7 +352,7 @@ def no_loading_report() -> Iterator[None]:
 
 
 def listed(names: Iterable[str], most: int = 12) -> str:
-    """Names for an error message, sorted and at most so many; "nothing" if there is none."""
+    """Names for an error message, sorted, at most ``most`` of them; "nothing" if there are none."""
     names = sorted(names)
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return (", ".join(names[:most]) + more) or "nothing"

@@ -94,8 +94,9 @@ def to_llava_hf(
 ) -> None:
     """Writes the checkpoint `source` to the folder `output` in llava-hf's layout; answers stay the same.
 
-    source, model_base: as in `load_pretrained_model`. dtype: of the written weights; as the config says by default, else
-    float32. The plan of a reduction is not written, for transformers' classes know none. Memory: the model once, on the CPU.
+    source, model_base: as in `load_pretrained_model`. dtype: of the written weights; by default as the config says,
+    else float32. The plan of a reduction is not written, since transformers' classes have none. Memory: the model once,
+    on the CPU.
 
     Raises what `load_pretrained_model` raises, and ValueError for an output folder that holds something, or a model that
     transformers' classes cannot express.
@@ -165,7 +166,7 @@ def _hf_model(model: LlavaFamilyForCausalLM, image_token: int, is_next: bool) ->
 
 
 def _grown(weight: Tensor, rows: int) -> Tensor:
-    """A matrix with more rows, each the mean of the old: as a token's logit never the highest."""
+    """A matrix with more rows, each the mean of the old ones: as a token's logit it is never the highest."""
     mean = weight.float().mean(0, keepdim=True).to(weight.dtype)
     return torch.cat([weight, mean.expand(rows - len(weight), -1)])
 
@@ -238,7 +239,7 @@ def _with_image_token(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizer
 
 
 def _begin_after_images(file: Path) -> None:
-    """Puts the blank that begins a text also after `<image>`, but not after other special tokens.
+    """Puts the space that begins a text after `<image>` too, but not after other special tokens.
 
     LLaVA tokenises what stands between images piece by piece. Only tokens that are not normalised cut a text before its
     pieces are normalised; `<image>`, added later, is the only one then.
@@ -297,7 +298,7 @@ def parser() -> argparse.ArgumentParser:
     )
     flags.add_argument("source", help="folder or hub name of the checkpoint")
     flags.add_argument("output", help="new folder")
-    flags.add_argument("--to", choices=LAYOUTS, default=LAYOUTS[0], help="layout that is written")
+    flags.add_argument("--to", choices=LAYOUTS, default=LAYOUTS[0], help="layout to write")
     flags.add_argument("--model-base", "--model_base", help="the language model that a LoRA or a projector belongs to")
     flags.add_argument("--dtype", help="float16, bfloat16, float32 (default: as the config says)")
     return flags

@@ -53,7 +53,7 @@ def check_generation(keywords: Mapping[str, Any], model: nn.Module) -> None:
 
 
 def check_length(keywords: Mapping[str, Any], prompt: int) -> None:
-    """Raises ValueError for a ``max_length`` that a prompt of so many positions, images included, fills already."""
+    """Raises ValueError for a ``max_length`` that a prompt of this many positions, images included, already fills."""
     limit = keywords.get("max_length")
     if limit is not None and keywords.get("max_new_tokens") is None and limit <= prompt:
         raise ValueError(

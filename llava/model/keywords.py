@@ -1,4 +1,4 @@
-"""Unknown keywords raise: a misspelt one that is swallowed answers something else without a word."""
+"""Unknown keywords raise: a misspelt one that is swallowed silently changes the answer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from transformers.utils.generic import TransformersKwargs
 
 from llava.reduction import did_you_mean
 
-# What every forward of transformers takes beside its named arguments
+# What every forward of transformers takes besides its named arguments
 FORWARD: frozenset[str] = frozenset(TransformersKwargs.__annotations__) | {"return_dict", "shift_labels"}
 
 

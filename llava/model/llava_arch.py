@@ -124,7 +124,7 @@ class LlavaMetaForCausalLM(ABC, _LanguageModel):
         return VisionPath(tower, decoder.mm_projector, layout, self._embed.weight, encode)
 
     def _replaced(self, name: str) -> bool:
-        """Whether somebody has put a method of their own in the place of ours."""
+        """Whether somebody has put a method of their own in place of ours."""
         return getattr(getattr(self, name), "__func__", None) is not _OURS[name]
 
     # ------------------------------------------------------------------------------------------------------- splice
@@ -143,15 +143,15 @@ class LlavaMetaForCausalLM(ABC, _LanguageModel):
     ) -> Spliced:
         """Embeds prompts and puts every image where its token stands.
 
-        input_ids (B, S) with IMAGE_TOKEN_INDEX once an image. attention_mask, labels (B, S) or None. images: (n, 3, H, W)
-        or (n, crops, 3, H, W), or a list of (3, H, W) and (crops, 3, H, W); raw_vision_features instead: a list of
-        (N, V) and (crops, N, V). image_sizes: (width, height) of every original image, for crops. image_seeds: a number of
-        every image for seeded methods; None is a checksum of what is given. padding_side:
-        "left" or "right"; None reads `config.tokenizer_padding_side`, default "right". reduction: the plan of this call.
+        input_ids (B, S) with IMAGE_TOKEN_INDEX once per image. attention_mask, labels (B, S) or None. images: (n, 3, H,
+        W) or (n, crops, 3, H, W), or a list of (3, H, W) and (crops, 3, H, W); raw_vision_features instead: a list of
+        (N, V) and (crops, N, V). image_sizes: (width, height) of every original image, for crops. image_seeds: a number
+        for every image, for seeded methods; None takes a checksum of what is given. padding_side: "left" or "right";
+        None reads `config.tokenizer_padding_side`, default "right". reduction: the plan of this call.
 
         A row without an image token needs no image; scripts that give every such row a dummy of zeros are understood. A row
         longer than `config.tokenizer_model_max_length` is cut there, with a warning. Raises ValueError if images and
-        image tokens do not fit.
+        image tokens do not match.
         """
         if input_ids.ndim != 2 or not input_ids.shape[1]:
             raise ValueError(
@@ -257,7 +257,7 @@ class LlavaMetaForCausalLM(ABC, _LanguageModel):
         return recall(self, VisionRecord())
 
     def last_cost(self) -> list[Cost]:
-        """What the last prefill cost, one entry a prompt (of beams, one of them), tower and projector included."""
+        """What the last prefill cost, one entry per prompt (for beams, one of them), tower and projector included."""
         tower = self.get_vision_tower()
         return prompt_costs(self.config, self.get_model(), tower, self._last_vision, self._embed.weight.element_size())
 

@@ -1,7 +1,8 @@
 """The tokenizer of a checkpoint: Llama's and Mistral's as sentencepiece computes it, byte-level BPE as its file says.
 
 transformers 5 has no slow LlamaTokenizer any more, and both of its replacements get LLaVA's prompts wrong: the text that
-follows `<image>` is tokenised on its own and begins with a blank or a newline, and there they differ from sentencepiece.
+follows `<image>` is tokenised on its own and begins with a space or a newline, and there they differ from
+sentencepiece.
 """
 
 from __future__ import annotations
@@ -133,7 +134,7 @@ def load_tokenizer(folder: str | Path, **kwargs: Any) -> PreTrainedTokenizerBase
 
 
 def _with_sentencepiece_blanks(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
-    """Puts the dummy prefix where sentencepiece does: transformers 5 writes files that leave it out before a blank."""
+    """Puts the dummy prefix where sentencepiece does: transformers 5 writes files that omit it before a space."""
     backend = tokenizer.backend_tokenizer
     split = backend.pre_tokenizer
     if isinstance(split, pre_tokenizers.Metaspace) and split.prepend_scheme == "always" and backend.normalizer is None:

@@ -80,10 +80,11 @@ def selection_flops(
     patches: int | None = None,
     features_width: int | None = None,
 ) -> float:
-    """What a plan's stages compute to choose from a picture of so many tokens on ``crops`` equal crops.
+    """What a plan's stages compute to choose from a picture of ``tokens`` tokens on ``crops`` equal crops.
 
     width: of the language model's rows, tower_width: of the tower's. features_width: of what it hands on; None: the same.
-    Stages before the language model choose in each crop by itself. patches: of the whole picture in the tower; None: as many as tokens.
+    Stages before the language model choose in each crop separately. patches: of the whole picture in the tower; None: as
+    many as tokens.
     """
     stages, spent = spelled_out(plan, layers), 0.0
     features_width = features_width or tower_width

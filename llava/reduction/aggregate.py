@@ -44,7 +44,7 @@ def cosine_weights(tokens: Tensor, kept: Tensor, temperature: float) -> Tensor:
 
 
 def cosine_attention(tokens: Tensor, kept: Tensor, temperature: float) -> Tensor:
-    """Every kept token becomes ``cosine_weights`` @ all tokens, a convex mixture of what is like it."""
+    """Every kept token becomes ``cosine_weights`` @ all tokens, a convex mixture of the tokens like it."""
     return (cosine_weights(tokens, kept, temperature) @ tokens.float()).to(tokens.dtype)
 
 
@@ -84,6 +84,6 @@ class CrossAttention(nn.Module):
         self.q_proj, self.k_proj, self.v_proj, self.o_proj = (IdentityLinear(width) for _ in range(4))
 
     def forward(self, queries: Tensor, keys: Tensor, values: Tensor, heads: int | None = None) -> Tensor:
-        """(G, k, D), (G, N, D), (G, N, D) to (G, k, D), in other ``heads`` than the module was made with where given."""
+        """(G, k, D), (G, N, D), (G, N, D) to (G, k, D), with ``heads``, if given, in place of the module's own."""
         queries, keys = self.q_proj(normalise(queries)), self.k_proj(normalise(keys))
         return self.o_proj(head_attention(queries, keys, self.v_proj(values), heads or self.heads))

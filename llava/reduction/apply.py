@@ -270,9 +270,9 @@ class Views:
 
 
 def reduce_images(plan: list[Stage], site: Site, views: Views) -> tuple[Views, list[Record]]:
-    """Apply a plan's stages of one site before the language model to each image by itself.
+    """Apply a plan's stages of one site before the language model to each image separately.
 
-    Returns the reduced images and a record a stage, whose rows are the images, padded on the right.
+    Returns the reduced images and one record per stage, whose rows are the images, padded on the right.
     """
     records = []
     for stage in plan:
@@ -347,7 +347,7 @@ def _evidence(stage: Stage, views: Views, rows: Tensor, members: list[int]) -> E
 
 
 def _alike(stage: Stage, views: Views) -> dict[tuple[int, int | None, tuple[int, int] | None], list[int]]:
-    """The images of one length, one budget and one grid: which they are, by all three."""
+    """Which images have the same length, budget and grid, by these three."""
     lengths = views.lengths
     owners = range(len(lengths)) if views.owners is None else views.owners
     if len(owners) != len(lengths):

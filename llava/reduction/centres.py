@@ -29,11 +29,11 @@ class Centres(Reducer):
 
     ``strategy``: "fps" (farthest point), "connectivity" (highest degree), "tome" (medoids of clusters: three rounds from
     the highest degrees), "dpp" (greedy determinantal). ``start``: the token that fps begins with, None is the one of
-    highest degree. ``cover`` in (0, 1]: keep only as many as make every token that similar to a kept one on the mean,
-    between ``least`` and the budget. ``semantic`` in [0, 1]: how much likeness to the question's words counts against
+    highest degree. ``cover`` in (0, 1]: keep only as many as make every token that similar to a kept one on average,
+    between ``least`` and the budget. ``semantic`` in [0, 1]: how much similarity to the question's words counts against
     distance from what is kept already (maximal marginal relevance; 0 is the strategy alone). ``attention``: a trained
-    ``CrossAttention`` that mixes the tokens, or ``weights``, the folder of one that ``llava.train.train_merger`` has written.
-    A budget above the number of tokens keeps all of them as they are.
+    ``CrossAttention`` that mixes the tokens, or ``weights``, the folder of one that ``llava.train.train_merger`` has
+    written. A budget above the number of tokens keeps all of them as they are.
     """
 
     sites = ("layer", "prompt", "features")

@@ -25,9 +25,10 @@ def density_peaks(far: Tensor, count: int, noise: Tensor | None = None) -> tuple
     """Centres (G, c), the clearest first, and the cluster (G, x) of every row, given the distances (G, x, x).
 
     Density is exp(- mean of the ``count`` smallest squared distances, its own among them); a row's separation is the distance
-    to the nearest denser row, of the densest the largest distance there is. Centres have the highest density * separation;
-    every row joins the nearest centre, a centre itself. ``noise`` (G, x) is added to the densities: to tell equal ones apart, as
-    the released code of SparseVLM does; without it of equal rows the lower index is a centre first.
+    to the nearest denser row, for the densest, the largest distance there is. Centres have the highest density *
+    separation; every row joins the nearest centre, a centre itself. ``noise`` (G, x) is added to the densities: to
+    break ties, as the released code of SparseVLM does; without it, of equal rows the one with the lower index becomes a
+    centre first.
     """
     nearest = far.topk(min(count, far.shape[-1]), dim=-1, largest=False).values
     density = (-nearest.square().mean(-1)).exp()  # (G, x)
@@ -81,7 +82,8 @@ def bounded_peaks(far: Tensor, count: int, cutoff: Tensor) -> tuple[Tensor, Tens
 def cutoff_for(far: Tensor, count: int, tried: int = 16, rounds: int = 2) -> Tensor:
     """The largest cut-off (G,) under which each picture has at least ``count`` centres of ``bounded_peaks``; 0 for none.
 
-    Found to ``tried`` ** -``rounds`` of the picture's largest distance: every round tries so many at once, equally far apart.
+    Exact to ``tried`` ** -``rounds`` of the picture's largest distance: every round tries ``tried`` values at once,
+    equally far apart.
     """
     step = far.flatten(1).amax(1, keepdim=True) / tried  # (G, 1)
     low = torch.zeros_like(step)

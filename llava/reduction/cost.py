@@ -45,10 +45,10 @@ class Cost:
 def layer_flops(
     rows: int, width: int, inner: int, mlp_weights: int, keys: float | None = None, share: float = 1.0
 ) -> float:
-    """One transformer layer on so many rows: four projections, attention, feed-forward.
+    """One transformer layer on ``rows`` rows: four projections, attention, feed-forward.
 
     inner: width of the queries. mlp_weights: numbers in the matrices of the feed-forward. keys: how many each row sees, on
-    average; None: as many as there are rows. share: of the keys' and values' width in the queries'.
+    average; None: as many as there are rows. share: the keys' and values' width as a share of the queries'.
     """
     seen = rows if keys is None else keys
     return 2 * (2 * rows * width * inner * (1 + share) + 2 * rows * seen * inner + rows * mlp_weights)
@@ -90,7 +90,7 @@ def decoder_flops(config: Any, rows_per_layer: list[int]) -> float:
 
 
 def decode_flops(config: Any, rows_per_layer: list[int]) -> float:
-    """The step for one new token behind a prefill with these rows in each layer."""
+    """The step for one new token after a prefill with these rows in each layer."""
     layers = sum(_decoder_layer(config, 1, cached + 1) for cached in cached_rows(config, rows_per_layer))
     return layers + 2 * config.hidden_size * config.vocab_size
 
@@ -102,10 +102,10 @@ def kv_bytes(config: Any, rows_per_layer: list[int], bytes_per_number: int) -> i
 
 
 def tower_flops(config: Any, images: int, rows: list[int], prefix: int = 1, mlp_weights: int | None = None) -> float:
-    """A vision tower on ``images`` crops, whose layers compute so many rows each.
+    """A vision tower on ``images`` crops, whose layers compute ``rows`` rows.
 
-    prefix: how many of the rows are no patches, as the class token. mlp_weights: numbers in the matrices of a layer's
-    feed-forward; None: two matrices of ``intermediate_size``.
+    prefix: how many of the rows are not patches, such as the class token. mlp_weights: numbers in the matrices of a
+    layer's feed-forward; None: two matrices of ``intermediate_size``.
     """
     if not rows:
         return 0.0
@@ -116,7 +116,7 @@ def tower_flops(config: Any, images: int, rows: list[int], prefix: int = 1, mlp_
 
 
 def linear_flops(module: nn.Module, rows: int) -> float:
-    """Every matrix of a module applied to so many rows."""
+    """Every matrix of a module applied to ``rows`` rows."""
     return 2.0 * rows * sum(weight.numel() for weight in module.parameters() if weight.dim() == 2)
 
 

@@ -1,4 +1,4 @@
-"""The plan of programs that pass none on: the environment variable ``LLAVA_REDUCTION``."""
+"""The plan of programs that cannot pass one on: the environment variable ``LLAVA_REDUCTION``."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ VARIABLE = "LLAVA_REDUCTION"
 def environment_plan() -> str | None:
     """The plan in ``LLAVA_REDUCTION``, a short spelling or a YAML file; None where it is not set or empty.
 
-    A warning says so, once for every plan. Raises ValueError naming the variable for what is no plan, and FileNotFoundError
-    for a file that is not there.
+    A warning says so, once for every plan. Raises ValueError naming the variable for something that is not a plan, and
+    FileNotFoundError for a file that is not there.
     """
     text = os.environ.get(VARIABLE)
     if not text:

@@ -41,11 +41,12 @@ def kept_indices(
 
     features: projected tokens (N, D) of a picture or a video, or (G, N, D) of several of one size, in raster order. grid:
     (h, w), of a video (t, h, w), whose product is N. question: embeddings (T, D) of the question's words, or (G, T, D), for a
-    plan that reads them. plan: any spelling, as "divprune:64"; None keeps all. seeds: a number for each picture, for a plan
-    that draws.
+    plan that reads them. plan: any spelling, such as "divprune:64"; None keeps all. seeds: a number for each picture,
+    for a plan that draws.
 
-    A stage at ``projected`` or ``features`` acts on each frame of a video by itself and shares its budget among them, one at
-    ``prompt`` on the whole. An engine has no features from before the projector; there such a stage reads the projected tokens.
+    A stage at ``projected`` or ``features`` acts on each frame of a video separately and shares its budget among them,
+    one at ``prompt`` on the whole. An engine has no features from before the projector; there such a stage reads the
+    projected tokens.
 
     Returns ascending indices (k,) and positions (k, 3) int64, the frame, row and column of each, from 0: what M-RoPE counts
     from the picture's first position on. For (G, N, D): (G, k) and (G, k, 3). ``kept_count`` gives k. Raises ValueError for a
@@ -69,8 +70,8 @@ def kept_tokens(
     """What the language model reads instead of ``features``: (tokens, indices, positions), the latter as ``kept_indices``.
 
     tokens (k, D), or (G, k, D), are ``features[indices]`` where a method drops; one that merges, such as pool, makes new ones
-    for the places named. All in raster order, also where the method's own order is another. Arguments and errors as for
-    ``kept_indices``.
+    for the places named. All in raster order, even where the method's own order is different. Arguments and errors as
+    for ``kept_indices``.
     """
     stages = engine_plan(plan)
     frames, height, width = _frames(grid)
@@ -169,7 +170,7 @@ def _refusal(stage: Stage) -> str | None:
     reducer = stage.reducer
     lacking = stage.needs - SITE_GIVES["prompt"]
     if stage.site == "schedule":
-        return "it is several stages, of which some stand inside the language model"
+        return "it has several stages, some of them inside the language model"
     if stage.site == "layer":
         inside = f", from {_listed(lacking)}" if lacking else ""
         free = [site for site in SITES if site in reducer.sites and reducer.needs_at(site) <= SITE_GIVES["prompt"]]

@@ -168,7 +168,7 @@ class Ledger:
         return self.valid.sum(1)
 
     def visual_counts(self) -> Tensor:
-        """Visual tokens among them: (B,); a row that stays for its output alone is none."""
+        """Visual tokens among them: (B,); a row that stays only for its output does not count."""
         return (self.visual.bool() & self.valid & (self.visible | ~self.pinned)).sum(1)
 
 

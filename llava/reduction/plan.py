@@ -35,8 +35,8 @@ def plan_from(spec: Spec, keep: int | float | None = None) -> list[Stage]:
     """Translate any spelling of a plan into stages; None, "" and [] are the empty plan.
 
     A string is the short spelling, or the path of a YAML file when it ends in ``.yaml`` or ``.yml``. ``keep``: the budget
-    of those stages of a short spelling that name none and need one. Raises ValueError for what is no plan, naming the
-    part, and FileNotFoundError for a file that is not there.
+    of those stages of a short spelling that name none and need one. Raises ValueError for something that is not a plan,
+    naming the part, and FileNotFoundError for a file that is not there.
     """
     if isinstance(spec, Path) or isinstance(spec, str) and spec.endswith((".yaml", ".yml")):
         content = read_plan_file(Path(spec))["reduction"]
@@ -47,7 +47,7 @@ def plan_from(spec: Spec, keep: int | float | None = None) -> list[Stage]:
 
 
 def budgets_from(file: Path) -> dict[str, list[Stage]]:
-    """The plans that a plan file gives by a paper's labels, as 192, 128 and 64; none where it gives none."""
+    """The plans that a plan file gives by a paper's labels, such as 192, 128 and 64; none where it gives none."""
     budgets = read_plan_file(file).get("budgets", {})
     if not isinstance(budgets, dict):
         raise ValueError(f"{file}: budgets={shown(budgets)} must be plans by their labels, like {{'64': fastv@2:64}}")
@@ -164,7 +164,7 @@ def plan_name(spec: Spec) -> str:
 def _ordered(plan: list[Stage]) -> list[Stage]:
     """Refuse stages that are not in the order in which the tokens meet them, or that keep more than is left.
 
-    A plan with a schedule is judged when it is spelled out.
+    A plan with a schedule is checked when it is spelled out.
     """
     if any(stage.site == "schedule" for stage in plan):
         return plan
@@ -224,8 +224,8 @@ def check_plan(plan: list[Stage], layers: int, sites: tuple[Site, ...] = SITES) 
 def tokens_left(plan: list[Stage], tokens: int, layers: int, crops: int = 1) -> list[int]:
     """Visual tokens in each of ``layers`` decoder layers when a picture meets a plan, before anything runs.
 
-    The picture has ``tokens`` in all, on ``crops`` equal crops. Where the pictures decide how many are kept it is the most
-    that can be. Raises ValueError for a budget above what arrives.
+    The picture has ``tokens`` in all, on ``crops`` equal crops. Where the pictures decide how many are kept, it is the
+    maximum. Raises ValueError for a budget above what arrives.
     """
     entering, left = [], tokens
     stages = spelled_out(plan, layers)
@@ -238,7 +238,7 @@ def tokens_left(plan: list[Stage], tokens: int, layers: int, crops: int = 1) -> 
 
 
 def _left(stage: Stage, tokens: int, crops: int) -> int:
-    """Tokens of a picture behind a stage."""
+    """Tokens of a picture after a stage."""
     if stage.site not in (*BATCHED_SITES, *CROP_SITES):
         return stage.reducer.left(tokens, stage.budget(tokens))
     return sum(stage.reducer.left(length, share) for length, share in crop_budgets(stage, tokens, crops))

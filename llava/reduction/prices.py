@@ -38,7 +38,7 @@ def attention_rows(queries: float, rows: int, width: int, keys: bool = False) ->
 
 
 def determinant(tokens: int, kept: int) -> float:
-    """The picks of ``select.dpp``: a row of the Cholesky factor each."""
+    """The picks of ``select.dpp``: one row of the Cholesky factor for each."""
     return float(kept * kept * tokens)
 
 

@@ -1,7 +1,7 @@
 """The methods by name: register, get, list, and the table of the README.
 
 Another package's methods are found through the entry-point group ``llava.methods``: each entry names a module, which
-registers its methods when it is imported. That happens once, at the first question for a name. ``load_plugin`` takes a
+registers its methods when it is imported. That happens once, when a name is first looked up. ``load_plugin`` takes a
 module or a file by name.
 """
 
@@ -43,7 +43,7 @@ Method = TypeVar("Method", bound=type[Reducer])
 ENTRY_POINTS = "llava.methods"
 STAGE_KEYS = ("method", "site", "layer", "keep", "place", "positions", "per")
 
-# The rooms of ``methods``, as headings
+# The folders of ``methods``, as headings
 GROUPS = {
     "vision": "before the language model",
     "decoder": "in the language model",
@@ -117,7 +117,7 @@ def _load_entry_points() -> None:
 
 
 def load_plugin(plugin: str) -> None:
-    """Import a module, or a Python file, that registers methods of its own; one that was imported before is not again.
+    """Import a module, or a Python file, that registers methods of its own; one imported before is not imported again.
 
     Raises ValueError for one that cannot be imported, with the reason.
     """
@@ -140,7 +140,7 @@ def load_plugin(plugin: str) -> None:
 
 
 def method_page() -> str:
-    """The page of all methods in Markdown, read from their docstrings: what they keep, where, what they need, who says so."""
+    """The Markdown page of all methods, from their docstrings: what they keep, where, what they need, their source."""
     parts = [
         "# Methods",
         "Written by `python -m llava.reduction methods` from the methods themselves. A plan is `name@layer:budget,option=value`; stages"

@@ -10,9 +10,9 @@ TOKENS = 24 * 24
 
 
 def scaled_layers(published: Sequence[int], layers: int) -> list[int]:
-    """The layers of a schedule for 32 layers, ascending, in a decoder of ``layers``: the same depth, each another layer.
+    """The layers of a schedule for 32 layers, ascending, in a decoder of ``layers``: the same depths, no two alike.
 
-    Raises ValueError for a decoder that is too shallow for so many stages.
+    Raises ValueError for a decoder that is too shallow for this many stages.
     """
     if len(published) >= layers:
         raise ValueError(
@@ -60,8 +60,8 @@ def mean_share(share: float, spans: Sequence[float]) -> float:
 def share_for(keep: int | float, published: Sequence[int], name: str, end: int = LAYERS) -> float:
     """The share that each stage keeps so that the mean over the layers is ``keep``, a share or a count of 576.
 
-    ``published``: the layers of 32 at which the stages stand; nothing is counted from ``end`` on. Raises ValueError for a mean
-    that cannot be, since the layers before the first stage see everything.
+    ``published``: the layers of 32 at which the stages stand; nothing is counted from ``end`` on. Raises ValueError for
+    a mean that is out of reach, since the layers before the first stage see everything.
     """
     wanted = keep / TOKENS if isinstance(keep, int) else keep
     edges = [0, *published, end]

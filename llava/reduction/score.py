@@ -53,7 +53,7 @@ def focus(attention: Tensor) -> Tensor:
 
 
 def min_max(score: Tensor) -> Tensor:
-    """Scores (G, N) scaled to [0, 1] for each picture by itself; zeros where all are equal."""
+    """Scores (G, N) scaled to [0, 1] for each picture separately; zeros where all are equal."""
     low, high = score.aminmax(dim=1, keepdim=True)
     return (score - low) / (high - low).clamp(min=torch.finfo(score.dtype).tiny)
 
@@ -95,7 +95,7 @@ def uniqueness(alike: Tensor) -> Tensor:
 
 
 def first_equal(alike: Tensor) -> Tensor:
-    """Of every token the lowest one that it equals up to rounding, given their cosines (G, N, N): (G, N)."""
+    """For every token the lowest one that it equals up to rounding, given their cosines (G, N, N): (G, N)."""
     return (alike > 1 - ROUNDING).to(torch.uint8).argmax(-1)
 
 

@@ -22,7 +22,7 @@ RANK_NOISE = 1e-5  # of a token's own kernel entry: what is left below it after 
 def mixed(*numbers: int) -> int:
     """One number from several, as far from any other combination's as a hash: what two draws must not share.
 
-    ``mixed(picture, crop)`` and ``mixed(picture, seed)`` are no sums, so a picture with the next seed is not the next
+    ``mixed(picture, crop)`` and ``mixed(picture, seed)`` are not sums, so a picture with the next seed is not the next
     picture with the same seed.
     """
     digest = hashlib.blake2b(":".join(map(str, numbers)).encode(), digest_size=8).digest()
@@ -96,7 +96,7 @@ def max_min(alike: Tensor, k: int, first: Tensor, weight: Tensor | None = None) 
 
     ``first`` (G, N) decides the first, its argmax; ``weight`` (G, N) is one where it is not given. k N comparisons.
     """
-    nearest = torch.full_like(alike[:, 0], -torch.inf)  # the likeness to the nearest of those picked
+    nearest = torch.full_like(alike[:, 0], -torch.inf)  # the similarity to the nearest of those picked
 
     def take(best: Tensor, step: int) -> Tensor:
         nonlocal nearest
@@ -118,8 +118,8 @@ def fps(alike: Tensor, k: int, start: int | None = None) -> Tensor:
 def suppress(blocks: Tensor) -> Tensor:
     """Non-maximum suppression: which tokens stay (G, N) bool where ``blocks`` (G, N, N) says who removes whom, best first.
 
-    Token i goes if a token j < i stays and blocks_ij. All are decided at once and again until nothing changes, as often as the
-    longest chain of tokens that remove one another; each round asks the device whether something has.
+    Token i goes if a token j < i stays and blocks_ij. All are decided at once, in rounds until nothing changes, as many
+    as the longest chain of tokens that remove one another; each round asks the device whether anything has.
     """
     earlier = blocks.tril(-1)
     stays = torch.ones_like(blocks[..., 0])
@@ -142,8 +142,8 @@ def facility_location(
 
     Coverage is sum_i rows_i max(0, max_{j picked} alike_ij), and a token's gain is multiplied by candidates_j ** power;
     ``rows`` and ``candidates`` (G, N) are one where they are not given. A pick changes the coverage of a few tokens only: on a
-    CPU the gains are updated by those alone, N^2 log k operations on the mean instead of k N^2; on a GPU all are summed, which
-    asks the device nothing.
+    CPU the gains are updated by those alone, N^2 log k operations on average instead of k N^2; on a GPU all are summed,
+    which asks the device nothing.
     """
     images, tokens, _ = alike.shape
     few = alike.device.type == "cpu"
@@ -246,7 +246,7 @@ def relevant(score: Tensor, alike: Tensor, k: int, diversity: float) -> Tensor:
 
 
 def covering(alike: Tensor, picked: Tensor, cover: float, least: int) -> Tensor:
-    """As many of ``picked`` (G, k), in their order, as make every token ``cover`` similar to one of them on the mean.
+    """As many of ``picked`` (G, k), in their order, as make every token ``cover`` similar to one of them on average.
 
     Covered is mean_n max_{j picked} max(0, alike_nj); at least ``least`` and at most k stay. Returns (G, N) bool.
     """

@@ -47,11 +47,11 @@ class Reducer(nn.Module):
     False: the reducer decides and a budget is refused. ``adaptive``: the pictures decide how many are kept, at most the
     budget. ``least_keep``: the smallest budget. ``keeps_all_beyond``: a budget above the number of tokens keeps them all
     instead of being an error. ``default_positions``: what survivors' positions become where nothing is said.
-    ``scheduled``: the name alone stands for several stages, which ``schedule`` gives. ``looks_back``: of how many decoder
-    layers before its own it reads the attention. ``tower_layers``: of which layers of the tower it reads attention or keys.
-    ``shares_crops``: ``shares`` divides a picture's budget among its crops. ``needs``, ``adaptive``, ``looks_back`` and
-    ``tower_layers`` may be set on an instance, where an option decides. Constructor arguments are attributes of the same
-    names: that is how a stage is spelled and compared.
+    ``scheduled``: the name alone stands for several stages, which ``schedule`` gives. ``looks_back``: how many decoder
+    layers before its own it reads the attention of. ``tower_layers``: the layers of the tower whose attention or keys
+    it reads. ``shares_crops``: ``shares`` divides a picture's budget among its crops. ``needs``, ``adaptive``,
+    ``looks_back`` and ``tower_layers`` may be set on an instance, where an option decides. Constructor arguments are
+    attributes of the same names: that is how a stage is spelled and compared.
     """
 
     name: ClassVar[str]
@@ -85,7 +85,7 @@ class Reducer(nn.Module):
     def aggregate(self, tokens: Tensor, kept: Tensor, evidence: Evidence) -> Tensor | Merged:
         """What the kept tokens (ascending indices (G, k)) become: (G, k, D), or ``Merged`` in another order or with sizes.
 
-        Where images keep different numbers it is called once a number, with those images' tokens and evidence.
+        Where images keep different numbers it is called once per number, with those images' tokens and evidence.
         """
         return gather(tokens, kept)
 
@@ -128,7 +128,7 @@ class Reducer(nn.Module):
         return 0.0
 
     def reading_flops(self, patches: int, kept: int, width: int) -> float:
-        """Operations of what one selection before the language model reads of the tower beyond its features.
+        """Operations of what one selection before the language model reads from the tower beyond its features.
 
         ``patches``: of one crop in the tower; ``width``: of its rows. What is computed from the tokens is in ``flops``.
         """
@@ -150,13 +150,14 @@ class Stage:
     """One reduction: a reducer at a site, with a budget and a placement.
 
     ``keep`` is a count, a share of the tokens that arrive (a float in [0, 1]) or None where the reducer decides. It holds
-    for each image by itself. ``per``: what a budget before the language model is for. "image" (default) shares it evenly
-    among the crops of a picture, "crop" gives it to each; at the pixels and in the tower only "crop" is possible, since all
-    crops of a batch pass the tower in one size. ``layer`` K (site "layer"): layers 0..K-1 see all tokens, K and after see the kept
-    ones. Site "schedule": the several stages that a method's name alone stands for. ``positions``: survivors keep their rotary positions ("original") or are numbered again ("compact").
+    for each image separately. ``per``: what a budget before the language model is for. "image" (default) shares it
+    evenly among the crops of a picture, "crop" gives it to each; at the pixels and in the tower only "crop" is
+    possible, since all crops of a batch pass the tower in one size. ``layer`` K (site "layer"): layers 0..K-1 see all
+    tokens, K and after see the kept ones. Site "schedule": the several stages that a method's name alone stands for.
+    ``positions``: survivors keep their rotary positions ("original") or are numbered again ("compact").
 
     Stages are equal when they do the same: the same method, options, trained module and budget at the same place.
-    Raises ValueError for what cannot be, naming the argument.
+    Raises ValueError for impossible values, naming the argument.
     """
 
     reducer: Reducer
@@ -307,7 +308,7 @@ class Stage:
         return f"{self.name}{where}" + (f":{','.join(parts)}" if parts else "")
 
     def _value(self) -> tuple[object, ...]:
-        # Of a reducer within the reducer the options tell all
+        # A reducer within the reducer is described by its options
         trained = [module for module in self.reducer.children() if not isinstance(module, Reducer)]
         modules = trained if self.reducer.weights is None else []
         return (str(self), type(self.reducer), *map(id, modules))
@@ -320,7 +321,7 @@ class Stage:
 
 
 def check_keep(keep: object, name: str, least: int = 0) -> None:
-    """Refuse a budget that is no count of at least ``least`` and no share."""
+    """Refuse a budget that is neither a count of at least ``least`` nor a share."""
     if not is_number(keep) or keep < (least if isinstance(keep, int) else 0):
         raise ValueError(
             f"keep={shown(keep)} of {name} must be a count of at least {least} or a fraction between 0.0 and 1.0"

@@ -1,8 +1,8 @@
 """Training of the language side along a list of phases, resumable at every 100 steps.
 
 The first phase of the curriculum is LLaVA's own first stage, captions: after ``star`` the next word is its colour, which one
-look at the star's patches answers; asked questions from the start, the model stays at which attributes the picture holds and
-does not bind them.
+look at the star's patches answers; asked questions from the start, the model only learns which attributes the picture
+holds and does not bind them.
 """
 
 from __future__ import annotations

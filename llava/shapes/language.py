@@ -1,12 +1,12 @@
-"""The embedded model's language side: tokenizer, projector, a small Llama, and what it is taught by.
+"""The embedded model's language side: tokenizer, projector, a small Llama, and the losses that teach it.
 
 A small auxiliary loss lets every projected patch name its own shape, colour and side through the (tied) word embeddings, which
 is where words and patches meet. A yes/no question is learned as an open one and a comparison: what the model says after its
 first layers is taught the fact in question, what it says at the end, the answer. Patches that are named like a fact draw
-attention away from the word in the question that must be compared with it, and such subtasks (colour, side) stay at chance;
-so for a share of the steps the patches are gone from the later layers. Where letters are asked for, each choice is taught to
-say its own letter after the first layers, and the next layer to look from where the answer begins at the choice that equals
-the fact and to say its letter; left to itself, the model went on guessing among four.
+attention away from the word in the question that must be compared with it, and such subtasks (colour, side) stay at
+chance; so for a share of the steps the later layers do not see the patches. Where letters are asked for, each choice is
+taught to say its own letter after the first layers, and the next layer is taught to look, from where the answer begins,
+at the choice that equals the fact and to say its letter; left to itself, the model went on guessing among four.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from .lessons import FORMS, Phase, draw_questions
 from .packing import SYSTEM, Packer
 
 WIDTH, HEADS, INTERMEDIATE, LAYERS = 256, 4, 688, 12
-ALIKE = 0.8  # of what queries and keys start from; equal words then score about 5 before the softmax
-COPIED = 0.6  # of what values and outputs start from
+ALIKE = 0.8  # share of what queries and keys start from; equal words then score about 5 before the softmax
+COPIED = 0.6  # share of what values and outputs start from
 THINKING = 4  # layers after which the fact that a question is about is read out
 WEIGHTS = {"answer": 1.0, "fact": 0.5, "option": 0.3, "choice": 0.3, "judged": 0.5, "naming": 0.1}
 
@@ -125,7 +125,7 @@ def build_projector(width_in: int) -> nn.Sequential:
 
 
 class Passed(NamedTuple):
-    """What is read of a pass: hidden states (B, S, D), and what is looked at (B, S, S), None of layers that are not there."""
+    """What is read of a pass: hidden states (B, S, D), and what is looked at (B, S, S), None for absent layers."""
 
     thought: Tensor | None  # after the layers below and THINKING more
     looked: Tensor | None  # by the next layer
@@ -157,7 +157,7 @@ def forward(model: LlamaForCausalLM, inputs: Tensor, data: dict[str, Tensor], sh
 
 
 def _attention(layer: LlamaDecoderLayer, hidden: Tensor, rope: Sequence[Tensor], mask: Tensor) -> Tensor:
-    """What a layer's heads look at, on their mean: (B, S, S), every row a distribution."""
+    """What a layer's heads look at on average: (B, S, S), every row a distribution."""
     normed, (batch, length, _), (cos, sin) = layer.input_layernorm(hidden), hidden.shape, rope
     query, key = (
         project(normed).view(batch, length, HEADS, -1).transpose(1, 2)

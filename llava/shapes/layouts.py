@@ -15,7 +15,7 @@ from llava.worlds.protocol import STREAM, Open, Turn
 
 from . import questions, world
 
-TURNS, PAIRS = 2, 3  # open questions and yes/no questions twice of a conversation
+TURNS, PAIRS = 2, 3  # open questions and yes/no pairs in a conversation
 
 
 class Shapes:

@@ -1,7 +1,8 @@
 """What the language model is asked while it learns: phases of a curriculum and the questions that a picture gets in them.
 
 A yes/no question is worded in four ways, with MME's own instruction or without, with LLaVA's or without: ``llava_mme.jsonl``
-has LLaVA's alone, ``MME_test.json`` both. Each pair is asked in one wording and in either order, so none leans to Yes or No.
+has LLaVA's alone, ``MME_test.json`` both. Each pair is asked in one wording and in either order, so that no wording
+leans to Yes or No.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class Phase:
     open_share: float
     yes_no_share: float  # what is left is multiple choice
     suffix_share: float
-    shallow_share: float = 0.0  # of the steps: the layers after THINKING see no patches
+    shallow_share: float = 0.0  # share of the steps in which the layers after THINKING see no patches
     counting_share: float = 0.0  # of the yes/no questions, beyond their even part: how many there are, and sums
     yes_or_no_share: float = 0.0  # of the yes/no questions: those that say so, with MME's own instruction
     bare_letter_share: float = 0.0  # of the multiple choice: those without LETTER_ANSWER, and as many without a context
@@ -81,7 +82,7 @@ def draw_questions(scene: world.Scene, rng: np.random.Generator, phase: Phase) -
             category = str(rng.choice(COUNTING if counting else CATEGORIES))
             if (asked := yes_no_fact(category, scene, rng)) is not None:
                 yes, no, fact = asked
-                # whether something is there: the negative is about something else, of which there is none
+                # whether something is there: the negative is about something that is not there
                 other = "zero" if category in ("existence", "OCR") else fact
                 said = bool(phase.yes_or_no_share) and rng.random() < phase.yes_or_no_share
                 end, form = f" {YES_OR_NO}" * said + suffix, FORMS[FORMS.index("bare") + said + 2 * bool(suffix)]

@@ -55,7 +55,7 @@ def checksum(*modules: nn.Module) -> str:
 def cache_pictures(tower, folder: Path, count: int, seed: int, batch: int = 32) -> Pictures:
     """Features of ``count`` pictures from the layer LLaVA reads, as float16 on disk; resumes where it was stopped.
 
-    Features of another tower, which a folder may hold from before, are made again.
+    Features of another tower that are still in the folder are made again.
     """
     mark, eyes = folder / f"pictures-{seed}-{count}.json", checksum(tower)
     made = json.loads(mark.read_text()) if mark.exists() else {}
@@ -104,7 +104,7 @@ class Packer:
         return collate([self._picture(pictures, int(number), rng, phase) for number in np.sort(numbers)])
 
     def asked(self, question: str) -> list[int]:
-        """The ids of vicuna_v1's template from behind the picture's placeholder to where the answer begins."""
+        """The ids of vicuna_v1's template from the picture's placeholder to where the answer begins."""
         return self.tokenizer.encode(f"\n{question} ASSISTANT:")
 
     def replied(self, answer: str) -> list[int]:
@@ -112,7 +112,7 @@ class Packer:
         return [*self.tokenizer.encode(answer), self.tokenizer.eos_id()]
 
     def options(self, ids: list[int]) -> list[int]:
-        """At the first piece of every lettered choice the id that answers with its letter, elsewhere -100."""
+        """At the first piece of every lettered choice, the id that answers with its letter; elsewhere -100."""
         before = zip([0, 0, *ids], [0, *ids])
         return [self.letters.get(letter, -100) if dot == self.dot else -100 for (letter, dot), _ in zip(before, ids)]
 

@@ -2,7 +2,7 @@
 
 Every function draws from the scene's symbols, so the answer is certain; where a scene cannot carry a kind of question the
 function returns None and the caller goes on to another picture. The wrong half of a pair is drawn as the right half of
-some other picture would be, so that the wording alone tells nothing: without the picture, half is all one can get.
+some other picture would be, so that the wording alone tells nothing: without the picture, at most half can be right.
 """
 
 from __future__ import annotations

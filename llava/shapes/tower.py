@@ -72,7 +72,7 @@ class PatchHeads(nn.Module):
         self.pooled = nn.Linear(hidden, len(world.KINDS) + len(world.COLOURS))
 
     def loss(self, patches: Tensor, cls: Tensor, pooled: Tensor | None, target: dict[str, Tensor]) -> Tensor:
-        """Weighted sum of all readers; a patch without an object counts a tenth of one with."""
+        """Weighted sum of all readers; a patch without an object counts a tenth of one with an object."""
         busy = target["kind"] < len(world.KINDS)
         weight = torch.where(busy, 1.0, 0.1)
         classes = 0.0
@@ -226,7 +226,7 @@ def train_tower(
 
 @torch.no_grad()
 def accuracies(heads: PatchHeads, patches: Tensor, target: dict[str, Tensor]) -> str:
-    """Share of object patches whose kind and colour the readers name, and of pictures whose texture they do."""
+    """Share of object patches whose kind and colour the readers name, and of pictures whose texture they name."""
     busy = target["kind"] < len(world.KINDS)
     shares = [
         (getattr(heads, name)(patches.float()).argmax(-1) == target[name])[busy].float().mean().item()

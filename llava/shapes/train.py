@@ -72,7 +72,9 @@ def parser() -> argparse.ArgumentParser:
         prog="llava shapes train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     flags.add_argument("--output", type=Path, default=Path(EMBEDDED))
-    flags.add_argument("--work", type=Path, default=Path("playground/training"), help="states, features and the log")
+    flags.add_argument(
+        "--work", type=Path, default=Path("playground/training"), help="folder for states, features and the log"
+    )
     flags.add_argument("--start", type=Path, help="an embedded model's folder, to be refined (default: from nothing)")
     return flags
 
@@ -80,7 +82,8 @@ def parser() -> argparse.ArgumentParser:
 def train(output: Path, work: Path, start: Path | None = None) -> None:
     """Train, or refine the checkpoint ``start``, and write ``output``; stopped, it resumes from the states in ``work``.
 
-    Raises FileNotFoundError or ValueError where ``start`` is no embedded model, or ``work`` holds another one's states.
+    Raises FileNotFoundError or ValueError where ``start`` is not an embedded model, or ``work`` holds another one's
+    states.
     """
     if start is not None:
         tower, tokenizer, model, projector = load(start)

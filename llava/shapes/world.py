@@ -2,7 +2,7 @@
 
 A picture is 336 x 336 pixels, the input of LLaVA-1.5's tower, so one patch of 14 pixels is one visual token. Objects are
 30 to 58 pixels wide, two to four patches, among 576: throwing tokens away blindly loses objects. Nothing here is
-downloaded, and nothing but the seed decides what is drawn.
+downloaded, and only the seed decides what is drawn.
 """
 
 from __future__ import annotations

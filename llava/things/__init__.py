@@ -1,1 +1,1 @@
-"""A small LLaVA of real parts: a DINOv2 that sees photographs and a language model that speaks, put together here."""
+"""A small LLaVA of real parts: a DINOv2 trained on photographs and a pretrained language model, put together here."""

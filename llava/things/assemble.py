@@ -23,16 +23,16 @@ from .tower import Tower
 SIDE = 336  # pixels: with patches of 14 the 576 tokens of LLaVA-1.5
 TOWER_FOLDER = "dinov2-patch14-336"
 TEMPLATE = "qwen_1_5"  # ChatML with a line break after every turn
-MARK = "build.json"  # what it was made of; the folder takes its name when everything is in it
+MARK = "build.json"  # what it was made from; the folder gets its name when everything is in it
 SELECT_LAYER = -2
 
 
 def assemble(language: Language, tower: Tower, output: Path, made: dict[str, Any], seed: int = 0) -> Path:
     """Write a checkpoint folder that ``load_pretrained_model`` reads, float16, its tower in a folder inside.
 
-    made: what the parts are, written into the folder. seed: of the projector. It is written into a folder beside ``output``,
-    read back there once, and takes its name at the end, so that ``output`` is whole or not there. Raises ValueError for parts
-    that do not fit together, OSError for a disk without room.
+    made: what the parts are, written into the folder. seed: of the projector. It is written into a folder beside
+    ``output``, read back there once, and renamed at the end, so that ``output`` is complete or absent. Raises
+    ValueError for parts that do not fit together, OSError for a disk without room.
     """
     with new_folder(output) as partial:
         (partial / TOWER_FOLDER).mkdir()

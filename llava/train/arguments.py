@@ -1,4 +1,4 @@
-"""What a training is told: which model, which records, and how it learns; each checked before anything is loaded."""
+"""The arguments of a training: which model, which records, and how it learns; all checked before anything is loaded."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 class ModelArguments:
     """Which model is trained, and which parts of it.
 
-    What is None is as the model has it, for a language model without a tower as LLaVA's default. The exception is
+    None means what the model has, or LLaVA's default for a language model without a tower. The exception is
     `mm_use_im_patch_token`, which LLaVA sets and which only adds a token that no prompt has.
     """
 
@@ -42,7 +42,7 @@ class ModelArguments:
 
 @dataclass
 class DataArguments:
-    """What is learnt from."""
+    """The data to learn from."""
 
     data_path: str = field(metadata={"help": "conversations, a JSON list or .jsonl"})
     image_folder: str | None = field(
@@ -111,7 +111,7 @@ class TrainingArguments(TrainerArguments):
 
 
 def is_plain(version: str) -> bool:
-    """Whether a template holds captions without questions, which no prompt is written in."""
+    """Whether a template holds captions without questions, so that no prompt can be written in it."""
     return get_conversation(version).sep_style is SeparatorStyle.PLAIN
 
 

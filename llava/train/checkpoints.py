@@ -1,4 +1,4 @@
-"""The folders of a training: the newest whole checkpoint, its weights, and errors of files that say what to do."""
+"""The folders of a training: the newest complete checkpoint, its weights, and file errors that say what to do."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ REMEDY = "remove its folder, and the same command resumes from an older checkpoi
 
 
 def last_checkpoint(folder: str | Path) -> Path | None:
-    """The newest complete `checkpoint-*` of a run; None if there is none. One that was cut short is passed over."""
+    """The newest complete `checkpoint-*` of a run; None if there is none. An incomplete one is skipped."""
     complete = [path for path in Path(folder).glob("checkpoint-*") if _is_whole(path)]
     numbered = [path for path in complete if path.name.removeprefix("checkpoint-").isdecimal()]
     return max(numbered, key=lambda path: int(path.name.removeprefix("checkpoint-")), default=None)
 
 
 def check_whole(folder: str | Path) -> None:
-    """Raises ValueError for a folder that is no complete checkpoint."""
+    """Raises ValueError for a folder that is not a complete checkpoint."""
     if not _is_whole(Path(folder)):
         raise ValueError(
             f"resume_from_checkpoint={str(folder)!r} is no complete checkpoint: {STATE_FILE} is missing or cut short; leave "

@@ -31,9 +31,9 @@ from llava.files import SURROGATE, excerpt
 from llava.mm_utils import tokenizer_image_token
 
 ROLES = ("human", "gpt")  # who speaks at even and at odd turns
-BLANK = "▁"  # how sentencepiece writes a blank
+BLANK = "▁"  # how sentencepiece writes a space
 
-# The letter with which byte-level BPE writes each byte: itself where it shows, else one from U+0100 on
+# The letter with which byte-level BPE writes each byte: itself where it is printable, else one from U+0100 on
 _SHOWN = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
 _HIDDEN = [byte for byte in range(256) if byte not in _SHOWN]
 BYTES = {chr(byte): byte for byte in _SHOWN} | {chr(256 + place): byte for place, byte in enumerate(_HIDDEN)}
@@ -109,9 +109,9 @@ def images_of(record: dict[str, Any]) -> list[str]:
 
 
 def turns_apart(record: Any) -> list[Any]:
-    """A record's questions each with its answer as a record of its own, all with its images; a bad record as it is.
+    """Each of a record's questions, with its answer, as a separate record with all its images; a bad record unchanged.
 
-    LLaVA's data ask for short answers in the first question alone; every question gets that line here.
+    LLaVA's data ask for short answers only in the first question; here every question gets that line.
     """
     try:
         turns, files = turns_of(record), images_of(record)
@@ -139,7 +139,7 @@ def segments_of(record: Any, template: Conversation, image_marks: bool) -> list[
     """The prompt of a record in parts: what comes before an answer, the answer, and so on."""
     texts = turns_of(record)
     if template.sep_style is SeparatorStyle.PLAIN:
-        # LLaVA pre-trains on image and caption alone: neither the question nor the separator behind it is there.
+        # LLaVA pre-trains on image and caption alone: neither the question nor the separator after it is there.
         if len(texts) != 2 or texts[0].count(DEFAULT_IMAGE_TOKEN) != 1:
             raise ValueError(f"does not fit the plain template: give one question with one {DEFAULT_IMAGE_TOKEN}")
         return [(DEFAULT_IMAGE_TOKEN, False), (texts[1] + template.sep, True)]
@@ -179,7 +179,7 @@ def _spans(prompt: str, ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) 
         if number == 0 and token == tokenizer.bos_token_id and not text.startswith(spelled):
             spelled = b""
         elif not text.startswith(spelled, place) and spelled.startswith(b" "):
-            spelled = spelled[1:]  # the blank that sentencepiece puts in front of every text
+            spelled = spelled[1:]  # the space that sentencepiece puts in front of every text
         if not text.startswith(spelled, place):
             there = text[place : place + 20].decode(errors="replace")
             raise ValueError(f"the tokenizer reads {spelled.decode(errors='replace')!r} where the prompt has {there!r}")
@@ -208,7 +208,7 @@ def _is_byte_level(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def _normaliser(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], str]:
-    """What the tokenizer makes of a text before it cuts it: one way to write a blank, or Unicode's composed form."""
+    """What the tokenizer does to a text before it cuts it: one way to write a space, or Unicode's composed form."""
     if not _is_byte_level(tokenizer):
         return lambda text: text.replace(BLANK, " ")
     backend: Any = getattr(tokenizer, "backend_tokenizer", None)

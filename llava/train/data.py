@@ -1,7 +1,7 @@
 """LLaVA's training data: a file of conversations and a folder (or tar shards) of pictures, checked, tokenised and batched.
 
-Everything that a record (`llava.train.conversations`) and the headers of its pictures can have wrong is named with file and
-number before the first step.
+Everything that can be wrong with a record (`llava.train.conversations`) and the headers of its pictures is named with
+file and number before the first step.
 
 Shapes: S ids of one record, B records of a batch, n pictures of a batch.
 """
@@ -37,9 +37,9 @@ Item = dict[str, Any]
 
 
 def read_records(file: str | Path) -> list[Any]:
-    """The records of a JSON list, or of a `.jsonl` file one a line; a line that is not JSON is returned as its text.
+    """The records of a JSON list, or of a `.jsonl` file, one per line; a line that is not JSON is returned as its text.
 
-    Raises FileNotFoundError, or ValueError for a file that is no list or empty; both name it.
+    Raises FileNotFoundError, or ValueError for a file that is not a list or is empty; both name it.
     """
     file = Path(file)
     if not file.is_file():
@@ -78,7 +78,8 @@ class ConversationDataset(Dataset):
 
     Items: `input_ids`, `labels` (S,), `images` a list of (3, H, W) or (crops, 3, H, W), `image_sizes` (width, height).
     `lengths` (about how long, in bytes) and `has_image` of every record are what a sampler groups by; `skipped` says
-    what was left out. Differs from LLaVA's LazySupervisedDataset, where a bad record ends the training when it is its turn.
+    what was left out. Differs from LLaVA's LazySupervisedDataset, where a bad record ends the training when its turn
+    comes.
     """
 
     def __init__(
@@ -178,7 +179,7 @@ class ConversationDataset(Dataset):
         for file in files:
             self._check_picture(self.image_folder / file)
         length = sum(len(text.encode()) for text, _ in segments)
-        # A piece spells at least a byte, except for the blank in front of each text around an image or a separator.
+        # A piece spells at least one byte, except for the space in front of each text around an image or a separator.
         most = length + 2 * len(segments) + 2 + sum(self._tokens_of(record))
         if self._encoded is None and most <= self.max_length:
             return length, None
@@ -242,8 +243,8 @@ class Collator:
     """Makes a batch of items: ids and labels (B, S) padded on the right, attention_mask (B, S), images and image_sizes.
 
     images: (n, 3, H, W), or a list where pictures are stacks of crops; a batch without pictures has neither them nor
-    image_sizes. The mask comes from lengths: LLaVA asks which ids are not padding, which hides an `<unk>` of the text
-    where padding is written so. pad_token_id: what stands where the mask is False.
+    image_sizes. The mask comes from lengths: LLaVA asks which ids are not padding, which hides an `<unk>` in the text
+    where that is the padding token. pad_token_id: what stands where the mask is False.
     """
 
     pad_token_id: int

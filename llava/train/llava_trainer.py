@@ -50,7 +50,7 @@ class LlavaTrainer(Trainer):
     model and resumes as a run (LLaVA's own of the first two kinds do not). tokenizer: saved with a whole model. args:
     `llava.train.train.TrainingArguments`. Other keywords are Trainer's.
 
-    Modules without a trainable weight stay in evaluation mode. Raises FloatingPointError when the loss is no number.
+    Modules without a trainable weight stay in evaluation mode. Raises FloatingPointError when the loss is not a number.
     """
 
     args: TrainingArguments
@@ -131,7 +131,7 @@ class LlavaTrainer(Trainer):
         return writing(str(folder), self.last_checkpoint)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """Trainer's; ValueError for states of another training or that cannot be read."""
+        """Trainer's; ValueError for states of another training or unreadable ones."""
         with reading(f"{checkpoint}/optimizer.pt or scheduler.pt"):
             super()._load_optimizer_and_scheduler(checkpoint)
 
@@ -166,7 +166,7 @@ class LlavaTrainer(Trainer):
                 self.tokenizer.save_pretrained(folder)
                 return
             model.config.save_pretrained(folder)
-        # A LoRA's folder has the projector even if it did not learn, for its base may have none.
+        # A LoRA's folder has the projector even if it did not learn, since its base may have none.
         whole = {name for name in tensors if name in trained and "lora_" not in name or _is_projection(name)}
         rest = {name: tensors[name].detach().cpu() for name in sorted(whole)}
         if self.layout == "projector":
@@ -187,7 +187,7 @@ LLaVATrainer = LlavaTrainer  # LLaVA's spelling
 
 
 def layout_of(model: nn.Module) -> str:
-    """What is saved of a model by what learns in it: "lora" under peft, "projector" for that alone, else "whole"."""
+    """What is saved of a model, by what learns in it: "lora" under peft, "projector" for that alone, else "whole"."""
     if hasattr(model, "peft_config"):
         return "lora"
     trained = [name for name, weight in model.named_parameters() if weight.requires_grad]

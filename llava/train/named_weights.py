@@ -56,7 +56,7 @@ def get_peft_state_maybe_zero_3(named_params: Named, bias: str) -> dict[str, Ten
 
 
 def get_peft_state_non_lora_maybe_zero_3(named_params: Named, require_grad_only: bool = True) -> dict[str, Tensor]:
-    """What is not a LoRA's, by default only what learns."""
+    """The weights that are not a LoRA's, by default only those that learn."""
     return {
         name: maybe_zero_3(weight, name=name)
         for name, weight in named_params
@@ -76,8 +76,8 @@ def get_mm_adapter_state_maybe_zero_3(named_params: Named, keys_to_match: Sequen
 def find_all_linear_names(model: nn.Module) -> list[str]:
     """The language model's linear layers, as `target_modules` of a LoRA.
 
-    These are whole names: LLaVA's last parts of names (`q_proj`) also meet the tower's projections, which then learn unseen.
-    Raises ValueError for a model that has none.
+    These are whole names: LLaVA's last parts of names (`q_proj`) also meet the tower's projections, which then learn
+    unnoticed. Raises ValueError for a model that has none.
     """
     names = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
     names = [name for name in names if re.fullmatch(rf"(base_model\.model\.)?{LORA_TARGETS}(\.base_layer)?", name)]

@@ -28,7 +28,7 @@ def load_records(
     data_args: DataArguments,
     args: TrainingArguments,
 ) -> ConversationDataset:
-    """The checked records, as the model is to read them; its config learns how pictures and prompts are prepared."""
+    """The checked records, as the model is to read them; its config records how pictures and prompts are prepared."""
     config = model.config
     config.image_aspect_ratio = data_args.image_aspect_ratio or getattr(config, "image_aspect_ratio", "square")
     if config.image_aspect_ratio.startswith(ANYRES) and not getattr(config, "image_grid_pinpoints", None):
@@ -63,7 +63,7 @@ def load_records(
 
 
 def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """What stands behind shorter rows of a batch: the tokenizer's padding, or 0, which the mask hides."""
+    """What fills shorter rows of a batch: the tokenizer's padding, or 0, which the mask hides."""
     padding = tokenizer.pad_token_id
     return padding if isinstance(padding, int) else 0
 

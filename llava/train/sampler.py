@@ -1,4 +1,4 @@
-"""In which order a training sees its records."""
+"""The order in which a training sees its records."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from transformers import TrainerCallback
 
 
 class EpochSampler(Sampler[int]):
-    """Every record once an epoch, in an order that depends on seed and epoch alone: a resumed run sees the same one.
+    """Every record once per epoch, in an order that depends on seed and epoch alone: a resumed run sees the same one.
 
     size: how many records. lengths, has_image: of every record; given, the records of one optimizer step are all with or
-    all without a picture and its batches hold records of like length, so little is padded. batch, step: records of a
+    all without a picture and its batches hold records of similar length, so little is padded. batch, step: records of a
     device's batch and of an optimizer step over all devices. What does not fill a step stands at the end, mixed.
 
-    As LLaVA's group_by_modality_length; LLaVA deals the records of a step to its devices by equal sums of lengths, which pads
-    each batch to the longest of the step, here they are dealt by length.
+    As LLaVA's group_by_modality_length; LLaVA deals the records of a step to its devices by equal sums of lengths,
+    which pads each batch to the longest of the step; here they are dealt by length.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class EpochSampler(Sampler[int]):
         return iter([index for step in [*shuffled, rest] for index in self._by_length(step, generator)])
 
     def _by_length(self, step: list[int], generator: torch.Generator) -> list[int]:
-        """The records of a step as batches of like length, in any order, except that one which is not full comes last."""
+        """The records of a step as batches of similar length, in any order, but an incomplete one comes last."""
         ranked = sorted(step, key=lambda index: -self.lengths[index])
         batches = [ranked[start : start + self.batch] for start in range(0, len(ranked), self.batch)]
         last = [batches.pop()] if batches and len(batches[-1]) < self.batch else []
@@ -88,7 +88,7 @@ def signed_lengths(modality_lengths: Sequence[int]) -> tuple[list[int], list[boo
 
 
 def lengths_and_kinds(dataset: Any) -> tuple[Sequence[int], Sequence[bool]]:
-    """Of every record how long it is and whether it has a picture; LLaVA's datasets write both as `modality_lengths`."""
+    """How long each record is and whether it has a picture; LLaVA's datasets write both as `modality_lengths`."""
     if hasattr(dataset, "has_image"):
         return dataset.lengths, dataset.has_image
     return signed_lengths(dataset.modality_lengths)

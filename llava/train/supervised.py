@@ -49,7 +49,7 @@ def preprocess(
 
     Shorter rows are padded on the right. Raises ValueError naming the dialogue for what cannot be trained on, and for an image
     token where has_image is False. Equal to LLaVA's for v1 and plain, except that LLaVA ignores a dialogue whose tokens it
-    counts wrong, and one that begins with an answer loses that.
+    counts wrong, and one that begins with an answer loses that answer.
     """
     rows = []
     for number, source in enumerate(sources, start=1):
@@ -70,7 +70,7 @@ def preprocess(
 
 
 def _unmarked(text: str) -> str:
-    """A text without what stands around its images, which is put there when it is encoded."""
+    """A text without the marks around its images, which are added when it is encoded."""
     return text.replace(MARKED, DEFAULT_IMAGE_TOKEN).replace(TAGGED, DEFAULT_IMAGE_TOKEN)
 
 
@@ -102,8 +102,8 @@ class LazySupervisedDataset(ConversationDataset):
 
     data_args: `image_folder`, `image_processor`, and optionally `image_aspect_ratio`, `image_grid_pinpoints` and
     `mm_use_im_start_end`. A record longer than `tokenizer.model_max_length` is cut. An item with one picture also has it as
-    `image`, (3, H, W) or (crops, 3, H, W). Raises ValueError naming every bad record now, where LLaVA's ends the training
-    when it is its turn; a record without a picture has none, where LLaVA's adds a black one.
+    `image`, (3, H, W) or (crops, 3, H, W). Raises ValueError naming every bad record now, where LLaVA's ends the
+    training when the record's turn comes; a record without a picture has none, where LLaVA's adds a black one.
     """
 
     def __init__(self, data_path: str, tokenizer: PreTrainedTokenizerBase, data_args: Any):

@@ -93,7 +93,7 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
-__getattr__ = absent_names("llava.train.train")  # by name, for it may run as __main__
+__getattr__ = absent_names("llava.train.train")  # by name, since it may run as __main__
 
 FAILURES = (ValueError, OSError, ImportError, FloatingPointError)
 STOPPED = "stopped; the same command resumes from the last checkpoint"
@@ -123,8 +123,8 @@ def train(
     complete one, unless `args.resume_from_checkpoint` names another one or says "False".
 
     Raises ValueError for flags that contradict each other or the model and for bad records (named), ImportError naming
-    what to install, FloatingPointError naming step and checkpoint when the loss is no number, OSError naming what cannot be
-    written and the checkpoint that is whole.
+    what to install, FloatingPointError naming step and checkpoint when the loss is not a number, OSError naming what
+    cannot be written and the checkpoint that is complete.
     """
     if model_args is None and data_args is None and args is None:
         model_args, data_args, args, knobs = parse()
@@ -145,7 +145,7 @@ def train(
     config.freeze_mm_mlp_adapter = model_args.freeze_mm_mlp_adapter
     config.mm_projector_lr = args.mm_projector_lr
     if not is_plain(model_args.version):
-        config.conv_mode = model_args.version  # the template that the weights know
+        config.conv_mode = model_args.version  # the template that the weights were trained with
     model, layout = choose_trained(model, model_args, args)
     if args.lora_weight_path:
         restore_trained(model, Path(args.lora_weight_path))
@@ -201,7 +201,7 @@ def parser() -> HfArgumentParser:
 
 
 def trainer_parser() -> HfArgumentParser:
-    """The flags of transformers' Trainer alone, without those that a training here gives a meaning of its own."""
+    """The flags of transformers' Trainer alone, without those to which a training here gives its own meaning."""
     flags = HfArgumentParser(TrainerArguments, add_help=False, formatter_class=Help)  # pyright: ignore[reportArgumentType]  a dataclass is what it takes
     own = inspect.get_annotations(TrainingArguments)
     for action in flags._actions:
@@ -227,7 +227,7 @@ def parse(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns 0, 2 for bad input or a loss that is no number, 130 when stopped by Ctrl-C."""
+    """The command line; returns 0, 2 for bad input or a loss that is not a number, 130 when stopped by Ctrl-C."""
     return exit_code(lambda: train(*parse(arguments)), FAILURES, STOPPED)
 
 

@@ -6,8 +6,9 @@
 The loss is the answer's cross-entropy with the merger in place, plus, against the same model with every token, the KL
 divergence of the answer's logits and, where weighted, the squared distance of the last hidden states. Written to
 ``training_settings.output``: ``merger.safetensors`` and ``merger.json`` (a plan names the folder: ``merger:64,weights=FOLDER``),
-``settings.yaml``, ``metrics.jsonl``, ``loss.png``, and ``checkpoint.pt`` while it runs. Given again the command resumes from
-there, and what a step draws depends on the seed and its number alone, so a stopped run ends as one that was not.
+``settings.yaml``, ``metrics.jsonl``, ``loss.png``, and ``checkpoint.pt`` while it runs. Given again, the command
+resumes from there, and what a step draws depends on the seed and its number alone, so a stopped run ends as one that
+was not.
 """
 
 from __future__ import annotations
@@ -41,17 +42,17 @@ from .trainable import require_tower
 
 logger = logging.getLogger(__name__)
 
-GENERATED = "llava_shapes.json"  # what the embedded world's export calls its conversations
+GENERATED = "llava_shapes.json"  # the name that the embedded world's export gives its conversations
 
 
 def train(settings: Settings) -> Path:
     """Train as the settings say, and return the folder that a plan can name.
 
-    Raises ValueError and OSError for settings, data and files that do not fit, FloatingPointError for a loss that is no
-    number.
+    Raises ValueError and OSError for settings, data and files that do not fit, FloatingPointError for a loss that is
+    not a number.
     """
     training, mllm = settings.training_settings, settings.backbone_settings.mllm_settings
-    # Without a GPU and without this word processes know nothing of each other.
+    # Without a GPU and without this setting, processes do not know of each other.
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     if training.batch_size % (accelerator.num_processes * training.gradient_accumulation):
         raise ValueError(
@@ -84,7 +85,7 @@ def _check_data(data: DataSettings) -> None:
 
 
 def _load_frozen(mllm: MllmSettings, accelerator: Accelerator) -> tuple[Any, LlavaFamilyForCausalLM, Any]:
-    """`(tokenizer, model, image_processor)` of a model with every token, of which nothing learns."""
+    """`(tokenizer, model, image_processor)` of a model with every token and nothing that learns."""
     config = read_config(find_folder(mllm.model_path, "model"))
     if any(getattr(config, knob) for knob in REDUCTION_KNOBS if knob == "reduction" or knob.startswith("use_")):
         raise ValueError(
@@ -127,7 +128,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns 0, 2 for bad input or a loss that is no number, 130 when stopped by Ctrl-C."""
+    """The command line; returns 0, 2 for bad input or a loss that is not a number, 130 when stopped by Ctrl-C."""
     options = parser().parse_args(arguments)
     stopped = "stopped; the same command resumes from the last checkpoint"
     failures = (ValueError, OSError, FloatingPointError)

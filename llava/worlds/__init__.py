@@ -1,4 +1,4 @@
-"""Worlds of made pictures about which every answer is certain, written in the layouts of real benchmarks."""
+"""Worlds of synthetic pictures about which every answer is certain, written in the layouts of real benchmarks."""
 
 from .protocol import Drawn, World
 

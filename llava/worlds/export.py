@@ -1,4 +1,4 @@
-"""A world in the layouts of real benchmarks, so that what runs on them runs on it by a changed path.
+"""A world in the layouts of real benchmarks, so that what runs on those runs on it with a changed path.
 
 ================  =====================================================================================================
 ``mme``           ``llava_mme.jsonl``, ``MME_test.json``; pictures and truth under ``MME_Benchmark_release_version`` where MME
@@ -41,7 +41,7 @@ MARK = "export.json"  # written last: a folder that has it is complete
 
 
 def number_of_pictures(usual: Mapping[str, int], layout: str, images: int | None) -> int:
-    """``images``, or where it is None what is usual of the layout. Raises ValueError for an unknown layout and less than one."""
+    """``images``, or the layout's usual number for None. Raises ValueError for an unknown layout and below 1."""
     if layout not in usual:
         raise ValueError(f"format={layout!r} is not known; choose one of {', '.join(usual)}")
     images = usual[layout] if images is None else images
@@ -55,10 +55,10 @@ def export_world(
 ) -> Path:
     """Write pictures and questions of a world into ``output`` in a layout; a folder that is complete is left as it is.
 
-    layout: one of ``world.images``. images: how many pictures, for mme of each subtask (default: what ``world.images`` says). An
-    MME folder of before there was ``MME_test.json`` is given that file and nothing else. Everything is written to a folder beside
-    ``output`` that takes its name at the end, so ``output`` is whole or not there. Raises ValueError for an unknown layout, for fewer
-    than one picture, and when ``output`` holds something else.
+    layout: one of ``world.images``. images: how many pictures, for mme of each subtask (default: what ``world.images``
+    says). An MME folder from before ``MME_test.json`` existed is given that file and nothing else. Everything is
+    written to a folder beside ``output`` that is renamed at the end, so ``output`` is complete or absent. Raises
+    ValueError for an unknown layout, for fewer than one picture, and when ``output`` holds something else.
     """
     images = number_of_pictures(world.images, layout, images)
     output = Path(output)

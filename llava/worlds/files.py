@@ -23,7 +23,7 @@ def put_json(content: object, file: Path) -> None:
 
 
 def put_jsonl(lines: Iterable[dict], file: Path) -> None:
-    """Write JSON, a line each."""
+    """Write JSON, one value per line."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 

@@ -17,13 +17,13 @@ from .protocol import World
 
 POPE_CATEGORIES = ("random", "popular", "adversarial")
 POPE_HALF = 3  # questions about what is there, and as many about what is not, of each picture in each category
-BOXED = 3  # things of a picture whose boxes are asked for, at most
+BOXED = 3  # most things of a picture whose boxes are asked for
 
 Writer = Callable[[World, Path, int, int], Iterator[None]]
 
 
 def write_scienceqa(world: World, folder: Path, images: int, seed: int) -> Iterator[None]:
-    """One question with lettered options of each picture."""
+    """One question with lettered options about each picture."""
     topic, category = world.about
     problems, lines = {}, []
     for number, scene, rng in islice(world.pictures(2, seed), images):
@@ -73,7 +73,7 @@ def write_llava(world: World, folder: Path, images: int, seed: int) -> Iterator[
 
 
 def write_pope(world: World, folder: Path, images: int, seed: int) -> Iterator[None]:
-    """What is there, and what is not: at random, the most usual, and what most often stands beside what is there."""
+    """What is there, and what is not: at random, the most frequent, and what most often goes with what is there."""
     drawn = list(islice(world.pictures(4, seed), images))
     present = [world.present(scene) for _, scene, _ in drawn]
     often = Counter(name for names in present for name in names)
@@ -107,7 +107,7 @@ def write_pope(world: World, folder: Path, images: int, seed: int) -> Iterator[N
 
 
 def write_boxes(world: World, folder: Path, images: int, seed: int) -> Iterator[None]:
-    """The box of things that are there once, three of a picture at most, asked as LLaVA asks RefCOCO."""
+    """The boxes of things that are there once, at most three per picture, asked as LLaVA asks RefCOCO."""
     lines, truth = [], []
     for number, scene, rng in islice(world.pictures(9, seed), images):
         boxes = world.boxes(scene)

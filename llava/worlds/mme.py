@@ -1,4 +1,4 @@
-"""MME's layout: two yes/no questions of each picture in each subtask."""
+"""MME's layout: two yes/no questions about each picture in each subtask."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from .files import asked, put_json, put_jsonl
 from .protocol import World
 
 MME_FOLDER = "MME_Benchmark_release_version"
-MME_NESTED = ("scene",)  # the real benchmark keeps pictures and truth of these apart, those of the others side by side
+MME_NESTED = (
+    "scene",
+)  # the real benchmark keeps pictures and truth of these in separate folders, those of the others side by side
 
 
 def write_mme(world: World, folder: Path, images: int, seed: int) -> Iterator[None]:
@@ -38,7 +40,7 @@ Asked = tuple[str, str, str, tuple[str, str] | None]  # name, picture, truth, pa
 
 
 def _own_pictures(world: World, root: Path, subtask: str, images: int, stream: tuple[int, int]) -> Iterator[Asked]:
-    """So many pictures of this subtask alone, each with a pair; a picture that cannot carry it is passed over."""
+    """``images`` pictures of this subtask alone, each with a pair; a picture that cannot carry one is skipped."""
     carried = (
         (scene, pair)
         for _, scene, rng in world.pictures(1, *stream)

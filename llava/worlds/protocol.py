@@ -1,6 +1,6 @@
-"""What the layouts ask of a world: pictures without end, and questions about them.
+"""What the layouts need from a world: endless pictures, and questions about them.
 
-A world is made by a room above this one: drawn shapes, photographed things.
+Worlds are made by the rooms above this one: drawn shapes, photographed things.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ class World(Protocol):
 
     name: in the names of files. about: what ScienceQA calls its topic and category. size: pixels of a picture's side. suffix: of
     its files. shared: whether all subtasks ask about the same pictures. subtasks: MME's, and those of the world's own. images: layout
-    to the usual number of pictures, for mme of each subtask; a layout that is not in it is none of this world.
+    to the usual number of pictures, for mme of each subtask; a layout that is not in it is not available for this
+    world.
     """
 
     name: str
@@ -42,7 +43,7 @@ class World(Protocol):
     images: Mapping[str, int]
 
     def pictures(self, layout: int, seed: int, *further: int) -> Iterator[Drawn]:
-        """Pictures without end, of a stream that no training reads; the numbers choose the stream, and the questions in any case."""
+        """Endless pictures, from a stream that no training reads; the numbers choose the stream and the questions."""
         ...
 
     def save(self, scene: Any, file: Path) -> None:
@@ -70,7 +71,7 @@ class World(Protocol):
         ...
 
     def told(self, scene: Any, rng: np.random.Generator) -> list[Turn]:
-        """The turns of a conversation for training, the first as it stands behind the picture."""
+        """The turns of a conversation for training, the first as it stands after the picture."""
         ...
 
     def present(self, scene: Any) -> list[str]:
@@ -82,7 +83,7 @@ class World(Protocol):
         ...
 
     def is_there(self, name: str) -> str:
-        """POPE's question whether there is such a thing."""
+        """POPE's question of whether there is such a thing."""
         ...
 
     def boxes(self, scene: Any) -> list[tuple[str, str, tuple[float, float, float, float]]]:
@@ -90,5 +91,5 @@ class World(Protocol):
         ...
 
     def written(self, scene: Any) -> tuple[str, str, tuple[str, ...]] | None:
-        """The one sign that is written in the picture: it, its noun, all signs of its kind; None where there is not one."""
+        """The one sign that is written in the picture, its noun, all signs of its kind; None unless there is one."""
         ...

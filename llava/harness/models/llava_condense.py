@@ -72,7 +72,7 @@ class LlavaCondense(lmms):
         )
 
     def generate_until(self, requests: Sequence[Any]) -> list[Any]:
-        """An answer to every request; a question that cannot be asked has the empty one, and a warning says why.
+        """An answer to every request; one that cannot be asked gets an empty answer, and a warning says why.
 
         Raises ValueError for a task of videos or sounds, and for a plan that the model cannot run.
         """

@@ -23,7 +23,7 @@ def plain_mask(
 
     ``size`` (B, k): how many tokens each key stands for, whose logarithm its logits gain (proportional attention,
     arXiv 2210.09461). No positions are handed over: gaps in them would be read as the borders of packed sequences.
-    Raises ValueError for sizes under an attention backend that takes no mask of numbers.
+    Raises ValueError for sizes under an attention backend that takes no additive mask.
     """
     if size is not None:
         _check_sizes(config)
@@ -39,9 +39,9 @@ def plain_mask(
 
 
 def gathered_mask(given: Tensor, origin: Tensor, visible: Tensor, size: Tensor | None, config: Any) -> Tensor:
-    """Of a host's mask (B or 1, 1, S, S) the rows and columns that are left, ``origin`` (B, S'), without hidden keys.
+    """The rows and columns of a host's mask (B or 1, 1, S, S) that are left, ``origin`` (B, S'), without hidden keys.
 
-    Windows stay in the distances of the unreduced sequence, and pictures that see both ways still do.
+    Windows keep the distances of the unreduced sequence, and pictures that see both ways still do.
     """
     batch, left = origin.shape
     rows = given.expand(batch, -1, -1, -1).gather(2, origin[:, None, :, None].expand(-1, 1, -1, given.shape[-1]))
@@ -89,7 +89,7 @@ def _window(attention: Any) -> int | None:
 
 
 def as_allowed(mask: Tensor) -> Tensor:
-    """A mask of numbers as one of what may be seen."""
+    """An additive mask as a boolean one of what may be seen."""
     return mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
 
 

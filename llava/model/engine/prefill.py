@@ -84,7 +84,7 @@ class Prefill(Pass):
         return inputs
 
     def _is_read(self, layer: int, number: int) -> bool:
-        """Whether a stage behind layer ``number`` reads what went into ``layer``."""
+        """Whether a stage after layer ``number`` reads what went into ``layer``."""
         behind = ((at, stage) for at, stage in self.stages.items() if at is not None and at > number)
         return any(at - looks_back(stage) <= layer for at, stage in behind)
 
@@ -175,7 +175,7 @@ class Prefill(Pass):
         )
 
     def _reduce(self, number: int, stage: Stage, inputs: Inputs) -> Tensor:
-        """The hidden states behind a stage."""
+        """The hidden states after a stage."""
         # Layers of one model may lie on several devices: the ledger follows the hidden states.
         device = inputs.hidden.device
         self.ledger = before = self.ledger.to(device)
@@ -234,7 +234,7 @@ class Prefill(Pass):
         return LayerEvidence(self.ledger, hidden, source, seeds, self.decoder.norm, start, grids, reach)
 
     def _source(self, number: int, back: int, inputs: Inputs) -> LayerSource:
-        """The layer so many before ``number``, with what went into it; 0 is the layer itself, which has not run."""
+        """The layer ``back`` before ``number``, with what went into it; 0 is the layer itself, which has not run."""
         if back == 0:
             return self._layer_source(number, self._fitted(number, inputs))
         kept, hidden = self.entered.get(number - back), inputs.hidden
@@ -262,7 +262,7 @@ class Prefill(Pass):
 
 
 def looks_back(stage: Stage) -> int:
-    """Of how many layers before its own a stage needs what went into them."""
+    """How many layers before its own a stage needs the inputs of."""
     reads = stage.needs & {Need.ATTENTION, Need.CHANGE}
     return stage.reducer.looks_back if reads else 0
 

@@ -50,7 +50,7 @@ class Prompt:
         return nn.functional.pad(visual.long(), (0, valid.shape[1] - visual.shape[1])), visual.shape[1], remarks
 
     def token_sizes(self, length: int) -> Tensor | None:
-        """``sizes`` for a sequence of so many positions: what follows the prompt stands for itself."""
+        """``sizes`` for a sequence of ``length`` positions: what follows the prompt stands for itself."""
         if self.sizes is None:
             return None
         return nn.functional.pad(self.sizes.float(), (0, length - self.sizes.shape[1]), value=1.0)

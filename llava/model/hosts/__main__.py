@@ -9,7 +9,7 @@ from .table import host_table
 
 
 def parser() -> argparse.ArgumentParser:
-    """There are no flags; a word too many is told."""
+    """There are no flags; any argument is an error."""
     return argparse.ArgumentParser(prog="llava hosts", description="Print which models of transformers plans run on.")
 
 

@@ -37,8 +37,8 @@ class Sight:
 class Encoded:
     """One call of get_image_features or get_video_features: its arguments by name, and what its parts were given.
 
-    watched: the layers of the tower whose attention is kept; tower: what went into it, one entry a call. features: what went
-    into the projector. lengths: tokens of each entry that was returned. tile_tokens: tokens of each tile.
+    watched: the layers of the tower whose attention is kept; tower: what went into it, one entry per call. features:
+    what went into the projector. lengths: tokens of each entry that was returned. tile_tokens: tokens of each tile.
     """
 
     arguments: dict[str, Any]
@@ -61,8 +61,9 @@ ENCODED = "llava_encoded"  # the attribute of an output under which its Encoded 
 class Call:
     """One forward of the module that takes pixels and prompt: its arguments by name, and what its parts made.
 
-    outputs: what get_image_features and get_video_features returned in it. labels (B, S): what is taught. visual (B, S): the
-    images as a caller tells them. known: how images were encoded before this forward, where its output no longer says.
+    outputs: what get_image_features and get_video_features returned in it. labels (B, S): what is taught. visual (B,
+    S): the images as a caller gives them. known: how images were encoded before this forward, where its output no
+    longer says.
     """
 
     host: Host | None
@@ -131,7 +132,7 @@ class Call:
         lengths = [part.shape[-2] for part in output.pooler_output]
         if sum(lengths) + len(lengths) == len(
             places
-        ):  # before transformers 5.20 the end of a video came behind its features
+        ):  # before transformers 5.20 the end of a video came after its features
             lengths = [length + 1 for length in lengths]
         if sum(lengths) != len(places):
             raise ValueError(
@@ -159,7 +160,7 @@ class Call:
 
 
 def _sources(rows: list[int], copies: int) -> list[int]:
-    """Of the images in some rows which image of the rows before generate copied each for its beams."""
+    """For each image in some rows, its number before generate copied the rows for its beams."""
     counts: dict[int, int] = {}
     sources: dict[tuple[int, int], int] = {}
     numbers = []
@@ -190,7 +191,7 @@ def _seed(host: Host, encoded: Encoded, kind: str, number: int, layout: Layout, 
 
 
 def told(visual: Tensor) -> list[Sight]:
-    """The images that a map (B, S) tells, 0 or False for text: each lies on a square, where it can."""
+    """The images that a map (B, S) marks, 0 or False for text: each lies on a square, where it can."""
     sights = []
     for row, values in enumerate(visual.long().cpu()):
         for image in values[values > 0].unique().tolist():

@@ -232,8 +232,9 @@ class ReducibleCausalLM(_Family):
     ) -> CausalLMOutputWithPast:
         """As the family's own ``forward``; ``labels`` (B, S) are those of the unreduced sequence, ``reduction`` a plan.
 
-        skip_logits: with labels, only rows that have one pass the head and no logits come back. The loss is the same; of a
-        prompt of visual tokens and questions little else is left to compute and to hold in a large vocabulary.
+        skip_logits: with labels, only rows that have one pass the head and no logits come back. The loss is the same,
+        and where most of a prompt is visual tokens and questions, few logits over a large vocabulary are left to
+        compute and hold.
         """
         refuse_unknown(f"{type(self).__name__}.forward", kwargs, FORWARD)
         judged = {name: kwargs.pop(name) for name in ("num_items_in_batch", "shift_labels") if name in kwargs}

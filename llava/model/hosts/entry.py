@@ -1,7 +1,7 @@
 """Stages before the decoder on a stock model: they choose from what the tower saw, and act where the tokens enter.
 
-The host has put every token into the prompt when they run; so its checks of placeholders hold, and nothing before the first
-layer is replaced.
+By the time they run the host has put every token into the prompt, so its checks of placeholders hold, and nothing
+before the first layer is replaced.
 
 Shapes: B rows, S positions, N tokens of a part of a picture, D the language model's width, V the tower's width.
 """
@@ -28,7 +28,7 @@ class Entry:
     """The stages of a plan before the decoder, for one forward.
 
     projector: makes a token of each feature (V), None where several features make one; features: what went into it, (crops,
-    N, V) a call. compact: positions count the rows that are left.
+    N, V) per call. compact: positions count the rows that are left.
     """
 
     plan: list[Stage]

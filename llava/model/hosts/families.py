@@ -29,7 +29,7 @@ class Host:
     lie. images: how the placeholders of a prompt are cut into images: "features" one for each entry of what
     get_image_features returns, "runs" one for each unbroken run, "tiles" one for each group of runs that ends with the whole
     picture. several_axes: positions have a time, a height and a width. grouped: the patches that make a token follow one
-    another in the tower. order: of the tower and the grids of all images, how tokens follow one another behind it.
+    another in the tower. order: from the tower and the grids of all images, the order of the tokens after it.
     """
 
     name: str

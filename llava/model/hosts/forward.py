@@ -208,7 +208,7 @@ def named(stock: Callable, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any
 
 @functools.lru_cache(maxsize=256)
 def _method_names(function: Callable) -> tuple[str, ...]:
-    # Of a class's function, which may be kept; a bound one would keep its model.
+    # Of a class's function, which may be cached; a bound method would keep its model alive.
     return _names(function)[1:]
 
 
@@ -226,7 +226,7 @@ def _rows(states: Tensor, index: Tensor) -> Tensor:
 
 
 def _found(after: Tensor, before: Tensor) -> Tensor:
-    """Where the origins ``after`` (B, S') stand among those ``before`` (B, S), which ascend behind their padding."""
+    """Where the origins ``after`` (B, S') stand among those ``before`` (B, S), which ascend after their padding."""
     return (after[:, :, None] == before[:, None]).long().argmax(-1)
 
 

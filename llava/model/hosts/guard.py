@@ -10,11 +10,11 @@ from transformers.cache_utils import Cache
 
 from llava.model.engine import STATE, CacheState
 
-RUNNING: ContextVar[Any] = ContextVar("running", default=None)  # the pass that this context is in
+RUNNING: ContextVar[Any] = ContextVar("running", default=None)  # the current pass of this context
 
 
 def guard(held: Cache) -> None:
-    """Make a cache that holds a reduced prompt one that knows it. Copies, beams and crops keep working."""
+    """Make a cache that holds a reduced prompt aware of it. Copies, beams and crops keep working."""
     held.__class__ = _reduced(type(held))
 
 
@@ -32,7 +32,7 @@ def _reduced(base: type[Cache]) -> type[Cache]:
 
 
 class _Reduced:
-    """Goes before a cache's own class. Lengths are those of the unreduced sequence, which positions are counted in."""
+    """A mixin for a cache's own class. Lengths are those of the unreduced sequence, in which positions are counted."""
 
     layers: Any
     is_sliding: Any

@@ -19,7 +19,7 @@ SEPARATOR = -1  # the part of a token that is no patch: the end of a row
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """Of each token of an image its part (n,), and the cell (n,) of the crop (n,) of the tower that it came from.
+    """For each token of an image its part (n,), and the cell (n,) of the crop (n,) of the tower that it came from.
 
     ``grids``: height and width of every part's tokens, None where they lie on none. ``crops``: how many crops of the
     tower the image has, ``cells`` how many tokens each of them makes. ``is_video``: the parts are frames.
@@ -35,7 +35,7 @@ class Layout:
 
     @property
     def whole(self) -> tuple[int, int, int]:
-        """Time, height and width of all tokens, zeros where they lie on no one grid."""
+        """Time, height and width of all tokens, zeros where they do not lie on one grid."""
         first = self.grids[0]
         same = first is not None and all(grid == first for grid in self.grids)
         if first is None or not same or not (self.is_video or len(self.grids) == 1):
@@ -59,7 +59,7 @@ def square(core: Any, encoded: Any, kind: str, number: int, tokens: int) -> Layo
 
 
 def tiles(core: Any, encoded: Any, kind: str, number: int, tokens: int) -> Layout:
-    """Several tiles of as many tokens each, in the order in which the tower saw them."""
+    """Several tiles of equally many tokens, in the order in which the tower saw them."""
     each = encoded.tile_tokens
     return _equal_parts(tokens // each, _side(each), each)
 
@@ -75,7 +75,8 @@ def frames(core: Any, encoded: Any, kind: str, number: int, tokens: int) -> Layo
 def anyres(core: Any, encoded: Any, kind: str, number: int, tokens: int) -> Layout:
     """The whole picture, then its crops put together, cut to the picture and with a token at the end of every row.
 
-    What the host does to features it is asked to do to their numbers: so crops, cutting and row ends are its own.
+    The host is asked to do to the features' numbers what it does to features, so crops, cutting and row ends are its
+    own.
     """
     if kind == "video":
         count = encoded.pixels(kind).shape[1]
@@ -138,7 +139,7 @@ def _with_row_end(layout: Layout) -> Layout:
 
 
 def window_order(tower: Any, grids: Tensor) -> Tensor:
-    """Where each token stands behind a tower that has sorted them by windows, of pictures with grids (pictures, 3)."""
+    """Where each token stands after a tower that has sorted them by windows, of pictures with grids (pictures, 3)."""
     index: Any = get_vision_window_index(
         grids,
         spatial_merge_size=tower.spatial_merge_size,

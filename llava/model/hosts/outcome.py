@@ -39,7 +39,7 @@ def model_trace(model: Any) -> list[Record]:
 
 
 def kept_grids(model: Any, row: int = 0, layer: int = -1) -> list[Tensor]:
-    """For each image of a row of a stock model's last prompt which of its tokens a layer was given, the last by default.
+    """For each image in a row of a stock model's last prompt, the tokens that a layer was given (default: the last).
 
     Bool tensors (t, h, w), or (parts, n) for an image whose parts are of several grids, where n is the longest. Raises
     ValueError where no prompt with an image was answered under a plan.

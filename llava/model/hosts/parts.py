@@ -70,7 +70,7 @@ class Parts:
 
     @property
     def counts_positions(self) -> bool:
-        """Whether positions are one count, by which all layers turn alike, so that rows can be numbered again."""
+        """Whether positions are one count, by which all layers rotate alike, so that rows can be renumbered."""
         return not self.several_axes and "layer_type" not in inspect.signature(self.text.rotary_emb.forward).parameters
 
     @cached_property

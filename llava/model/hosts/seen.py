@@ -22,7 +22,7 @@ NO_TEXT = "this host comes without CLIP's text tower; give relevance=embeddings"
 
 
 def attention_blocks(tower: nn.Module) -> list[nn.Module]:
-    """The attention of every layer of a tower, first to last; none where its layers are not told by name."""
+    """The attention of every layer of a tower, first to last; none where its layers cannot be told by name."""
     names = ("self_attn", "attn", "attention")
     stacks = [module for module in tower.modules() if isinstance(module, nn.ModuleList) and len(module)]
     found: list[nn.Module] = []
@@ -50,9 +50,9 @@ class Region:
 class SeenParts:
     """A tower and what went through its attention: ``TowerEvidence`` for the parts of all pictures of a prompt.
 
-    blocks: the attention of every layer. entered: what went into some of them. cells: tokens of every crop. order: how the
-    crops' tokens follow one another behind the tower, where it has changed their order. cls: whether a class token comes
-    first. grouped: the patches that make a token follow one another. made: the layer that makes the features.
+    blocks: the attention of every layer. entered: what went into some of them. cells: tokens of every crop. order: how
+    the crops' tokens follow one another after the tower, where it has changed their order. cls: whether a class token
+    comes first. grouped: the patches that make a token follow one another. made: the layer that makes the features.
     """
 
     blocks: list[nn.Module]
@@ -135,7 +135,7 @@ class SeenParts:
         return self._held[what, number]
 
     def _by_crop(self, pieces: list[Tensor], single: bool) -> list[Tensor]:
-        """Of pieces (G, H, ..., R) as the tower made them what belongs to each crop, its patches averaged to tokens."""
+        """What belongs to each crop of pieces (G, H, ..., R) as the tower made them, its patches averaged to tokens."""
         crops = [crop for piece in pieces for crop in piece]
         if single:
             return crops
@@ -155,7 +155,7 @@ class SeenParts:
         return torch.cat([first, patches], dim=-1)
 
     def _parts(self, whole: list[Tensor], crops: Tensor) -> Tensor:
-        """Of something about every crop (H, ..., [1 +] cells) what is about the tokens of some parts."""
+        """What is about the tokens of some parts, of something about every crop (H, ..., [1 +] cells)."""
         skip, parts = int(self.cls), []
         for part in crops.tolist():
             region = self.regions[part]

@@ -82,7 +82,7 @@ class _Block:
 
 
 class Attachment:
-    """What is attached to one stock model while any block about it is open."""
+    """What is attached to one stock model while any block for it is open."""
 
     def __init__(self, model: PreTrainedModel, host: Host | None):
         self.parts = Parts.of(model, host or host_of(model))
@@ -92,7 +92,7 @@ class Attachment:
     # ------------------------------------------------------------------------------------------------------ the plan
 
     def plan(self) -> list[Stage]:
-        """The plan of this context's innermost block; in a thread without one that of the other threads, where it is one.
+        """The plan of this context's innermost block; in a thread without one, that which the others share.
 
         Raises ValueError where other threads have the model under several.
         """
@@ -109,7 +109,7 @@ class Attachment:
         return self._fitted(plans[0] if plans else [])
 
     def _fitted(self, plan: list[Stage]) -> list[Stage]:
-        """A plan spelled out; where positions cannot be counted again a method's default to do so is left out."""
+        """A plan spelled out; where positions cannot be renumbered, a method's default to do so is left out."""
         stages = spelled_out(plan, len(self.parts.text.layers))
         if self.parts.counts_positions:
             return stages

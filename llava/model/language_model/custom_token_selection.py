@@ -7,9 +7,9 @@ from .reducible_llama import ReducibleLlamaModel
 
 
 class CustomTokenSelection_LlamaModel(ReducibleLlamaModel):  # noqa: N801  public name fixed by the documents
-    """Llama that replaces its visual tokens by a few centres, each a mixture of what is like it.
+    """Llama that replaces its visual tokens by a few centres, each a mixture of the tokens like it.
 
-    The ``custom_*`` knobs are attributes of the same names, and live: what they say at a prefill is what it does.
+    The ``custom_*`` knobs are attributes of the same names, and live: every prefill follows their current values.
     ``custom_placement`` is "zero_fill" as documented (results first, zeros after, nothing saved, not neutral) or "drop",
     which really shortens. After a prefill ``last_selected_positions`` are the first sample's kept tokens, counted from the
     image's first, and ``last_gen_kept_indices`` the same counted from the sequence's first (numpy, ascending); before one:

@@ -11,7 +11,7 @@ from .reducible_llama import ReducibleLlamaModel
 class Fastv_LlamaModel(ReducibleLlamaModel):  # noqa: N801  public name fixed by the documents
     """Llama with FastV (https://arxiv.org/abs/2403.06764): after layer K-1, keep the image tokens the last token looks at.
 
-    The ``fast_v_*`` knobs are attributes of the same names, and live: what they say at a prefill is what it does. The
+    The ``fast_v_*`` knobs are attributes of the same names, and live: every prefill follows their current values. The
     authors' code must be given the image's place and ``reset_fastv()`` after every change; here None reads the place from
     the prompt and the reset only forgets what the last prefill kept. Raises ValueError as ``LlamaConfig`` does.
     """

@@ -7,13 +7,13 @@ from .reducible_llama import ReducibleLlamaModel
 
 
 class Himap_LlamaModel(ReducibleLlamaModel):  # noqa: N801  public name fixed by the documents
-    """Llama with HiMAP (https://arxiv.org/abs/2503.13108): prune by the text's attention, deeper by the image's own.
+    """Llama with HiMAP (https://arxiv.org/abs/2503.13108): prune by the text's attention, then by the image's own.
 
-    The ``hmap_v_*`` knobs and ``cut_off_layer`` are attributes of the same names, and live: what they say at a prefill is
-    what it does. The two stages run in the order of their layers; from ``cut_off_layer`` on no image token is left, and
-    stages at or after it do not run. The authors' code needs the image's place and ``output_attentions=True``; here None
-    reads the place from the prompt and no maps are made. Raises ValueError for a layer without its rank, equal layers,
-    ranks that grow with depth and another number of image tokens than the prompt has.
+    The ``hmap_v_*`` knobs and ``cut_off_layer`` are attributes of the same names, and live: every prefill follows their
+    current values. The two stages run in the order of their layers; from ``cut_off_layer`` on no image token is left,
+    and stages at or after it do not run. The authors' code needs the image's place and ``output_attentions=True``; here
+    None reads the place from the prompt and no maps are made. Raises ValueError for a layer without its rank, equal
+    layers, ranks that grow with depth and a number of image tokens other than the prompt's.
     """
 
     use_hmap_v = Knob()

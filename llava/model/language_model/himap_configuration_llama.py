@@ -1,6 +1,6 @@
 """The Llama configuration with every knob of visual-token reduction."""
 
-# Without `from __future__ import annotations`: `strict` checks the types of fields, but not types that are texts.
+# Without `from __future__ import annotations`: `strict` checks the types of fields, but not types given as strings.
 from transformers import LlamaConfig as TransformersLlamaConfig
 
 from .reduction_knobs import ReductionKnobs, with_knobs

@@ -168,7 +168,7 @@ def condensation_stage_count(config: ReductionKnobs) -> int:
 
 
 def custom_selection_stages(config: ReductionKnobs) -> list[Stage]:
-    """Custom selection's stages from the ``custom_*`` knobs; lists give one stage an entry."""
+    """Custom selection's stages from the ``custom_*`` knobs; lists give one stage per entry."""
     layers = config.custom_agg_layer if isinstance(config.custom_agg_layer, list) else [config.custom_agg_layer]
     if not layers:
         raise ValueError("custom_agg_layer=[] names no layer; give one, or switch off use_custom_selection")
@@ -264,10 +264,10 @@ def span_override(
 ) -> tuple[Tensor | None, tuple[str, ...]]:
     """The prompt's image map (B, P), and what a reader of the trace should know of it.
 
-    ``visual`` is what the prompt says, and stands. Without it the map is made from the span in the config's knobs,
-    counted from each row's first position that is no padding (``valid`` (B, S)). A start that the prompt contradicts is
-    said in a warning, once, and in the remarks; the original programs name 35 and 36 for one prompt. Raises ValueError for
-    a span that cannot be: a negative start, or another number of image tokens than the prompt has.
+    ``visual`` is what the prompt says, and takes precedence. Without it the map is made from the span in the config's
+    knobs, counted from each row's first position that is no padding (``valid`` (B, S)). A start that the prompt
+    contradicts is named in a warning, once, and in the remarks; the original programs name 35 and 36 for one prompt.
+    Raises ValueError for an impossible span: a negative start, or a number of image tokens other than the prompt's.
     """
     names = next((SPANS[flag] for flag in active_flags(config)), None)
     if names is None:

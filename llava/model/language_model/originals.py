@@ -20,8 +20,8 @@ class OriginalNames:
 
     All of them are views of the last prefill's trace, and before one they are None, or {} for the metadata.
     ``last_gen_kept_indices`` are the positions of the first sample that the last stage kept, counted from the sequence's
-    first (numpy, ascending); after FastV and text-weighted selection with the text among them, after custom selection
-    without. The ``reset_*`` methods forget the last prefill; the knobs need no reset.
+    first (numpy, ascending); after FastV and text-weighted selection they include the text, after custom selection they
+    do not. The ``reset_*`` methods forget the last prefill; the knobs need no reset.
     """
 
     last_trace: list[Record]
@@ -42,7 +42,7 @@ class OriginalNames:
 
     @property
     def last_gen_attention_mask(self) -> Tensor | None:
-        """Which prompt tokens the layers behind FastV's stage can see: (B, S) bool, on the CPU."""
+        """Which prompt tokens the layers after FastV's stage can see: (B, S) bool, on the CPU."""
         record = self._last_record(*FASTV)
         if record is None:
             return None

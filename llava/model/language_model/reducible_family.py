@@ -1,6 +1,6 @@
 """Any family of decoders with the engine below it and the documents' knobs above it.
 
-A family becomes reducible by two classes of a line each: ``ReducibleFamily`` before its decoder, ``ReducibleFamilyCausalLM``
+A family becomes reducible by two one-line classes: ``ReducibleFamily`` before its decoder, ``ReducibleFamilyCausalLM``
 before its causal language model.
 """
 
@@ -58,7 +58,7 @@ class ReducibleFamily(OriginalNames, ReducibleDecoder):
         return plan_from_config(self.config)
 
     def image_map(self, visual: Tensor | None, valid: Tensor) -> tuple[Tensor | None, tuple[str, ...]]:
-        """The image map, from the span in the config where the prompt says nothing, and what is to be said about it."""
+        """The image map, from the span in the config where the prompt says nothing, and remarks about it."""
         return span_override(self.config, visual, valid)
 
 

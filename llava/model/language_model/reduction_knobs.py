@@ -1,6 +1,6 @@
 """Every knob of visual-token reduction, as fields that the configuration of any family of decoders takes up."""
 
-# Without `from __future__ import annotations`: `strict` checks the types of fields, but not types that are texts.
+# Without `from __future__ import annotations`: `strict` checks the types of fields, but not types given as strings.
 import inspect
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -52,9 +52,9 @@ class ReductionKnobs(_Family):
     one method each, switched on by its ``use_*`` flag (one flag at a time). ``*_sys_length`` and ``*_image_token_length``
     are None: where the image lies is read from the prompt. Numbers are honoured as the span of one image in a prompt that
     does not say where its images lie; where it does, ``knobs.span_override`` compares them. Where a knob takes a list there
-    is one entry a stage, from shallow to deep. Unknown knobs raise a ValueError with the nearest name. Knobs may be changed
-    at any time; their values are checked when a plan is made from them (``check_reduction``), so a method may be switched
-    on first and be given its numbers afterwards.
+    is one entry per stage, from shallow to deep. Unknown knobs raise a ValueError with the nearest name. Knobs may be
+    changed at any time; their values are checked when a plan is made from them (``check_reduction``), so a method may
+    be switched on first and be given its numbers afterwards.
     """
 
     # any plan
@@ -102,7 +102,7 @@ class ReductionKnobs(_Family):
     custom_temperature: int | float = 0.1
     custom_placement: str = "zero_fill"
     custom_cover: int | float | None = None  # fewer centres where they cover this much of the image already
-    custom_semantic: int | float = 0.0  # how much likeness to the question counts
+    custom_semantic: int | float = 0.0  # how much similarity to the question counts
 
     def __post_init__(self, **kwargs: Any) -> None:
         check_knobs(kwargs)
@@ -143,7 +143,7 @@ def check_one_method(config: ReductionKnobs) -> None:
 
 
 def check_knobs(names: Iterable[str]) -> None:
-    """Refuse names that look like a reduction knob and are none."""
+    """Refuse names that look like a reduction knob but are not."""
     for name in names:
         if (
             name.startswith((*PREFIXES, "use_fast", "use_hmap", "use_custom", "use_token"))

@@ -1,4 +1,4 @@
-"""A checkpoint's config.json as the config of its family, whichever layout it is in; what cannot be is refused by field and file."""
+"""A checkpoint's config.json as the config of its family, in either layout; errors name field and file."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def read_config(folder: Path) -> LlavaFamilyConfig:
         config.conv_mode = getattr(config, "conv_mode", None)
         if config.conv_mode is not None:
             get_conversation(config.conv_mode)
-        # LLaVA reads a config that does not mention them so.
+        # This is how LLaVA reads a config that does not mention them.
         config.mm_use_im_start_end = getattr(config, "mm_use_im_start_end", False)
         config.mm_use_im_patch_token = getattr(config, "mm_use_im_patch_token", True)
     _check_relations(config, path)

@@ -88,8 +88,8 @@ def _beside(folder: Path) -> dict[str, Tensor]:
 def adapter_tensors(folder: Path) -> dict[str, Tensor]:
     """The tensors of an adapter by their names in the model, without peft's prefix.
 
-    Raises FileNotFoundError for a folder without, ValueError for a damaged file, a name that is not peft's, and two names
-    that mean one tensor.
+    Raises FileNotFoundError for a folder without any, ValueError for a damaged file, a name that is not peft's, and two
+    names that mean one tensor.
     """
     path = next((folder / name for name in ADAPTER_FILES if (folder / name).is_file()), None)
     if path is None:
@@ -107,7 +107,7 @@ def adapter_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def merge_lora(model: LlavaFamilyForCausalLM, folder: Path, base: Path) -> LlavaFamilyForCausalLM:
-    """The model with an adapter merged into its weights, each sum in float32 and of the weights as `base` stores them.
+    """The model with an adapter merged into its weights, each sum in float32 from the weights as `base` stores them.
 
     The adapter may reach decoder, projector, tower, embeddings and head, under the names of LLaVA or of transformers' own
     class, and hold whole modules. Raises ValueError naming the tensors that are missing, unexpected or of another shape, and
@@ -155,7 +155,7 @@ def _merge(model: nn.Module, base: Path) -> None:
             weight.data = weight.data.to(rounded)
     for layer in layers.values():
         if not layer.merged:
-            # peft keeps the LoRA in float32 and adds it so.
+            # peft keeps the LoRA in float32 and adds it in float32.
             layer.merge()
 
 

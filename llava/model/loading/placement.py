@@ -42,7 +42,7 @@ def quantization(load_8bit: bool, load_4bit: bool, dtype: torch.dtype) -> BitsAn
         raise ValueError("load_8bit and load_4bit are both set; choose one")
     if not installed("bitsandbytes"):
         raise ImportError("load_8bit and load_4bit need bitsandbytes: pip install 'llava-condense[quantize]'")
-    # What turns pixels into tokens is small and feels rounding most.
+    # What turns pixels into tokens is small, and most sensitive to rounding.
     whole = ["lm_head", "model.vision_tower", "model.mm_projector"]
     if load_8bit:
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=whole)

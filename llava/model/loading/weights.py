@@ -43,8 +43,8 @@ def load_whole(
 ) -> LlavaFamilyForCausalLM:
     """A model with all weights of one folder, in either layout.
 
-    options: keywords of transformers' `from_pretrained`. optional: beginnings of names that may be missing. Raises
-    FileNotFoundError, or ValueError that names missing, unexpected and unfit tensors before any is read.
+    options: keywords of transformers' `from_pretrained`. optional: prefixes of names that may be missing. Raises
+    FileNotFoundError, or ValueError that names missing, unexpected and mismatched tensors before any is read.
     """
     headers = weight_headers(folder)
     _check_generation_config(folder / "generation_config.json")

@@ -45,7 +45,7 @@ class CLIPText:
         return cls(model.eval().to(device), CLIPTokenizer.from_pretrained(folder), projection.float().to(device))
 
     def project(self, patches: Tensor, norm: nn.Module) -> Tensor:
-        """Patches of the tower (G, P, V) behind its last norm, in the shared space: (G, P, E), float32."""
+        """Patches of the tower (G, P, V) after its last norm, in the shared space: (G, P, E), float32."""
         weight = next(norm.parameters())
         return norm(patches.to(weight.dtype)).float() @ self.projection.T
 
@@ -54,7 +54,7 @@ class CLIPText:
         """Texts as segments, (G, M, E) and which are real (G, M), and as tokens, (G, T, E) and which are real (G, T).
 
         A segment is as much as CLIP reads at once, 75 tokens between its two marks; its row is that of the end of the text.
-        The tokens are those of all segments, the marks at the beginning among them, the ends not.
+        The tokens are those of all segments, with the marks at the beginning but without the ends.
         """
         pieces = [self._segments(text) for text in texts]
         limit = max(len(piece) for segments in pieces for piece in segments)

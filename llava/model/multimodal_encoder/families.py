@@ -30,7 +30,7 @@ Projection = Literal["q", "k", "v"]
 class Parts:
     """A layer of a tower, taken apart: what runs between its input and its output.
 
-    hidden + after_attention(out(attention(q, k, v of norm1(hidden)))), and on it + after_mlp(mlp(norm2(...))).
+    hidden + after_attention(out(attention(q, k, v of norm1(hidden)))), and to that + after_mlp(mlp(norm2(...))).
     """
 
     norm1: nn.Module
@@ -48,12 +48,12 @@ class Parts:
 class TowerFamily:
     """What is known of a family of towers.
 
-    kinds: model_types of its vision configs, and the classes for each. whole: model_type of a config that holds such a one
-    under ``vision_config``. registers: the field that counts rows between class token and patches. layers: where a model
-    has its layers. last_norm: the norm behind them. reads_any_size: the picture's size is that of the image processor, and
-    positions are interpolated; else it is the config's. is_cut: only the layers up to the selected hidden state are kept, as
-    LLaVA-NeXT keeps them and saves them. mean, std: of pictures whose folder does not say how they are prepared. crops:
-    whether they are then cut to a square, or squeezed into one.
+    kinds: model_types of its vision configs, and the classes for each. whole: model_type of a config that holds such a
+    config under ``vision_config``. registers: the field that counts rows between class token and patches. layers: where
+    a model has its layers. last_norm: the norm after them. reads_any_size: the picture's size is that of the image
+    processor, and positions are interpolated; else it is the config's. is_cut: only the layers up to the selected
+    hidden state are kept, as LLaVA-NeXT keeps them and saves them. mean, std: of pictures whose folder does not say how
+    they are prepared. crops: whether they are then cut to a square, or squeezed into one.
     """
 
     name: str
@@ -86,12 +86,12 @@ class TowerFamily:
         return f"{'.'.join(self.layers)}."
 
     def is_above(self, name: str, layers: int) -> bool:
-        """Whether a tensor of a model lies above its first so many layers, where ``cut`` takes it away."""
+        """Whether a tensor of a model lies above its first ``layers`` layers, where ``cut`` takes it away."""
         number = name.removeprefix(self.layer_prefix).partition(".")[0]
         return name.startswith("head.") or name.startswith(self.layer_prefix) and int(number) >= layers
 
     def cut(self, model: Any, layers: int) -> None:
-        """Takes away what lies above the first so many layers; the norm behind them stays, for checkpoints carry it."""
+        """Takes away what lies above the first ``layers`` layers; the norm after them stays, as in checkpoints."""
         del self.own_layers(model)[layers:]
         if hasattr(model, "head"):
             model.head = nn.Identity()
@@ -218,7 +218,7 @@ _STORED = (
 def as_stored(tensors: dict[str, TensorHeader]) -> dict[str, TensorHeader]:
     """Tensors of a tower under the names that checkpoints have for them, whichever version of transformers named them.
 
-    Two matrices that a checkpoint holds as one, below one another, are one here too.
+    Two matrices that a checkpoint holds stacked as one are one here too.
     """
     stored: dict[str, TensorHeader] = {}
     for name, header in tensors.items():

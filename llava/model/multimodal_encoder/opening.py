@@ -122,7 +122,7 @@ def vision_config(raw: Any, source: str | Path) -> Any:
         "image_size",
         "patch_size",
     ):
-        value = getattr(config, name, 1)  # a family may measure its feed-forward otherwise
+        value = getattr(config, name, 1)  # a family may specify its feed-forward differently
         if type(value) is not int or value < 1:
             raise ValueError(
                 f"{source}: {name}={excerpt(value)} of the vision tower must be a whole number of at least 1"

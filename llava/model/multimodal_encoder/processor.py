@@ -82,7 +82,7 @@ def _processor(file: Path, config: Any, side: int | None) -> CLIPImageProcessorP
 
     Raises ValueError naming the file where it does not suit the tower.
 
-    CLIP's does what those of the other families do: it resizes, cuts or not, and normalises by the file's numbers.
+    CLIP's does what those of the other families do: it resizes, crops or not, and normalises by the file's numbers.
     """
     raw, family = read_json(file), family_of(config)
     raw = raw.get("image_processor", raw)

@@ -50,7 +50,7 @@ class LayerRunner(Protocol):
 
 
 class VisionTower(nn.Module):
-    """A frozen vision model of any family (``families``) and what it sees the images with.
+    """A frozen vision model of any family (``families``) and its image processor.
 
     vision_tower: hub name, local path, or folder relative to the checkpoint. args: a config with
     `mm_vision_select_layer` (which hidden state, e.g. -2) and `mm_vision_select_feature` ("patch" drops the class
@@ -130,9 +130,9 @@ class VisionTower(nn.Module):
     ) -> TowerOutput:
         """images (G, 3, H, W) of any dtype -> features and class token in that dtype.
 
-        watched: numbers of layers whose input is wanted, the first that is not run among them. runner: what runs a layer in
-        place of its own forward. resized: they are of another size than the tower's on purpose; its position embeddings are
-        interpolated.
+        watched: numbers of layers whose input is wanted, which may include the first that is not run. runner: what runs
+        a layer in place of its own forward. resized: they are of another size than the tower's on purpose; its position
+        embeddings are interpolated.
         """
         self._check_size(images, resized)
         return self._see(images, images.shape[-2:] != (self.image_size, self.image_size), watched, runner)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def prompt_costs(
     config: Any, decoder: LlavaMetaModel, tower: VisionTower | None, vision: VisionRecord, number_bytes: int
 ) -> list[Cost]:
-    """One entry a prompt of the last prefill, of beams the first; ``number_bytes`` is the size of a cached number."""
+    """One entry per prompt of the last prefill, for beams the first; ``number_bytes``: the size of a cached number."""
     visual, entered = decoder.last_visual_per_layer.T.tolist(), decoder.last_rows_per_layer.T.tolist()
     beams = len(entered) // max(len(vision.crops), 1)
     costs, crop, picture = [], 0, 0

@@ -33,9 +33,10 @@ from .splice import VisualTokens
 class VisionRecord:
     """What became of the images of the last batch.
 
-    crops: for every row, of every picture in it. tower, features, projected, prompt: records of the stages, whose rows are
-    crops and, at the prompt, pictures. projector_rows: tokens of every crop that passed the projector. patches: of a crop,
-    as the tower saw it. tower_rows: positions of a crop that each layer of the tower computed.
+    crops: for every row, how many crops each picture in it has. tower, features, projected, prompt: records of the
+    stages, whose rows are crops and, at the prompt, pictures. projector_rows: tokens of every crop that passed the
+    projector. patches: of a crop, as the tower saw it. tower_rows: positions of a crop that each layer of the tower
+    computed.
     """
 
     crops: list[list[int]] = field(default_factory=list)
@@ -57,7 +58,8 @@ class VisionRecord:
 class VisionPath:
     """The way of a picture through one model. like: a tensor of the language model's dtype and device.
 
-    encode: somebody's own way from pixels (G, 3, H, W) to projected features (G, N, D), in place of tower and projector.
+    encode: a replacement that goes from pixels (G, 3, H, W) to projected features (G, N, D), without tower and
+    projector.
     """
 
     tower: VisionTower

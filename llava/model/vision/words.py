@@ -45,7 +45,7 @@ def asked(ids: list[Tensor], targets: list[Tensor], tokenizer: Any, conv_mode: s
 
 
 def _opening(tokenizer: Any, conv_mode: str | None) -> str:
-    """What a template puts behind a question to open the answer, as it looks when it is read back from tokens."""
+    """What a template puts after a question to open the answer, as it looks when it is read back from tokens."""
     if conv_mode is None:
         return ""
     conversation = get_conversation(conv_mode)

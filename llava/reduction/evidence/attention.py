@@ -41,8 +41,8 @@ def attention_rows(
     None for queries without positions, ``rows`` (B, R) the columns whose queries are wanted, ``visible`` (B, S) which keys
     may be seen, ``keys`` (B, H_kv, S, d) the layer's keys, from its cache or ``layer_keys``. ``mask`` (B or 1, S, S): what
     each row may see where that is not all before it (windows, pictures that see both ways). Returns (B, H, R, S) in float32.
-    Cost: R query projections and R x S products a head; 0.2-0.4 % of a layer for one row. Raises ValueError for a layer
-    whose attention cannot be read.
+    Cost: R query projections and R x S products per head; 0.2-0.4 % of a layer for one row. Raises ValueError for a
+    layer whose attention cannot be read.
     """
     batch, length, width = entered.shape
     picked = rows[..., None]  # (B, R, 1)
@@ -63,7 +63,7 @@ def _read(layer: Any, wanted: Any, hidden: Tensor, rope: Rope | None) -> Project
     if rope is None:
         width = attention.head_dim
         rope = hidden.new_ones(1, hidden.shape[1], width), hidden.new_zeros(1, hidden.shape[1], width)
-    # Families without a norm before the attention have their norms behind it.
+    # Families without a norm before the attention have their norms after it.
     norm = getattr(layer, "input_layernorm", None)
     states = hidden if norm is None else norm(hidden)
     return read(attention, wanted, hidden_states=states, position_embeddings=rope, attention_mask=None)[0]

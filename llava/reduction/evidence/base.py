@@ -16,7 +16,7 @@ from .needs import TextScope
 
 
 class TowerEvidence(Protocol):
-    """What a vision tower can say of some of the crops that it has seen, ``crops`` (g,).
+    """What a vision tower can say about some of the crops that it has seen, ``crops`` (g,).
 
     Layers are counted as papers do: 0 is the first, -1 the last, -2 the one that makes LLaVA's features. Each raises
     ValueError where the tower has no such thing, naming what may stand for it.
@@ -80,8 +80,8 @@ class Evidence:
     def text(self, scope: TextScope = "after") -> tuple[Tensor, Tensor]:
         """The words asked about each picture (G, T, D) and which of them are real (G, T), in the width of the tokens.
 
-        Before the decoder they are embeddings of the text after the image, whatever the ``scope``. One method can so read
-        them before the decoder and in it.
+        Before the decoder they are embeddings of the text after the image, whatever the ``scope``. So one method can
+        read them both before the decoder and in it.
         """
         if self.question is None:
             raise ValueError("no question was handed in; a method that reads it must name Need.TEXT or Need.QUESTION")
@@ -107,7 +107,7 @@ class Evidence:
         return torch.cat([attention[..., :1], tokens], dim=-1) if itself else tokens
 
     def mean_attention(self, layer: int = -2) -> Tensor:
-        """How much the tower's patches attend to each token on the mean: (G, H, N)."""
+        """How much the tower's patches attend to each token on average: (G, H, N)."""
         tower, crops = self._seen
         return self._patches(tower.mean_attention(crops, layer))
 
@@ -150,7 +150,7 @@ class Evidence:
         return self.tower, self.crops
 
     def _patches(self, whole: Tensor) -> Tensor:
-        """Of something about all patches (G, ..., P) what is about the tokens: (G, ..., N)."""
+        """What is about the tokens (G, ..., N), of something about all patches (G, ..., P)."""
         if self.origins is None:
             return whole
         index = self.origins.view(len(whole), *[1] * (whole.dim() - 2), -1)
@@ -165,5 +165,5 @@ class Evidence:
 
 
 def mixed_seed(seeds: Tensor | int, number: Tensor | int) -> Any:
-    """One number from a seed and a running number, so that neighbours of either kind do not meet."""
+    """One number from a seed and a running number, so that neighbours of either kind do not collide."""
     return (seeds * 1_000_003 + number) % (1 << 48)

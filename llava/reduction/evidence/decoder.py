@@ -108,7 +108,7 @@ class DecoderEvidence(Evidence):
         return layer_queries(source.layer, source.entered[self.group.rows[:, None], self.group.columns])
 
     def position_bias(self, rows: Rows = "text", back: int = 1) -> Tensor:
-        """What a query and a key of ones alone have at the rows' and the image's positions, over sqrt(d): (G, R, N).
+        """The product of a query and a key of ones at the rows' and the image's positions, over sqrt(d): (G, R, N).
 
         It falls with the distance, whatever the tokens are (SparseVLM's second version, arXiv 2410.04417).
         """
@@ -123,7 +123,7 @@ class DecoderEvidence(Evidence):
         return self.layer.hidden[rows, columns] - self.layer.source(1).entered[rows, columns]
 
     def embeddings(self, rows: Literal["image", "text"] = "image") -> tuple[Tensor, Tensor]:
-        """What entered the decoder of each image as it was then, or of the text after it: (G, R, D) and which are real."""
+        """What entered the decoder for each image, as it was then, or the text after it (G, R, D); which are real."""
         return self.layer.embeddings(self.group, rows)
 
     @property
@@ -132,7 +132,7 @@ class DecoderEvidence(Evidence):
         return self.layer.reach
 
     def normed(self, states: Tensor) -> Tensor:
-        """Hidden states (..., D) behind the decoder's final norm."""
+        """Hidden states (..., D) after the decoder's final norm."""
         return self.layer.norm(states)
 
     def _rows(self, rows: Rows, scope: TextScope) -> tuple[Tensor, Tensor | None]:
@@ -152,5 +152,5 @@ class DecoderEvidence(Evidence):
         return torch.cat(parts, dim=-2)
 
     def _image(self, whole: Tensor) -> Tensor:
-        """Of attention (G, H, R, S) the columns of the image: (G, H, R, N)."""
+        """The image's columns (G, H, R, N) of attention (G, H, R, S)."""
         return whole.gather(-1, self.group.columns[:, None, None].expand(-1, *whole.shape[1:3], -1))

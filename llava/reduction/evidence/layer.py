@@ -70,11 +70,12 @@ class LayerSource:
 class LayerEvidence:
     """What a stage of one decoder layer can learn, each thing computed only when a group of images asks.
 
-    ``hidden`` (B, S, D) is what arrives at the stage's layer; ``source(back)`` gives the layer so many before it, raising
-    ValueError where that was not asked for in time; ``seeds`` (B,) is a number for each sample. ``start``: the ledger of the
-    unreduced sequence and what entered the decoder (B, S0, D), where a stage needs it. ``grids`` (B, I, 2): height and width
-    of each image's grid, or (B, I, 3) with the number of frames before them, zero where it has none. ``reach``: how many layers back ``source`` can be asked for.
-    Evidence about an image ends where the first answer after it begins: what is to be learned never decides what is kept.
+    ``hidden`` (B, S, D) is what arrives at the stage's layer; ``source(back)`` gives the layer ``back`` before it,
+    raising ValueError where that was not asked for in time; ``seeds`` (B,) is a number for each sample. ``start``: the
+    ledger of the unreduced sequence and what entered the decoder (B, S0, D), where a stage needs it. ``grids`` (B, I,
+    2): height and width of each image's grid, or (B, I, 3) with the number of frames before them, zero where it has
+    none. ``reach``: how many layers back ``source`` can be asked for. Evidence about an image ends where the first
+    answer after it begins: what is to be learned never decides what is kept.
     """
 
     CHUNK = 128  # query rows at a time: the map of all heads is never held whole
@@ -178,7 +179,7 @@ class LayerEvidence:
         return ledger.valid[group.rows] & (turn <= turn.gather(1, group.columns[:, -1:]))
 
     def grids_of(self, group: Group) -> Tensor:
-        """Height and width of the grid of each image of a group, zero where it is none any more: (G, 2).
+        """Height and width of the grid of each image of a group, zero where it no longer is one: (G, 2).
 
         The frames of a video lie one below another.
         """

@@ -24,7 +24,7 @@ _OUTPUTS = ("o_proj", "out_proj", "proj", "projection_layer", "dense")
 
 @dataclass(frozen=True)
 class Projections:
-    """Queries (B, H, R, d) and keys (B, H_kv, R, d) behind the rotary embedding, and how their products become logits."""
+    """Queries (B, H, R, d) and keys (B, H_kv, R, d) after the rotary embedding; how their products become logits."""
 
     queries: Tensor
     keys: Tensor
@@ -48,7 +48,7 @@ def read(attention: nn.Module, wanted: Literal["q", "k", "both"], *given: Any, *
     twin._modules = {name: _skipped(part) if name in unwanted else part for name, part in attention._modules.items()}
     seen: list[Projections] = []
     setattr(twin, _READ, seen)
-    # Past the hooks of the module, which belong to its own passes.
+    # This bypasses the hooks of the module, which belong to its own passes.
     type(attention).forward(twin, *given, **named)
     if not seen:
         raise ValueError(

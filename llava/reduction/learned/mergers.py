@@ -11,9 +11,9 @@ All are called alike, ``merger(vision_features (B, N, d_vision), question_embedd
 ``importance_logits`` (B, N), None where nothing is scored
 ====================  =============================================================================================
 
-Untrained, all three are ``custom_selection@features``: the M tokens that are farthest from one another, each mixed with what is
-like it by cosine attention, so that training starts where it does not hurt. Shapes: B pictures, N tokens of a tower's feature width d_vision, T words of
-the language model's embedding width d_text, M merged.
+Untrained, all three are ``custom_selection@features``: the M tokens that are farthest from one another, each mixed with
+the tokens like it by cosine attention, so that training starts where it does not hurt. Shapes: B pictures, N tokens of
+a tower's feature width d_vision, T words of the language model's embedding width d_text, M merged.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Merged = dict[str, Tensor | None]
 
 PATCHES = 24 * 24  # of CLIP ViT-L/14 at 336 pixels, the tower of document 003
 OCTAVES = 4  # frequencies of V3's encoding of a patch's row and column
-ANNEALED = 0.1  # the temperature that training ends with, from 1
+ANNEALED = 0.1  # the temperature that training ends with; it begins with 1
 NOISE = 0.3  # of the Gumbel noise at the beginning; with 1 the hundreds of far tokens drown the few near ones
 SOFTNESS = 0.1  # the temperature of the mixtures that training starts with, as that of ``custom_selection``
 
@@ -211,10 +211,10 @@ LearnableTokenMergerV1 = LearnableTokenMerger
 class LearnableTokenMergerV2(LearnableTokenMerger):
     """V2: as V1, with scores and similarities from ``d_internal`` features that have read the question.
 
-    h = P x + W_o attention(P x, question, question), W_o zero at the start. Differs from the original: what is merged are the
-    tower's own features, where there a random projection back to d_vision stood in their place, without a residual.
-    Untrained: as V1, but alike is what a random rotation to ``d_internal`` leaves alike. Cost: N^2 d_vision +
-    3 N d_vision d_internal + 2 N T d_internal + 2 M N d_internal + M N d_vision multiply-adds.
+    h = P x + W_o attention(P x, question, question), W_o zero at the start. Differs from the original: the tower's own
+    features are merged, where the original merges a random projection back to d_vision, without a residual.
+    Untrained: as V1, but tokens are alike where a random rotation to ``d_internal`` leaves them alike. Cost: N^2
+    d_vision + 3 N d_vision d_internal + 2 N T d_internal + 2 M N d_internal + M N d_vision multiply-adds.
     """
 
     def __init__(
@@ -360,7 +360,7 @@ def make_merger(merger_type: str, **arguments: Any) -> Merger:
 
 
 def grid_of(tokens: int) -> tuple[int, int]:
-    """How tokens lie on the picture: a square, or one line where their number is none."""
+    """How tokens lie on the picture: a square, or one line where their number is not a square."""
     side = math.isqrt(tokens)
     return (side, side) if side * side == tokens else (1, tokens)
 

@@ -1,4 +1,4 @@
-"""One file a method. Importing the package registers them all: a new file needs no other line anywhere."""
+"""One file per method. Importing the package registers them all: a new file needs no other line anywhere."""
 
 from importlib import import_module
 from pkgutil import walk_packages

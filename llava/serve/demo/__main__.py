@@ -30,7 +30,7 @@ def parser() -> ArgumentParser:
     flags = ArgumentParser(prog="llava demo", description="A web page: a picture, a question, two plans side by side.")
     add_model_flags(flags, EMBEDDED)
     group = flags.add_argument_group("page")
-    group.add_argument("--host", default="127.0.0.1", help="address to listen at (default: this machine alone)")
+    group.add_argument("--host", default="127.0.0.1", help="address to listen on (default: only this machine)")
     group.add_argument("--port", type=int, default=7860, help="0: a free one (default: 7860)")
     group.add_argument("--share", action="store_true", help="a public address through gradio's servers (default: no)")
     group.add_argument("--stock", action="store_true", help="transformers' own class and processor of the checkpoint")
@@ -47,7 +47,7 @@ def parser() -> ArgumentParser:
 
 
 def run(options: Namespace) -> None:
-    """Load the model and show the page until Ctrl-C. Raises ValueError for what cannot be, naming the flag."""
+    """Load the model and show the page until Ctrl-C. Raises ValueError for impossible settings, naming the flag."""
     if not installed("gradio"):
         raise ValueError("the demo needs gradio; pip install 'llava-condense[demo]'")
     check_least(1, max_seconds=options.max_seconds)

@@ -29,7 +29,7 @@ LONGEST_QUESTION = 2000  # characters
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """What came of a question under one plan.
+    """The outcome of a question under one plan.
 
     complete: the model ended it, not the limit of tokens. tokens: of the answer. visual: tokens of the picture before any
     reduction. visual_per_layer: in each decoder layer. flops: of the prompt; None where they are not counted. first_ms: until
@@ -58,7 +58,7 @@ Event = tuple[int, str | Answer]  # the number of a plan, and its words so far o
 class Asker:
     """A model that is asked one question at a time; its block ends once the answer that is being written has ended.
 
-    seconds: that a question may take under all its plans, waiting included.
+    seconds: how long a question may take under all its plans, waiting included.
     """
 
     def __init__(self, chat: Chat, limits: Limits, seconds: float):
@@ -73,7 +73,7 @@ class Asker:
         self._worker.shutdown(cancel_futures=True)
 
     def picture_tokens(self) -> int | None:
-        """Tokens of every picture before any reduction; None where pictures of other shapes have others."""
+        """Tokens of every picture before any reduction; None where that depends on the picture's shape."""
         counts = {
             self._prompt(Image.new("RGB", size), "?", "full").visual for size in ((336, 336), (672, 336), (336, 1344))
         }
@@ -83,7 +83,7 @@ class Asker:
         """Words and answers. file: of the picture.
 
         Raises ValueError with one sentence for what cannot be asked, before anything is answered where that can be known,
-        and TimeoutError when the time is over. Closing the iterator ends the answer at its next token.
+        and TimeoutError when the time is up. Closing the iterator ends the answer at its next token.
         """
         end = time.monotonic() + self.seconds
         picture = self._picture(file)

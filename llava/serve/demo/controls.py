@@ -10,7 +10,7 @@ from llava.reduction.registry import summary_of
 
 @dataclass(frozen=True)
 class Controls:
-    """What can be set of a method in a decoder of so many layers.
+    """What can be set for a method in a decoder of this many layers.
 
     last_layer: the highest layer that can be chosen; 0: none can. layer: where the method usually stands; 0: its own place,
     which may be several. least: the smallest budget; None: the method takes no budget. about: one sentence.

@@ -1,4 +1,4 @@
-"""Pictures of the drawn world with a question each, to begin with."""
+"""Pictures of the drawn world, each with a question, to begin with."""
 
 from __future__ import annotations
 

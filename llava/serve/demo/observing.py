@@ -49,7 +49,7 @@ def prompt_flops(chat: Chat) -> float | None:
 
 
 def kept_by_layer(chat: Chat, prompt: Prompt, visual: int) -> list[Kept]:
-    """What every layer was given of the one picture of the last prompt; empty where its tokens are no single grid.
+    """What every layer was given of the only picture of the last prompt; empty where its tokens are no single grid.
 
     visual: tokens of the picture in the first layer.
     """

@@ -17,7 +17,7 @@ from .asking import SIDES, Answer, Asker
 from .controls import controls, spelled
 
 STYLE = Path(__file__).with_name("page.css")
-FONTS = ["system-ui", "sans-serif"]  # of the reader's machine: nothing is fetched
+FONTS = ["system-ui", "sans-serif"]  # fonts of the reader's machine: nothing is fetched
 FIRST = (("full", 0, 64), ("fastv", 2, 64))  # method, layer and budget of each side to begin with
 MOST_WAITING = 32  # questions
 PERCENT = 25  # budget to begin with where pictures differ in tokens
@@ -34,7 +34,7 @@ class Side:
 
 
 def theme() -> gr.Theme:
-    """gradio's own look, with fonts that are there and colours that can be read."""
+    """gradio's own look, with installed fonts and readable colours."""
     return gr.themes.Default(font=FONTS, font_mono=["ui-monospace", "monospace"]).set(
         button_primary_background_fill="*primary_700",
         button_primary_background_fill_hover="*primary_800",
@@ -192,7 +192,7 @@ def _answer_parts(side: int, plan: gr.Textbox) -> Side:
 def _run(
     asker: Asker, picture: dict[str, Any] | None, question: str, layer: int, plans: Sequence[str]
 ) -> Iterator[list[Any]]:
-    """What is shown of a question, from its first word to its last number: message, answers, and three parts a side."""
+    """What is shown of a question, from its first word to its last number: message, answers, three parts per side."""
     answers: list[Answer | None] = [None] * len(plans)
     texts = ["" for _ in plans]
 

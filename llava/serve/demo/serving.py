@@ -1,4 +1,4 @@
-"""The page behind a port: no file of this machine is given out, no address is fetched, nothing is told to anybody."""
+"""The page behind a port: no file of this machine is given out, no address is fetched, nothing is reported anywhere."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SESSIONS = 100  # readers whose last answers are remembered
 def served(asker: Asker, host: str, port: int, folder: Path, share: bool = False) -> Iterator[str]:
     """Show the page of a model while the block lasts; gives its address. folder: for the examples."""
     refuse_downloads()
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # of gradio's calls to itself
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # in gradio's calls to itself
     page = build(asker, write_examples(folder))
     try:
         warm_up(asker, folder)

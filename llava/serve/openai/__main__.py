@@ -31,7 +31,7 @@ def parser() -> ArgumentParser:
     flags = ArgumentParser(prog="llava serve", description="Serve a model over the OpenAI API.")
     add_model_flags(flags)
     group = flags.add_argument_group("server")
-    group.add_argument("--host", default="127.0.0.1", help="address to listen at (default: this machine alone)")
+    group.add_argument("--host", default="127.0.0.1", help="address to listen on (default: only this machine)")
     group.add_argument("--port", type=int, default=8000, help="0: a free one (default: 8000)")
     group.add_argument(
         "--stock",
@@ -40,7 +40,7 @@ def parser() -> ArgumentParser:
     )
     group.add_argument(*spellings("served_name"), help="the model's name for clients (default: its folder's)")
     group.add_argument(
-        "--temperature", type=float, default=0.0, help="of requests that name none; 0 is greedy (default)"
+        "--temperature", type=float, default=0.0, help="temperature of requests that name none (default: 0, greedy)"
     )
     group.add_argument(
         *spellings("allow_image_urls"),

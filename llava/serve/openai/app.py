@@ -1,4 +1,4 @@
-"""The HTTP side: routes, bodies that are not too large, streams, and clients that go away."""
+"""The HTTP side: routes, limits on bodies, streams, and clients that go away."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ from .wire import ChatRequest, Completion, parse_request, read_question
 
 GONE = 499  # nginx's status for a client that did not wait; nobody reads it
 _PREPARING = 2  # requests whose pictures are decoded at once
-_LOOK = 0.2  # seconds after which it is looked whether a client is still there
+_LOOK = 0.2  # seconds between checks that a client is still there
 
 
 def create_app(chat: Chat, limits: Limits | None = None, temperature: float = 0.0) -> FastAPI:
     """The server as an ASGI application.
 
-    temperature: of requests that name none; 0 is greedy. Routes: POST /v1/chat/completions, GET /v1/models, GET /health.
+    temperature: for requests that name none; 0 is greedy. Routes: POST /v1/chat/completions, GET /v1/models, GET
+    /health.
     """
     limits = limits or Limits()
     started = int(time.time())
@@ -114,7 +115,7 @@ async def _body(request: Request, limits: Limits) -> bytes:
 
 
 async def _next(request: Request, ticket: Ticket) -> Piece | End:
-    """The next event of an answer. Raises ApiError where the client has gone, whom nothing reaches any more."""
+    """The next event of an answer. Raises ApiError where the client is gone, so that nothing can reach it."""
     while not await request.is_disconnected():
         if (event := await ticket.event(_LOOK)) is not None:
             return event

@@ -1,4 +1,4 @@
-"""What the server asks of a model: to prepare a request, and to answer several prompts that may share a batch."""
+"""What the server needs from a model: to prepare a request, and to answer several prompts that may share a batch."""
 
 from __future__ import annotations
 

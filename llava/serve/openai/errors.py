@@ -6,7 +6,7 @@ from typing import Any
 
 
 class ApiError(Exception):
-    """A request that is not answered: HTTP status, message, and what the OpenAI API says beside it.
+    """A request that is not answered: HTTP status, message, and what else the OpenAI API says.
 
     param: the field that is wrong. code: a word for programs, such as ``model_not_found``.
     """

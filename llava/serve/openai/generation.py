@@ -1,4 +1,4 @@
-"""What one ``generate`` of several prompts is told, whatever the model."""
+"""The arguments of one ``generate`` for several prompts, whatever the model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .progress import Progress
 
 @contextmanager
 def generation_options(jobs: Sequence[Job], progress: Progress) -> Iterator[dict[str, Any]]:
-    """Keywords of ``generate`` for prompts of one group; within the block chance follows their seed."""
+    """Keywords of ``generate`` for prompts of one group; within the block random numbers follow their seed."""
     sampling = jobs[0].prompt.sampling
     with torch.random.fork_rng(enabled=sampling.seed is not None):
         if sampling.seed is not None:
@@ -32,7 +32,7 @@ def generation_options(jobs: Sequence[Job], progress: Progress) -> Iterator[dict
 
 
 def group_of(sampling: Sampling, plan: list[Stage]) -> tuple[Any, ...] | None:
-    """What prompts that share a batch have in common. A seed is one answer's, so that it does not depend on others'."""
+    """What prompts that share a batch have in common. A seed is for one answer, independent of others."""
     if sampling.temperature and sampling.seed is not None:
         return None
     chance = (sampling.temperature, sampling.top_p) if sampling.temperature else ()

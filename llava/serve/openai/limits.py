@@ -1,4 +1,4 @@
-"""What the server takes from anybody: sizes, numbers, and where pictures may come from."""
+"""What the server accepts from anybody: sizes, numbers, and where pictures may come from."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ class Limits:
     """Limits of one request and of all together.
 
     image_bytes: of a picture's file. image_pixels: of a decoded picture. images: of a request. max_tokens: of an answer.
-    text_bytes: of everything in a request that is no picture. batch: prompts in one ``generate``. open_requests: requests at
-    once, waiting or being answered. upload_seconds: in which a request has to arrive. image_urls: fetch http(s) addresses,
-    from the server's own network. Raises ValueError for a number below 1.
+    text_bytes: of everything in a request that is not a picture. batch: prompts in one ``generate``. open_requests:
+    requests at once, waiting or being answered. upload_seconds: in which a request has to arrive. image_urls: fetch
+    http(s) addresses, from the server's own network. Raises ValueError for a number below 1.
     """
 
     image_bytes: int = 20 * MEGABYTE

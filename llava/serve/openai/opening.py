@@ -1,4 +1,4 @@
-"""From a model as settings say it to a ``Chat``: this package's own LLaVA, or transformers' class of the checkpoint."""
+"""From the settings of a model to a ``Chat``: this package's own LLaVA, or transformers' class of the checkpoint."""
 
 from __future__ import annotations
 

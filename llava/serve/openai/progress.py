@@ -15,7 +15,7 @@ _UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what a decoder shows for the first 
 
 
 class AnswerText:
-    """The text of one answer from its ids: without the blanks at its ends, and cut before the first of the stop strings.
+    """The text of one answer from its ids: without spaces at its ends, and cut before the first of the stop strings.
 
     ``add`` and ``close`` give the text that has become certain. ``stopped``: a stop string was found.
     """
@@ -28,7 +28,7 @@ class AnswerText:
         self._held, self._begun = "", False
 
     def add(self, token: int) -> str:
-        """The text that is certain with one id more."""
+        """The text that is certain after one more id."""
         self._ids.append(token)
         known = self._decoded(self._ids[self._known : self._read])
         text = self._decoded(self._ids[self._known :])
@@ -49,7 +49,7 @@ class AnswerText:
         return released + (rest if self._begun or released else rest.lstrip())
 
     def _release(self) -> str:
-        """Of the held text what no stop string and no blank at the end can take back."""
+        """The held text that no stop string and no space at the end can take back."""
         found = [place for stop in self.stops if (place := self._held.find(stop)) >= 0]
         if found and not self.stopped:
             self.stopped = True
@@ -72,11 +72,11 @@ class AnswerText:
 
 
 class Progress(StoppingCriteria):
-    """Hands the new ids of every row to its job, and ends each row by itself.
+    """Hands the new ids of every row to its job, and ends each row separately.
 
-    texts: of each row. ends: ids that end an answer. visual_per_layer: asked once the prompt was read, gives of each row the
-    visual tokens in every layer. Works for a ``generate`` from embeddings, whose ids are the new ones alone; where a prompt
-    stands in front, ``prompt`` is its length.
+    texts: of each row. ends: ids that end an answer. visual_per_layer: asked once the prompt has been read, gives each
+    row's visual tokens in every layer. Works for a ``generate`` from embeddings, which returns only the new ids;
+    where a prompt stands in front, ``prompt`` is its length.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class Progress(StoppingCriteria):
         return cast(BoolTensor, torch.tensor(self._done, dtype=torch.bool, device=input_ids.device))
 
     def _advance(self, row: int, token: int, count: int) -> bool:
-        """One id more of a row; whether it is done."""
+        """One more id of a row; whether the row is done."""
         job, text = self.jobs[row], self.texts[row]
         if job.cancelled.is_set():
             return True

@@ -111,7 +111,7 @@ class Queue:
         await asyncio.to_thread(self._executor.shutdown)
 
     def _next(self) -> list[Ticket]:
-        """The oldest request, and those behind it that may share its batch."""
+        """The oldest request, and those after it that may share its batch."""
         group = self._group(self._waiting[0])
         alike = [ticket for ticket in self._waiting if self._group(ticket) == group]
         batch = self._waiting[:1] if group is None else alike[: self.batch]
@@ -123,7 +123,7 @@ class Queue:
         return None if ticket.job is None else ticket.job.prompt.group
 
     async def _answer(self, batch: list[Ticket]) -> None:
-        """Answer a batch; where one of its prompts cannot be answered, each alone."""
+        """Answer a batch; where one of its prompts cannot be answered, each separately."""
         jobs = [ticket.job for ticket in batch if ticket.job is not None]
         future = asyncio.get_running_loop().run_in_executor(self._executor, self.chat.generate, jobs)
         await asyncio.wait([future])

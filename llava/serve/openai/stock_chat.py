@@ -22,7 +22,7 @@ from .progress import AnswerText, Progress
 
 @dataclass(frozen=True)
 class _Inputs:
-    """A dialogue as chat templates take it, what the processor makes of it alone, and the plan."""
+    """A dialogue as chat templates take it, what the processor alone makes of it, and the plan."""
 
     dialogue: list[dict[str, Any]]
     encoded: Any
@@ -32,8 +32,8 @@ class _Inputs:
 class StockChat:
     """A model of ``AutoModelForImageTextToText`` and its processor as a ``Chat``; plans run inside ``reduced``.
 
-    reduction: the plan of requests that name none. Raises ValueError for a model that is no known host, and for a processor
-    without a chat template.
+    reduction: the plan of requests that name none. Raises ValueError for a model that is not a known host, and for a
+    processor without a chat template.
     """
 
     def __init__(self, name: str, model: Any, processor: Any, reduction: Spec = None):
@@ -82,7 +82,7 @@ class StockChat:
             self.model.generate(**encoded.to(self.model.device, self.model.dtype), **options)
 
     def _visual_per_layer(self, jobs: Sequence[Job], plan: list[Stage]) -> Sequence[Sequence[int]]:
-        """Of each prompt the visual tokens in every layer."""
+        """The visual tokens of each prompt in every layer."""
         if not plan or not any(job.prompt.visual for job in jobs):
             return [[job.prompt.visual] * self._layers for job in jobs]
         ledgers = last_outcome(self.model).record.ledgers

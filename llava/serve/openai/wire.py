@@ -23,7 +23,7 @@ class _Shape(BaseModel):
 
 
 class ImageUrl(_Shape):
-    """Where a picture is. detail is taken and has no effect: the model's own layout decides."""
+    """Where a picture is. detail is accepted and has no effect: the model's own layout decides."""
 
     url: str
     detail: Literal["auto", "low", "high"] = "auto"
@@ -55,7 +55,7 @@ class Message(_Shape):
 
 
 class StreamOptions(_Shape):
-    """What a stream tells besides the answer."""
+    """What a stream reports besides the answer."""
 
     include_usage: bool = False
 
@@ -112,7 +112,7 @@ def parse_request(body: bytes, limits: Limits) -> ChatRequest:
 
 
 def read_question(request: ChatRequest, limits: Limits, temperature: float) -> Question:
-    """What a request asks, its pictures decoded. temperature: where the request names none. Raises ApiError."""
+    """What a request asks, its pictures decoded. temperature: for a request that names none. Raises ApiError."""
     return Question(
         turns=_turns(request.messages, limits),
         sampling=_sampling(request, limits, temperature),
@@ -145,7 +145,7 @@ def _sampling(request: ChatRequest, limits: Limits, temperature: float) -> Sampl
 
 
 def _turns(messages: list[Message], limits: Limits) -> list[Turn]:
-    """Turns of user and assistant by turns, the user's last.
+    """Turns of user and assistant in alternation, the user's last.
 
     What the system says goes in front of the first question: the templates have a text of their own in its place, which the
     models were trained with.
@@ -208,7 +208,7 @@ class Completion:
 
 
 def usage_body(usage: Usage) -> dict[str, Any]:
-    """Tokens as the API counts them, and of the pictures' how many there were, are left, and are on the mean of all layers."""
+    """Tokens as the API counts them; those of the pictures before, after, and on average over all layers."""
     layers = usage.visual_per_layer
     return {
         "prompt_tokens": usage.prompt,

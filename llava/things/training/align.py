@@ -1,9 +1,10 @@
 """The projector's first weights: what the tower sees of a thing reads as the words that the language model has for it.
 
-No language model is run for it. A projected patch is drawn to where the language model's own input embeddings have the name of the thing
-that it shows ("background" where there is none), a little of the words for where it is added. That takes minutes instead of the hours
-that it takes through all layers. It has to be the embedding itself and not only nearer to it than to others: told apart by a
-softmax, names were right as often, but at a cosine of 0.14, where the language model reads nothing.
+No language model is run for it. A projected patch is drawn towards the language model's own input embedding of the name
+of the thing that it shows ("background" where there is none), plus a little of the words for its place. That takes
+minutes instead of the hours that it takes through all layers. It has to be the embedding itself and not only nearer to
+it than to others: when trained with a softmax, names were right as often, but at a cosine of 0.14, at which the
+language model reads nothing.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ logger = logging.getLogger(__name__)
 
 SEED = 21  # first number of the scenes' seeds
 SHARD = 100  # pictures whose patches lie in one file
-SHOWN, BEHIND = 64, 16  # patches of a picture at most: of its things, of its background
-BATCH = 16  # pictures of a step
+SHOWN, BEHIND = 64, 16  # most patches of a picture: of its things, of its background
+BATCH = 16  # pictures per step
 RATE, DECAY = 2e-3, 0.02
-PLACE = 0.3  # of the embedding of either place, added to that of the name
+PLACE = 0.3  # share of the embedding of either place, added to that of the name
 SHARP = 16.0  # cosines become the logits of a name by this factor
 BACKGROUND = "background"
 COLUMNS, ROWS = ("left", "center", "right"), ("top", "middle", "bottom")
@@ -55,7 +56,7 @@ class Patches:
         return Patches(*(torch.cat(field) for field in fields))
 
     def of(self, pictures: Tensor) -> Patches:
-        """Those of some pictures."""
+        """The patches of some pictures."""
         chosen = torch.isin(self.pictures, pictures)
         return Patches(self.features[chosen], self.names[chosen], self.places[chosen], self.pictures[chosen])
 
@@ -84,9 +85,9 @@ class Words:
 def read_patches(
     model: Any, image_processor: Any, world: World, work: Path, pictures: int, progress: bool = False
 ) -> Patches:
-    """Patches of so many drawn pictures as the tower sees them; shards in ``work`` are kept, so that a stop costs one.
+    """Patches of ``pictures`` drawn pictures as the tower sees them; shards in ``work`` are kept, so a stop costs one.
 
-    A third of a second a picture on one core.
+    Cost: a third of a second per picture on one core.
     """
     work.mkdir(parents=True, exist_ok=True)
     shards = [
@@ -126,8 +127,8 @@ def _looked_at(model: Any, image_processor: Any, world: World, numbers: range) -
 def align(projector: nn.Module, patches: Patches, words: Words, steps: int, seed: int = 0) -> dict[str, float]:
     """Train a projector, in place and in float32, on all but a tenth of the pictures, and measure it on that tenth.
 
-    Returns shares: ``patch`` and ``thing`` named right (a thing by all of its patches together), ``background`` found to be that, and the
-    mean ``cosine`` of a thing's patches and its name.
+    Returns shares: ``patch`` and ``thing`` named right (a thing by all of its patches together), ``background``
+    recognised as such, and the mean ``cosine`` of a thing's patches and its name.
     """
     pictures = patches.pictures.unique()
     held_out = pictures[len(pictures) - max(1, len(pictures) // 10) :]
@@ -170,7 +171,7 @@ def measure(projector: nn.Module, patches: Patches, words: Words) -> dict[str, f
 
 
 def _loss(projected: Tensor, patches: Patches, words: Words) -> Tensor:
-    """Squared distance to what a patch should be, in squares of the length of an embedding, and the surprise at its name."""
+    """Squared distance to what a patch should be, over the embeddings' mean square, plus its name's cross-entropy."""
     wanted = words.names[patches.names] + PLACE * (
         words.columns[_third(patches.places % GRID)] + words.rows[_third(patches.places // GRID)]
     )

@@ -26,7 +26,8 @@ class Stage:
     """A part of the curriculum: one training by ``llava.train.train``.
 
     records: pictures, each with its turns, read once. least, most: things in a picture. turns: questions about it. plan: the
-    reduction under which it learns, None for all 576 tokens. rate: of the LoRA, and of the projector times ``projector``. batch: pictures of a step. mix: what is asked.
+    reduction under which it learns, None for all 576 tokens. rate: of the LoRA, and of the projector times
+    ``projector``. batch: pictures per step. mix: what is asked.
     """
 
     name: str

@@ -3,7 +3,7 @@
     python -m llava.things.train --base playground/checkpoints/llava-things-base --work playground/training/things
 
 Everything lies in the work folder, and the same command resumes where it was stopped: drawn pictures, patches and finished stages
-are kept, a stage that was cut is resumed from its last checkpoint.
+are kept, an interrupted stage is resumed from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def train_things(
     """Follow the curriculum to the end of the stage ``until`` (default: the last) and write what was learnt into ``output``.
 
     base: the checkpoint of the untrained parts. work: 1.5 GB at most. output: also where it begins, if some stages were shipped there
-    before. Raises ValueError for a stage that is none or lies behind, and what ``llava.train.train`` raises.
+    before. Raises ValueError for an unknown stage or one that is already done, and what ``llava.train.train`` raises.
     """
     names = [stage.name for stage in CURRICULUM]
     until = names[-1] if until is None else until

@@ -1,4 +1,4 @@
-"""What a training has learnt, small enough for a repository: LoRA and projector in bfloat16, without what is only of the run."""
+"""What a training has learnt, small enough for a repository: LoRA and projector in bfloat16, no state of the run."""
 
 from __future__ import annotations
 

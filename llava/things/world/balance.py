@@ -44,7 +44,7 @@ def pick_wrong(
 
 
 def fitted(right: np.ndarray, wrong: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Weights of the options as right and as wrong halves, so that each is as often one as the other.
+    """Weights of the options as right and as wrong halves, so that each is equally often right and wrong.
 
     right, wrong: (scenes, options) bool, which options may be the right and the wrong half in a sample of scenes.
     """

@@ -18,7 +18,7 @@ BACKGROUNDS = DebianPackage(
     kinds=(".jpg",),
     licence="GPL-2 or later",
 )
-# The photographs of the package that show no flower and no animal, which would be things that nobody is told of
+# The photographs of the package that show no flower and no animal, which would be things that no scene lists
 PHOTOGRAPHS = ("Aqua", "Blinds", "Dune", "GreenMeadow", "RainDrops", "Storm", "Wood")
 LEAFY = ("Aqua", "Blinds", "Dune", "GreenMeadow")  # those of leaves and grass
 PAINTED = "painted"

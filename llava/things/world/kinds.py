@@ -16,7 +16,7 @@ from .places import at, by_place
 from .scene import MOST, Scene
 
 SAMPLE = 2000  # handfuls of things on which the weights are fitted
-THERE = 0.4  # share of the questions whether a kind is there
+THERE = 0.4  # share of the questions that ask whether a kind is there
 
 
 def near_kinds(one: str, other: str) -> bool:

@@ -1,4 +1,4 @@
-"""What is known of the names of things: which may be said of one another's things, their plurals, colours and kinds."""
+"""What is known of the names of things: which may stand for one another's things, their plurals, colours and kinds."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import lru_cache
 from ..pictures import Thing
 
 NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight")
-# Names that may be said of the other's thing, or whose pictures may be taken for one another, though they end in other nouns
+# Names that may stand for each other's things, or whose pictures may be confused, though they end in different nouns
 TAKEN_FOR = {
     "chicken": ("brown hen", "colorful rooster"),
     "duck": ("drake", "gander"),
@@ -83,18 +83,18 @@ COLOURS = {
     "white": ("owl", "volleyball"),
     "yellow": ("yellow lemon", "yellow flower", "daffodil", "marigold", "rubber duck", "lemon slice"),
 }
-# Colours that one person and another may both say of a thing
+# Colours that two people may both see in one thing
 NEAR_COLOURS = {
     *map(frozenset, (("red", "orange"), ("red", "pink"), ("red", "brown"), ("orange", "yellow"), ("orange", "brown"))),
     *map(frozenset, (("black", "brown"), ("pink", "purple"), ("blue", "purple"), ("yellow", "green"))),
     *map(frozenset, (("orange", "pink"), ("black", "blue"), ("yellow", "brown"))),
 }
-# Kinds of which a thing may have both
+# Kinds that may both fit one thing
 NEAR_KINDS = {
     frozenset(("food", "plant")),
     *(frozenset(("household item", kind)) for kind in ("food", "piece of clothing", "instrument", "sports item")),
 }
-# Things that not everybody counts to the kind of their folder, and those that may pass for another kind as well
+# Things that not everybody counts among the kind of their folder, and those that may pass for another kind as well
 DOUBTFUL = (
     *("apple core", "button", "modern clothespin", "old-fashioned clothespin", "cement mixer", "rubber duck", "cep"),
     *("train sign", "tractor wheel", "walnut sailboat", "trophy cup", "happy lion", "singing dinosaur", "alien tree"),
@@ -119,7 +119,7 @@ PASSES_FOR = {
 
 @lru_cache(maxsize=1 << 16)
 def alike(one: str, other: str) -> bool:
-    """Whether one name may be said of the other's thing: "kangaroo" and "red kangaroo", "chicken" and "brown hen"."""
+    """Whether one name may stand for the other's thing: "kangaroo" and "red kangaroo", "chicken" and "brown hen"."""
     same_noun = one.split()[-1] == other.split()[-1]
     return same_noun or one in other or other in one or frozenset((one, other)) in _PAIRS
 
@@ -148,11 +148,11 @@ def with_article(noun: str) -> str:
 
 
 def colour_of(name: str) -> str | None:
-    """The colour of the thing of this name on its picture, None where not everybody would say the same."""
+    """The colour of the thing of this name on its picture, None where people would not agree."""
     return next((colour for colour, names in COLOURS.items() if name in names), None)
 
 
 def may_be(thing: Thing) -> frozenset[str]:
-    """The kinds that a thing may be counted to, its own among them."""
+    """The kinds that a thing may count as, its own among them."""
     near = {kind for pair in NEAR_KINDS if thing.kind in pair for kind in pair}
     return frozenset({thing.kind, *near, *PASSES_FOR.get(thing.name, ())})

@@ -1,6 +1,7 @@
 """Pairs of yes/no questions about a scene under MME's subtask names, and two more: the kind of a thing, and its name.
 
-The wrong half of a pair is drawn so that every word is as often right as wrong: without the picture, half is all one can get.
+The wrong half of a pair is drawn so that every word is as often right as wrong: without the picture, at most half can
+be right.
 """
 
 from __future__ import annotations
@@ -28,9 +29,10 @@ from .scene import Placed, Scene, World
 
 Pair = tuple[str, str]
 HARD = 0.5  # share of the wrong names that are of the kind of the right one, or of another thing in the picture
-# How often a question about a number is about one to four things, as scenes are made and single things are asked about
+# How often a question about a number is about one to four things, given how scenes are made and single things asked
+# about
 NUMBERS = {1: 0.25, 2: 0.31, 3: 0.26, 4: 0.18}
-SINGLE = 0.3  # share of the scenes without several things of a name that are asked for a number
+SINGLE = 0.3  # share of the scenes without repeated things that are asked for a number
 
 
 class Pairs:
@@ -52,7 +54,7 @@ class Pairs:
         }
 
     def make(self, subtask: str, scene: Scene, rng: np.random.Generator) -> Pair | None:
-        """A pair of one subtask. Raises ValueError for a subtask that there is not."""
+        """A pair of one subtask. Raises ValueError for an unknown subtask."""
         if subtask not in self.makers:
             raise ValueError(
                 f"category={subtask!r} is no subtask of this world; choose one of {', '.join(self.makers)}"
@@ -129,7 +131,7 @@ class Pairs:
         return yes, no
 
     def wrong_names(self, there: Iterable[str]) -> list[Thing]:
-        """The things whose names are certain not to be said of any of those that are there."""
+        """The things whose names certainly fit none of those that are there."""
         there = list(there)
         return [thing for thing in self.things if not any(alike(thing.name, name) for name in there)]
 
@@ -144,7 +146,7 @@ class Pairs:
 
 
 def near_colours(one: str, other: str) -> bool:
-    """Whether two people may say both colours of one thing."""
+    """Whether two people may see one thing in these two colours."""
     return frozenset((one, other)) in NEAR_COLOURS
 
 
@@ -154,6 +156,6 @@ def _distinct(items: Iterable[Placed]) -> list[Placed]:
 
 
 def _harder(things: list[Thing], kind: str, rng: np.random.Generator) -> list[Thing]:
-    """In half of the cases those of the kind alone, where there are any."""
+    """In half of the cases only those of the same kind, where there are any."""
     same = [thing for thing in things if thing.kind == kind]
     return same if same and rng.random() < HARD else things

@@ -14,7 +14,7 @@ RELATIONS = ("to the left of", "to the right of", "above", "below")
 CLEAR = 12  # pixels between the middle of a thing and the border of a cell, so that its cell is certain
 HALF_CLEAR = 20  # likewise of a half of the picture
 APART = 50  # pixels that one middle is beside another
-SHARED = 0.2  # of a cell that other things may cover where it names a thing
+SHARED = 0.2  # share of a cell that other things may cover where it names a thing
 
 
 def cell_of(item: Placed) -> str | None:
@@ -50,7 +50,7 @@ def on_side(item: Placed, side: str) -> bool | None:
 
 
 def relations(one: Placed, other: Placed) -> list[str]:
-    """What is certain of one thing beside another, out of ``RELATIONS``: its middle is far beyond the other's."""
+    """Which of ``RELATIONS`` certainly hold of one thing to another: its middle is far beyond the other's."""
     found = []
     for axis, (before, behind) in enumerate((RELATIONS[:2], RELATIONS[2:])):
         way = other.middle[axis] - one.middle[axis]

@@ -26,7 +26,7 @@ from .scene import SIZE, Placed, Scene, World
 DESCRIBE = "Describe the image."
 WHAT_IS_THIS = "What is this?"
 MOST_NUMBER = 4
-FEW = 0.25  # of the scenes that are asked how many there are of a name that is there once, and of one that is not
+FEW = 0.25  # share of the scenes asked how many there are of a name that is there once, and of one that is absent
 # What a conversation asks, and how often
 MIX = {"yes_no": 0.45, "open": 0.25, "choice": 0.1, "box": 0.1, "caption": 0.1}
 
@@ -58,7 +58,8 @@ class Questions:
     def multiple_choice(self, scene: Scene, rng: np.random.Generator, choices: int = 4) -> dict:
         """One question with lettered choices, as ScienceQA asks: {question, choices, answer (index)}.
 
-        There are as many choices unless the scene carries no question with so many answers. In half of the questions about a name, the wrong names are of things in the picture, as far as there are any.
+        There are ``choices`` of them, unless the scene carries no question with that many answers. In half of the
+        questions about a name, the wrong names are those of other things in the picture, if there are any.
         """
         found = self.open_questions(scene, rng)
         question, answer, options = next((one for one in found if len(one[2]) >= choices), found[0])
@@ -143,7 +144,7 @@ class Questions:
         return (name, *(thing.name for thing in self.pairs.wrong_names([name])))
 
     def _of_places(self, scene: Scene, rng: np.random.Generator) -> list[Open]:
-        """What is there, of which kind and colour: things named by their place; rare kinds more often than common ones."""
+        """What is there, its kind and colour, for things named by place; rare kinds more often than common ones."""
         found: list[Open] = []
         for item, cell in by_place(scene):
             found.append((f"What is {at(cell)}?", item.name, self._names_beside(item.name)))
@@ -157,7 +158,7 @@ class Questions:
         return found
 
     def _of_names(self, scene: Scene) -> list[Open]:
-        """Where things are that are there once."""
+        """Where the things are that occur once."""
         found: list[Open] = []
         for item in scene.items:
             if not scene.only(item.name):
@@ -171,7 +172,7 @@ class Questions:
         return found
 
     def _of_numbers(self, scene: Scene, rng: np.random.Generator) -> list[Open]:
-        """How many there are of a name that is there several times, in some scenes of one that is there once, or not at all."""
+        """How many there are of a name that occurs several times; in some scenes, of one that occurs once or never."""
         numbers = Counter(item.name for item in scene.items)
         single = [name for name, number in numbers.items() if number == 1]
         asked = [name for name, number in numbers.items() if number > 1]
@@ -193,7 +194,7 @@ def _how_many(name: str, number: int) -> Open:
 
 
 def _place(item: Placed) -> str | None:
-    """Where a thing is, as far as it is certain: its cell, else a side."""
+    """Where a thing is, if that is certain: its cell, else a side."""
     if cell := cell_of(item):
         return at(cell)
     for words, side in (("on the", "left"), ("on the", "right"), ("at the", "top"), ("at the", "bottom")):

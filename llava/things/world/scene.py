@@ -1,4 +1,4 @@
-"""Scenes of the world of things: which things lie where, and the picture of it; nothing but the seed decides.
+"""Scenes of the world of things: which things lie where, and the picture of it; only the seed decides.
 
 A picture is 336 x 336 pixels, the input of the tower: one patch of 14 pixels is one of 576 visual tokens. A thing is 56 to 150 pixels
 long, 4 to 11 patches. Boxes are (left, top, right, bottom) in pixels, around what is visible of a thing.
@@ -72,13 +72,13 @@ class Scene:
 
 @dataclass(frozen=True)
 class World:
-    """Things and photographs of grounds, of which scenes are made."""
+    """Things and photographs of grounds, from which scenes are made."""
 
     things: tuple[Thing, ...]
     photographs: dict[str, Path]
 
     def scene(self, *seed: int, least: int = 2, most: int = MOST) -> Scene:
-        """A scene of ``least`` to ``most`` things; names that may be taken for one another do not meet in one scene.
+        """A scene of ``least`` to ``most`` things; names that may be confused do not occur in one scene.
 
         In some scenes one thing is there two to four times. A thing that finds no place is left out, so that there may be fewer.
         """
@@ -95,7 +95,7 @@ class World:
         return Scene(_placed([chosen[0]] * copies + chosen[1:], rng), ground, tuple(int(part) for part in seed))
 
     def apart(self, rng: np.random.Generator, number: int, taken: Sequence[str] = ()) -> list[Thing]:
-        """So many things at random whose names cannot be taken for one another, nor for those in ``taken``."""
+        """``number`` random things whose names cannot be confused with one another, nor with those in ``taken``."""
         chosen: list[Thing] = []
         for index in rng.permutation(len(self.things)):
             thing = self.things[index]
@@ -155,7 +155,7 @@ def _placed(things: Sequence[Thing], rng: np.random.Generator) -> tuple[Placed, 
 
 
 def _covered(one: Box, other: Box) -> float:
-    """Which share of the smaller box the other covers."""
+    """The share of the smaller box that the other covers."""
     wide = min(one[2], other[2]) - max(one[0], other[0])
     high = min(one[3], other[3]) - max(one[1], other[1])
     smaller = min((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))

@@ -23,7 +23,7 @@ class TrainingExamples:
     """The records of a configuration as batches, with the forward passes of teacher and student.
 
     With ``cache`` features and the teacher's passes are computed once and kept in memory (for 576 tokens of 1024 in half
-    precision 1.2 MB a picture).
+    precision 1.2 MB per picture).
     """
 
     def __init__(self, settings: Settings, model: LlavaFamilyForCausalLM, tokenizer: Any, image_processor: Any):
@@ -57,7 +57,7 @@ class TrainingExamples:
         return len(self.dataset)
 
     def groups(self, together: bool) -> list[list[int]]:
-        """The records in groups that stay together: the questions about a picture, or each by itself."""
+        """The records in groups that stay together: the questions about a picture, or each one separately."""
         return list(self.by_picture.values()) if together else [[index] for index in range(len(self))]
 
     def batch(self, indices: Sequence[int]) -> dict[str, Any]:
@@ -91,7 +91,7 @@ class TrainingExamples:
         return ForwardPass.joined([self.teacher_passes[index] for index in indices], self.model.device)
 
     def student(self, indices: Sequence[int], batch: dict[str, Any], together: bool) -> ForwardPass:
-        """The forward pass under the plan in force; ``together``: a picture once for all of its questions."""
+        """The forward pass under the plan in force; ``together``: a picture is read once for all its questions."""
         if not together:
             return read(self.model, batch, self.layer)
         return read_together(self.model, batch, [self.dataset.pictures(index) for index in indices], self.layer)
@@ -137,6 +137,6 @@ def draw_batch(groups: Sequence[Sequence[int]], size: int, step: int, seed: int)
 
 
 def split(indices: Sequence[int], parts: int) -> list[Sequence[int]]:
-    """A batch in ``parts`` as equal as can be; empty ones are left out."""
+    """A batch in ``parts`` as equal as possible; empty ones are left out."""
     size = -(-len(indices) // parts)
     return [indices[start : start + size] for start in range(0, len(indices), size)]

@@ -1,7 +1,7 @@
 """A model's forward pass over questions with their answers, with the picture read once for all of its questions.
 
-Shapes: B rows of a batch, S positions, A answer tokens and W words behind the pictures of all rows together, V words of the
-vocabulary, D the language model's width.
+Shapes: B rows of a batch, S positions, A answer tokens and W words after the pictures of all rows together, V words of
+the vocabulary, D the language model's width.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ from llava.model.language_model.llava_family import LlavaFamilyForCausalLM, Llav
 class ForwardPass:
     """A model's forward pass over a batch, rows one after another.
 
-    ``logits`` (A, V) predict the answer tokens ``answers`` (A,); ``words`` (W, D) are the hidden states of all words behind a
-    picture after one decoder layer, none where none were asked for or no token of a picture is left; ``counts`` is how many of
-    both each row has. Text is never reduced, so A, W and their order are the same under every plan.
+    ``logits`` (A, V) predict the answer tokens ``answers`` (A,); ``words`` (W, D) are the hidden states of all words
+    after a picture, taken after one decoder layer; none where none were asked for or no token of a picture is left;
+    ``counts`` is how many of both each row has. Text is never reduced, so A, W and their order are the same under every
+    plan.
     """
 
     logits: Tensor
@@ -35,7 +36,7 @@ class ForwardPass:
     counts: list[tuple[int, int]]
 
     def rows(self) -> list[ForwardPass]:
-        """Each row by itself, in half precision on the CPU, to be kept."""
+        """Each row separately, in half precision on the CPU, to be kept."""
         answers, words = ([count[part] for count in self.counts] for part in (0, 1))
         parts = zip(self.logits.split(answers), self.answers.split(answers), self.words.split(words), self.counts)
         return [ForwardPass(a.half().cpu(), b.cpu(), c.half().cpu(), [count]) for a, b, c, count in parts]
@@ -81,11 +82,11 @@ def read(model: LlavaFamilyForCausalLM, batch: dict[str, Any], layer: int | None
 def read_together(
     model: LlavaFamilyForCausalLM, batch: dict[str, Any], pictures: Sequence[Any], layer: int | None = None
 ) -> ForwardPass:
-    """``read`` for several questions a picture, where nothing before the decoder reads the question.
+    """``read`` for several questions per picture, where nothing before the decoder reads the question.
 
-    ``pictures`` names what each row's are. What a picture's rows have in common is run once, with its picture, and its keys
-    and values are shared: R rows of P common and Q own positions cost P + R Q instead of R (P + Q). Where a picture is not
-    in the common part every row is read by itself. Gradients flow as in ``read``.
+    ``pictures`` names each row's pictures. What a picture's rows have in common is run once, with its picture, and its
+    keys and values are shared: R rows of P common and Q own positions cost P + R Q instead of R (P + Q). Where a
+    picture is not in the common part, every row is read separately. Gradients flow as in ``read``.
     """
     ids, labels = batch["input_ids"], batch["labels"]
     firsts = {picture: row for row, picture in reversed(list(enumerate(pictures)))}

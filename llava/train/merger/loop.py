@@ -55,7 +55,7 @@ class TrainingLoop:
         self.groups = examples.groups(together=merger.reads_no_question)
 
     def run(self, progress: Progress) -> None:
-        """All steps that are left. Raises FloatingPointError where the loss is no number, OSError where nothing can be written."""
+        """All steps left. Raises FloatingPointError for a loss that is not a number, OSError where writing fails."""
         self._resume()
         bar = progress.add_task("training", total=self.training.steps, completed=self.step)
         while self.step < self.training.steps:
@@ -153,7 +153,7 @@ class TrainingLoop:
         return writing(file, self.last_checkpoint())
 
     def _save(self) -> None:
-        """Write the checkpoint; the one before stays whole until the new one is."""
+        """Write the checkpoint; the previous one stays until the new one is complete."""
         state = {
             "step": self.step,
             "settings": deciding_settings(self.settings),
@@ -171,7 +171,7 @@ class TrainingLoop:
         os.replace(partial, self.folder / CHECKPOINT)
 
     def _resume(self) -> None:
-        """Resume from the checkpoint, if there is one; ValueError for one of another configuration or that cannot be read."""
+        """Resume from the checkpoint, if any; ValueError for one that is unreadable or of another configuration."""
         file = self.last_checkpoint()
         if file is None:
             self.metrics.unlink(missing_ok=True)
@@ -211,7 +211,7 @@ def check_same_settings(file: Path, stored: dict[str, Any], asked: dict[str, Any
 
 
 def schedule(step: int, steps: int, warmup: int) -> float:
-    """The share of the learning rate at a step: up in a line, then down along a cosine to a hundredth."""
+    """The share of the learning rate at a step: up linearly, then down along a cosine to a hundredth."""
     if step < warmup:
         return (step + 1) / warmup
     done = (step - warmup) / max(1, steps - warmup)

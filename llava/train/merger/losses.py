@@ -12,7 +12,7 @@ from .settings import TrainingSettings
 
 
 def losses(training: TrainingSettings, student: ForwardPass, teacher: ForwardPass | None) -> dict[str, Tensor]:
-    """The weighted loss and its parts, means over the answers' tokens and, of the features, over the words.
+    """The weighted loss and its parts, means over the answers' tokens and, for the features, over the words.
 
     answer: cross-entropy. distillation: ``T**2 KL(teacher || student)`` of the distributions at temperature T; the factor
     keeps its gradients at one scale for every T (Hinton et al. 2015, https://arxiv.org/abs/1503.02531). feature: squared

@@ -1,4 +1,4 @@
-"""The record of a merger's training: a line a step, and their drawing."""
+"""The record of a merger's training: one line per step, and their drawing."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class TrainableMerger:
 
     @property
     def reads_no_question(self) -> bool:
-        """Whether what the decoder gets of a picture is the same for every question about it."""
+        """Whether what the decoder receives of a picture is the same for every question about it."""
         return self.method.layer is None and not getattr(self.module, "needs_question", False)
 
     @property
@@ -58,7 +58,7 @@ class TrainableMerger:
 
 
 def build(settings: Settings, vision_dim: int, hidden_dim: int, tokens: int) -> TrainableMerger:
-    """The module that a configuration asks for, at its start, for a model of these widths and ``tokens`` a picture.
+    """The module that a configuration asks for, at its start, for a model of these widths and ``tokens`` per picture.
 
     Raises ValueError for a width or a budget that the model does not have.
     """

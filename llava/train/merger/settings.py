@@ -35,7 +35,7 @@ class Group(BaseModel):
 
 
 class MethodSettings(Group):
-    """What is trained. ``budgets``: numbers of tokens of which each step draws one; None is ``merge_ratio`` alone.
+    """What is trained. ``budgets``: numbers of tokens, one of which each step draws; None is ``merge_ratio`` alone.
 
     ``use_question``: whether V3 reads the question; None is no. V2 always does, V1 never.
     """
@@ -91,7 +91,8 @@ class DataSettings(Group):
 class TrainingSettings(Group):
     """How it is trained. ``batch_size`` is that of all processes together, ``warmup`` and ``save_every`` are steps.
 
-    ``feature_layer``: after how many decoder layers the words behind the pictures are compared, None is after all.
+    ``feature_layer``: after how many decoder layers the words after the pictures are compared, None is after all of
+    them.
     """
 
     output: str

@@ -12,7 +12,7 @@ from ...registry import register
 
 @register("condensation")
 class Condensation(Centres):
-    """Keep representative tokens, each of which takes up what is like it by multi-head cross-attention.
+    """Keep representative tokens, each of which absorbs the tokens like it by multi-head cross-attention.
 
     Paper: none, proposed for this project   Site: any, layer K (2) by default   Needs: nothing   Training: optional
 

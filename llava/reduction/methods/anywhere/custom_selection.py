@@ -14,7 +14,7 @@ LEAST = 1e-6  # a temperature below would divide similarities into infinities
 
 @register("custom_selection")
 class CustomSelection(Centres):
-    """Keep centres far apart or at the heart of clusters, each mixed with what is like it by cosine attention.
+    """Keep centres far apart or at the heart of clusters, each mixed with the tokens like it by cosine attention.
 
     Paper: none, proposed for this project   Site: any, layer K (2) by default   Needs: nothing   Training: optional
 

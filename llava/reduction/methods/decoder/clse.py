@@ -28,7 +28,7 @@ class CLSE(Reducer):
     score = sigmoid(z / 0.1) times the head-mean attention of the last prompt token in layer K-1. Later stages take attention alone.
     The name alone is label 192; labels 192, 128 and 64 are the authors' lists, others lie between. tokens (G, N, D) -> kept (G, k).
 
-    Accounting: mean over the layers, of which the labels are less than the true means.
+    Accounting: mean over the layers; the labels are less than the true means.
     Cost: one query row, 2 d^2 + 2 S d; two Fourier transforms of the first stage, N log N d.
     Differs from the authors' code: batches. Pictures that lie on no grid at the first stage raise.
     """

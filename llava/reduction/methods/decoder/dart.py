@@ -17,16 +17,17 @@ Mode = Literal["paper", "code"]
 
 @register("dart")
 class DART(Reducer):
-    """Keep a few pivot tokens, and of the others those that are least like each pivot: what is left is no duplicate.
+    """Keep a few pivot tokens, and of the others those least like each pivot, so that no duplicates are left.
 
     Paper: https://arxiv.org/abs/2502.11494   Site: layer K (2)   Needs: keys of layer K-1, hidden states   Training: none
 
-    Pivots: the ``image_pivots`` image tokens and ``text_pivots`` text tokens behind the image with the largest L1 norm of their
-    rotated keys in layer K-1. Each in turn takes an equal part of k - image pivots: the image tokens not yet taken whose hidden
-    states, behind the model's final norm, have the lowest cosine to its own. tokens (G, N, D) -> kept (G, k).
-    ``mode="code"``: pivots come in the order of a Python set of their positions, and 8 floor(k / 8) + 4 tokens stay.
+    Pivots: the ``image_pivots`` image tokens and ``text_pivots`` text tokens after the image with the largest L1 norm
+    of their rotated keys in layer K-1. Each in turn takes an equal part of k - image pivots: the image tokens not yet
+    taken whose hidden states, after the model's final norm, have the lowest cosine to its own. tokens (G, N, D) ->
+    kept (G, k). ``mode="code"``: pivots come in the order of a Python set of their positions, and 8 floor(k / 8) + 4
+    tokens stay.
 
-    Accounting: tokens behind layer K.
+    Accounting: tokens after layer K.
     Cost: p N D for p pivots; no attention is read.
     Differs from the authors' code: exactly k tokens stay, pivots come by their norms, image before text; batches. A sample with
     too little text takes image pivots again.

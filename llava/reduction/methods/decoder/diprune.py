@@ -16,14 +16,15 @@ class DIPrune(Reducer):
 
     Paper: DIPrune (2026)   Site: layer 10   Needs: attention of layers K-1 and K-1-d, text rows   Training: none
 
-    rank_l: a token's place, from 1, by the mean attention of the text behind the image in layer l. Score: ``weight``
+    rank_l: a token's place, from 1, by the mean attention of the text after the image in layer l. Score: ``weight``
     (N - rank_{K-1} + 1) / N + (1 - weight) (clamp(rank_{K-1-d} - rank_{K-1}, -M, M) / M + 1) / 2 with weight 0.6; ``span`` is d and
-    ``limit`` is M as a share of N. The paper's point is the layer: what is chosen at layer 10 matters less than that it is there.
-    tokens (G, N, D) -> kept (G, k).
+    ``limit`` is M as a share of N. The paper's point is the layer: which tokens are chosen matters less than that it
+    happens at layer 10. tokens (G, N, D) -> kept (G, k).
 
-    Accounting: tokens behind layer K.
+    Accounting: tokens after layer K.
     Cost: T query rows in two layers, T (4 d^2 + 4 S d), and the keys of the earlier one, 2 S d^2.
-    Differs from the authors' code: written from the paper; d and M are not in what was at hand, and are 2 and N / 4 here.
+    Differs from the authors' code: written from the paper; d and M were not in the sources at hand, and are 2 and N / 4
+    here.
     """
 
     needs = frozenset({Need.ATTENTION})
@@ -42,7 +43,7 @@ class DIPrune(Reducer):
 
     def select(self, tokens: Tensor, evidence: DecoderEvidence, k: int) -> Tensor:
         count = tokens.shape[1]
-        # A stage near the beginning looks back as far as there are layers
+        # A stage near the beginning looks back only as many layers as there are
         now, before = (self._ranks(evidence, back) for back in (1, min(1 + self.span, evidence.reach)))
         most = max(1.0, self.limit * count)
         risen = ((before - now).clamp(-most, most) / most + 1) / 2

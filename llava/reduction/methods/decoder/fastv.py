@@ -25,9 +25,9 @@ class FastV(Reducer):
     With a[h, n] the attention of head h of layer K-1 from the last prompt token to image token n, the score is
     ``avg_all_heads`` mean_h a (the paper), ``max_head`` a[h*] with h* = argmax_h sum_n a[h, n], or
     ``weighted_combination`` alpha a[h*] + (1 - alpha) mean_{h != h*} a[h]. alpha = 1 is max_head, alpha = 1/H is
-    avg_all_heads; alpha = "focus" is 1 - H(a[h*]) / ln N, from that head's entropy H, for each image by itself.
-    ``adaptive`` is max_head where the strongest head has a lower entropy than the heads have on the mean, else
-    avg_all_heads. ``diversity`` in [0, 1) weighs likeness to what is kept already against the score (maximal marginal
+    avg_all_heads; alpha = "focus" is 1 - H(a[h*]) / ln N, from that head's entropy H, for each image separately.
+    ``adaptive`` is max_head where the strongest head has a lower entropy than the heads have on average, else
+    avg_all_heads. ``diversity`` in [0, 1) weighs similarity to what is kept already against the score (maximal marginal
     relevance). ``rope=false`` reads attention before the rotary embedding, which takes away the pull to the picture's end
     (arXiv 2412.13180). ``grid`` in [0, 1) keeps that share of the budget on a regular grid, whatever the score (Window-FastV,
     arXiv 2502.11501). tokens (G, N, D) -> kept (G, k); the notes hold the method, the head and the heads' importance.

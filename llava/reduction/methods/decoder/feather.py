@@ -25,7 +25,7 @@ class Feather(Reducer):
     alone is the published plan: at layer 8 the top 0.3 and a grid of 3, at layer 16 the top 0.3^2 of what is left. A budget is
     the mean over the layers, of 576 where it is a count. ``feather@K`` alone is one stage. tokens (G, N, D) -> mask (G, N).
 
-    Accounting: mean over the layers; as many of the grid's tokens come on top as are not among the highest.
+    Accounting: mean over the layers; the grid's tokens that are not among the highest come on top.
     Cost: keys of all rows and one query row, 2 S d^2 + 2 d^2 + 2 S d.
     Differs from the authors' code: batches; decoding from the cache.
     """

@@ -9,7 +9,7 @@ from ...schedule import LAYERS, TOKENS
 from ...select import topk
 from ...stage import Reducer, Stage
 
-# Tokens removed behind each of 32 layers at a reduction ratio of 60 %, of 576
+# Tokens removed after each of 32 layers at a reduction ratio of 60 %, of 576
 REMOVED = (14, 33, 89, 36, 36, 20, 55, 21, 18, 4, 7, 5, 2, 5, 7, 4, 26, 5, 11, 24, 4, 18, 2, 1, 0, 0, 1, 0, 1, 0, 0, 0)
 
 
@@ -20,14 +20,15 @@ class FitPrune(Reducer):
     Paper: https://arxiv.org/abs/2409.10197   Site: every layer   Needs: attention of the layer before, image and text rows   Training: a quota for each layer, from 655 samples
 
     With A the attention of layer K-1, maximum over the heads cell by cell: s_n = (sum over image rows i of A[i, n]) / N times the
-    sum over the text rows behind the image of A[t, n]; the lowest go. The name alone is the authors' recipe for 60 %: its share of
-    tokens behind each of 32 layers, at the same depth of other decoders. A budget is the mean over the layers, for which all
-    shares are raised to one power. ``fitprune@K`` alone is one stage. tokens (G, N, D) -> kept (G, k).
+    sum over the text rows after the image of A[t, n]; the lowest go. The name alone is the authors' recipe for 60 %:
+    its share of tokens after each of 32 layers, at the same depth of other decoders. A budget is the mean over the
+    layers, for which all shares are raised to one power. ``fitprune@K`` alone is one stage. tokens (G, N, D) -> kept
+    (G, k).
 
     Accounting: mean over the layers.
-    Cost: N + T query rows against the layer's keys a stage, (N + T) (2 d^2 + 2 S d): some 12 % of a layer with all tokens.
-    Differs from the authors' code: batches; removal between layers, which is what theirs comes to; other ratios than 60 % follow its
-    profile, where theirs have quotas of their own.
+    Cost: N + T query rows against the layer's keys per stage, (N + T) (2 d^2 + 2 S d): some 12 % of a layer with all
+    tokens. Differs from the authors' code: batches; removal between layers, which is what theirs amounts to; other
+    ratios than 60 % follow its profile, where theirs have quotas of their own.
     """
 
     needs = frozenset({Need.ATTENTION})

@@ -16,7 +16,7 @@ Rows = Literal["text", "image"]
 
 @register("himap")
 class HiMAP(Reducer):
-    """Keep the image tokens that the text attends to most; deeper, those that the other image tokens do.
+    """Keep the image tokens that the text attends to most; deeper, those that the other image tokens attend to.
 
     Paper: https://arxiv.org/abs/2503.13108   Site: layer A (2), then B (8)   Needs: attention of the layer before   Training: none
 
@@ -30,7 +30,7 @@ class HiMAP(Reducer):
     Cost: R query rows against the layer's keys, R (2 d^2 + 2 S d) operations for R rows; with the image's N rows some
     12 % of a layer.
     Differs from the authors' code: every sample decides for itself; padding stays masked; pruned once at prefill and
-    cached, where theirs recomputes every generated token; no attention maps are asked of the model.
+    cached, where theirs recomputes every generated token; the model is not asked for attention maps.
     """
 
     needs = frozenset({Need.ATTENTION})

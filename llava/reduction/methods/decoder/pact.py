@@ -20,18 +20,19 @@ class PACT(Reducer):
 
     Paper: https://arxiv.org/abs/2504.08966   Site: layer K (4)   Needs: queries and keys of the layer itself   Training: none
 
-    Importance of token i: |h_i| times the mean over the heads of softmax_i(k_i . q / sqrt(d)), q the mean query of the picture. The share
-    ``unimportant`` with the lowest goes, as long as k are left. Of the others, in falling density sum_j exp(-d_ij / c), each
-    is a centre whose distance to all centres before it is above c, d = 1 - cosine of the keys. The rest joins its nearest centre,
-    as does what was unimportant but lies within ``recover`` c of one. A cluster becomes its mean, in its centre's place; as a
-    key it weighs log(size) more in later layers (``proportional``). ``cutoff``: c; the picture then decides how many stay, at
-    most k. None (default): for every picture the largest c with k centres. tokens (G, N, D) -> (G, k, D).
+    Importance of token i: |h_i| times the mean over the heads of softmax_i(k_i . q / sqrt(d)), q the mean query of the
+    picture. The share ``unimportant`` with the lowest importance goes, as long as k are left. Of the others, in falling
+    density sum_j exp(-d_ij / c), each is a centre whose distance to all centres before it is above c, d = 1 - cosine of
+    the keys. The rest joins its nearest centre, as does what was unimportant but lies within ``recover`` c of one. A
+    cluster becomes its mean, in its centre's place; as a key it weighs log(size) more in later layers
+    (``proportional``). ``cutoff``: c; the picture then decides how many stay, at most k. None (default): for every
+    picture the largest c with k centres. tokens (G, N, D) -> (G, k, D).
 
-    Accounting: tokens behind layer K; with a cut-off, as many as the picture has clusters, at most so many.
+    Accounting: tokens after layer K; with a cut-off, as many as the picture has clusters, at most the budget.
     Cost: queries of the image's rows and N^2 d for the distances, both twice, keys of all rows, N k D for the means; no row of
     attention, so that fused kernels serve.
-    Differs from the authors' code: written from the paper; queries and keys before the rotary embedding; a number of tokens can
-    be asked for, their knob is the cut-off (0.21 with LLaVA-OneVision); batches.
+    Differs from the authors' code: written from the paper; queries and keys before the rotary embedding; a number of
+    tokens can be asked for, where their knob is the cut-off (0.21 with LLaVA-OneVision); batches.
     """
 
     needs = frozenset({Need.ATTENTION})

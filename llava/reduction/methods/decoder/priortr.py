@@ -21,12 +21,12 @@ class PriorTR(Reducer):
 
     Paper: PriorTR (2026), https://github.com/CodeChildCZJ/PriorTR   Site: layer 3   Needs: attention of layer K-1, text rows   Training: none
 
-    Q: attention of the first token behind the picture, which has read no question yet; P: the mean attention of the question's
-    rows behind it (``rows="question"``, as for LLaVA-1.5), or of the last prompt token (``rows="last"``, as for 1.6). Both are the
-    mean over the heads and normalised over the image's tokens; the score is P log((P + 1e-10) / (Q + 1e-10)), a token's part of
-    their divergence. tokens (G, N, D) -> kept (G, k).
+    Q: attention of the first token after the picture, which has read no question yet; P: the mean attention of the
+    question's rows after it (``rows="question"``, as for LLaVA-1.5), or of the last prompt token (``rows="last"``, as
+    for 1.6). Both are the mean over the heads and normalised over the image's tokens; the score is P log((P + 1e-10) /
+    (Q + 1e-10)), a token's part of their divergence. tokens (G, N, D) -> kept (G, k).
 
-    Accounting: tokens behind layer K.
+    Accounting: tokens after layer K.
     Cost: T query rows against the layer's keys, T (2 d^2 + 2 S d).
     Differs from the authors' code: batches. A question of one token is its own prior's only row.
     """
@@ -49,7 +49,7 @@ class PriorTR(Reducer):
             posterior = seen[:, -1]
         else:
             behind = real.scatter(1, first, False).float()
-            behind = behind + (behind.sum(1, keepdim=True) == 0) * real  # of one word, that word
+            behind = behind + (behind.sum(1, keepdim=True) == 0) * real  # for a question of one word, that word
             posterior = (behind[:, None] @ seen)[:, 0] / behind.sum(1, keepdim=True)
         p, q = (part / part.sum(1, keepdim=True).clamp(min=TINY) for part in (posterior, prior))
         return topk(p * ((p + TINY) / (q + TINY)).log(), k)

@@ -16,7 +16,7 @@ PUBLISHED = (8, 16, 24)
 
 @register("pyramiddrop")
 class PyramidDrop(Reducer):
-    """Keep half of the image tokens, and again, and again, by the last token's attention in the layer that is about to run.
+    """Keep half of the image tokens, three times in turn, by the last token's attention in the layer about to run.
 
     Paper: https://arxiv.org/abs/2410.17247   Site: layers 8, 16 and 24 of 32   Needs: attention of the layer itself, last row   Training: none
 
@@ -27,7 +27,7 @@ class PyramidDrop(Reducer):
     other stages. Explicit stages are written ``pyramiddrop@8:288 + ...``. tokens (G, N, D) -> kept (G, k).
 
     Accounting: mean over the layers.
-    Cost: keys of all rows and one query row, 2 S d^2 + 2 d^2 + 2 S d a stage.
+    Cost: keys of all rows and one query row, 2 S d^2 + 2 d^2 + 2 S d per stage.
     Differs from the authors' code: batches with padding, and grouped keys; a stage keeps round(n r) of the n that arrive, theirs
     int(N r) of the first N, the same at powers of two.
     """

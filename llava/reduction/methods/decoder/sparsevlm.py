@@ -14,8 +14,8 @@ from ...schedule import label_counts, scaled_layers
 from ...select import topk
 from ...stage import Reducer, Stage
 
-PUBLISHED = (3, 7, 16)  # behind layers 2, 6 and 15
-# Kept and recycled tokens behind each, by the paper's labels
+PUBLISHED = (3, 7, 16)  # after layers 2, 6 and 15
+# Kept and recycled tokens after each, by the paper's labels
 LABELS = {192: (309, 204, 113), 128: (312, 117, 39), 96: (249, 55, 27), 64: (82, 32, 18)}
 
 
@@ -40,16 +40,16 @@ def judged(evidence: DecoderEvidence) -> Tensor:
 class SparseVLM(Reducer):
     """Keep the image tokens that the words about the picture attend to, and recycle the best of the rest as a few clusters.
 
-    Paper: https://arxiv.org/abs/2410.04417   Site: behind layers 2, 6 and 15 of 32   Needs: attention of layer K-1, text rows, input embeddings   Training: none
+    Paper: https://arxiv.org/abs/2410.04417   Site: after layers 2, 6 and 15 of 32   Needs: attention of layer K-1, text rows, input embeddings   Training: none
 
     Raters are the words that the picture's embeddings point to (``raters``). Score: mean over the raters of the head-mean attention
     of layer K-1. Of n tokens the highest m stay; of the others the best floor(0.3 (n - m)) + 1 form c = floor(that / 10) + 1
-    clusters by density peaks, each its members' mean, in the place of its centre, behind the kept ones; m + c = k. Positions are
-    renumbered. The name alone is label 192; labels 192, 128, 96 and 64 are the authors' lists, others lie between.
-    ``recycle=false`` keeps the highest k alone. tokens (G, N, D) -> (G, k, D).
+    clusters by density peaks, each its members' mean, in the place of its centre, after the kept ones; m + c = k.
+    Positions are renumbered. The name alone is label 192; labels 192, 128, 96 and 64 are the authors' lists, others lie
+    between. ``recycle=false`` keeps the highest k alone. tokens (G, N, D) -> (G, k, D).
 
-    Accounting: mean over the layers, in which the authors count the layer that is pruned behind as pruned.
-    Cost: T query rows against the layer's keys a stage, T (2 d^2 + 2 S d), and 0.09 N^2 D for the clusters.
+    Accounting: mean over the layers, in which the authors count the layer before the pruning as pruned.
+    Cost: T query rows against the layer's keys per stage, T (2 d^2 + 2 S d), and 0.09 N^2 D for the clusters.
     Differs from the authors' code: no noise on the densities, so that a run can be repeated; batches; the number kept follows their
     lists, not the rank of a matrix as in the paper, which is absent from the code.
     """
@@ -90,7 +90,7 @@ class SparseVLM(Reducer):
         return judged(evidence)
 
     def _numbers(self, tokens: int, k: int) -> tuple[int, int, int]:
-        """How many of so many tokens stay, how many are recycled, and into how many clusters: stay + clusters = k."""
+        """How many of ``tokens`` stay, how many are recycled, and into how many clusters: stay + clusters = k."""
         for stay in range(k if self.recycle else 0, -1, -1):
             spare = int(0.3 * (tokens - stay)) + 1 if stay < tokens else 0
             count = spare // 10 + 1 if spare else 0

@@ -16,15 +16,15 @@ LABELS = {192: (300, 200, 118), 128: (238, 108, 60), 96: (246, 54, 28), 64: (66,
 class SparseVLMPlus(SparseVLM):
     """Keep the image tokens that the words about the picture attend to, once the pull of positions is divided out.
 
-    Paper: https://arxiv.org/abs/2410.04417 (version 2)   Site: behind layers 2, 6 and 15 of 32   Needs: attention of layer K-1, text rows, input embeddings   Training: none
+    Paper: https://arxiv.org/abs/2410.04417 (version 2)   Site: after layers 2, 6 and 15 of 32   Needs: attention of layer K-1, text rows, input embeddings   Training: none
 
     Attention of the text in layer K-1, after the softmax, is divided by b = <R_m 1, R_n 1> / sqrt(d), what a query and a key of ones
     have at the same positions. The ``heads`` with the largest sums over raters and image count; the score is the mean over them and
     over the raters (``sparsevlm``). The k highest stay, at their positions; nothing is recycled. Labels 192, 128, 96 and 64 are the
     authors' lists. tokens (G, N, D) -> kept (G, k).
 
-    Accounting: mean over the layers, in which the authors count the layer that is pruned behind as pruned.
-    Cost: T query rows against the layer's keys a stage, T (2 d^2 + 2 S d).
+    Accounting: mean over the layers, in which the authors count the layer before the pruning as pruned.
+    Cost: T query rows against the layer's keys per stage, T (2 d^2 + 2 S d).
     Differs from the authors' code: batches; fewer heads than 14 are all taken. Where heads are narrow b can cross zero, as in theirs.
     """
 

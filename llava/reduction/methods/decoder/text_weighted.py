@@ -26,7 +26,7 @@ class TextWeighted(Reducer):
     Accounting: after layer K.
     Cost: R query rows against the layer's keys, R (2 d^2 + 2 S d) operations for R words.
     Differs from the authors' code: theirs never prunes, it only restricts a statistic, and reads layer K itself; here the
-    tokens are gone from layer K on, by the attention of layer K-1, for every sample by itself.
+    tokens are gone from layer K on, by the attention of layer K-1, for every sample separately.
     """
 
     needs = frozenset({Need.ATTENTION})

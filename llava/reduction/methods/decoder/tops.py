@@ -26,9 +26,9 @@ class TOPS(Reducer):
 
     Given those kept S, the score of i is r_i / mean r + ``alpha`` div_i / mean div + ``coverage`` cov_i / mean cov, means over all that
     are left; div_i = 1 - max_{s in S} cos(i, s), cov_i = sum_{j not in S} max(0, cos_ij - max_{s in S} cos_sj), and the first is argmax r.
-    Behind the projector r is the class token's attention, in the decoder the attention of the words that the picture points to
-    (``sparsevlm``). ``tops:T`` is the published plan: 2 T tokens enter, T go on behind layer 12 and T / 4 behind layer 24, with
-    coverage 0.5 at 128 and above and 1 below. tokens (G, N, D) -> kept (G, k).
+    After the projector r is the class token's attention, in the decoder the attention of the words that the picture
+    points to (``sparsevlm``). ``tops:T`` is the published plan: 2 T tokens enter, T go on after layer 12 and T / 4
+    after layer 24, with coverage 0.5 at 128 and above and 1 below. tokens (G, N, D) -> kept (G, k).
 
     Accounting: T of the plan; the mean over the layers is higher.
     Cost: N^2 D for the similarities and k N^2 element-wise for the choice, at each stage.

@@ -17,9 +17,9 @@ class V2Drop(Reducer):
 
     Paper: V2Drop, https://github.com/xuyang-liu16/V2Drop   Site: layers 3, 17 and 22 of 32   Needs: change made by the layer before   Training: none
 
-    Score ||h_K - h_{K-1}||_2 of the hidden states entering layer K and the one before. The name alone is the published plan: a
-    half, a half again, and a single token from layer 22 on. A budget is the mean over the layers, as in pyramiddrop, over the
-    first two stages. tokens (G, N, D) -> kept (G, k).
+    Score ||h_K - h_{K-1}||_2 of the hidden states entering layer K and the one before. The name alone is the published
+    plan: half of the tokens, half again, and a single token from layer 22 on. A budget is the mean over the layers, as
+    in pyramiddrop, over the first two stages. tokens (G, N, D) -> kept (G, k).
 
     Accounting: mean over the layers.
     Cost: N D, no attention is read.

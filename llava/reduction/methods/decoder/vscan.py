@@ -26,12 +26,13 @@ class VScan(Reducer):
     Paper: https://arxiv.org/abs/2505.22654   Site: features, then layer 16 of 32   Needs: class token's attention of layers 5 and -2, the grid   Training: none
 
     round(k ``share``) tokens have the highest head-mean attention of the class token in layer -2. The others come from windows of
-    ``window`` x ``window`` tokens: of what is left the best of every window by layer ``shallow``, then the second best, and so
-    on; where a round is cut short, the highest of it. With ``merge`` each dropped token joins the kept one of the highest cosine,
-    which becomes the mean of its members. In the middle of the decoder the last token's attention in the layer that is about to
-    run keeps a third of them (``pyramiddrop``), and positions are renumbered. The name alone is label 192; a budget is the
-    mean over the layers: 1.5 times as many tokens enter, half as many are left. tokens (G, N, D) -> (G, k, D).
-    ``saliency``: what stands for the class token's attention, see ``llava.reduction.saliency``.
+    ``window`` x ``window`` tokens: of what is left, the best of every window by layer ``shallow``, then the second
+    best, and so on; a round that is cut short gives its highest. With ``merge`` each dropped token joins the kept one
+    of the highest cosine, which becomes the mean of its members. In the middle of the decoder the last token's
+    attention in the layer that is about to run keeps a third of them (``pyramiddrop``), and positions are renumbered.
+    The name alone is label 192; a budget is the mean over the layers: 1.5 times as many tokens enter, half as many are
+    left. tokens (G, N, D) -> (G, k, D). ``saliency``: what stands for the class token's attention, see
+    ``llava.reduction.saliency``.
 
     Accounting: mean over the layers.
     Cost: keys and one query of two layers of the tower, N k D for the merge; at layer 16 keys of all rows and one query row.

@@ -10,7 +10,7 @@ PUBLISHED = (15,)
 
 @register("vtw")
 class VTW(Blind):
-    """Take all image tokens away at a layer in the middle, behind which only the text goes on.
+    """Take all image tokens away at a layer in the middle, after which only the text goes on.
 
     Paper: https://arxiv.org/abs/2405.05803   Site: layer 15 of 32   Needs: nothing   Training: none
 

@@ -17,7 +17,7 @@ RIDGE = 1e-5
 
 @register("apet")
 class ApET(Reducer):
-    """Keep the tokens that a few others cannot be mixed into, and merge the rest into what they are most like.
+    """Keep the tokens that no mixture of a few others comes close to, and merge the rest into those they are most like.
 
     Paper: https://github.com/Maqkccx/ApET (2026)   Site: projected   Needs: nothing   Training: none
 
@@ -27,7 +27,7 @@ class ApET(Reducer):
 
     Accounting: tokens entering the language model.
     Cost: N^2 D for the sampling, 2 N b D for the approximation, N k D for the merge.
-    Differs from the authors' code: the sampling begins at the most central token; every picture by itself.
+    Differs from the authors' code: the sampling begins at the most central token; every picture separately.
     """
 
     sites = ("projected", "features", "prompt")

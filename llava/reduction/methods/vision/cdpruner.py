@@ -31,8 +31,9 @@ class CDPruner(Reducer):
 
     Accounting: tokens entering the language model.
     Cost: N^2 D for the similarities, N E for the relevance, and CLIP's text tower once for each question.
-    Differs from the authors' code: every picture by itself, where theirs scales r over the batch and crosses every picture with
-    all texts; exhausted volume never gives NaN; the patches are those of LLaVA's layer -2, with CLIP's last norm.
+    Differs from the authors' code: every picture separately, where theirs scales r over the batch and crosses every
+    picture with all texts; exhausted volume never gives NaN; the patches are those of LLaVA's layer -2, with CLIP's
+    last norm.
     """
 
     sites = ("projected", "features")

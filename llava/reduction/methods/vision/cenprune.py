@@ -17,7 +17,7 @@ Base = Literal["cdpruner", "divprune"]
 
 @register("cenprune")
 class CenPrune(Reducer):
-    """Keep what a diversity selector keeps once the picture's mean is taken away and tokens count by how unlike all they are.
+    """Keep what a diversity selector keeps once the picture's mean is removed and unusual tokens count for more.
 
     Paper: Cen-Prune (2026)   Site: projected   Needs: what the selector needs   Training: none
 

@@ -24,7 +24,7 @@ class DivPrune(Reducer):
 
     Accounting: tokens entering the language model.
     Cost: N^2 D for the similarities, k N comparisons.
-    Differs from the authors' code: every picture by itself, wherever it stands in the prompt; float32 distances.
+    Differs from the authors' code: every picture separately, wherever it stands in the prompt; float32 distances.
     """
 
     sites = ("prompt", "projected", "features", "layer")

@@ -31,7 +31,8 @@ class EADP(Reducer):
 
     Accounting: tokens entering the language model.
     Cost: N^2 E for the similarities, N L E for the words, and CLIP's text tower once for each question.
-    Differs from the authors' code: every picture by itself; a question of one word counts that word; smoothing needs a whole grid.
+    Differs from the authors' code: every picture separately; a question of one word counts that word; smoothing needs a
+    whole grid.
     """
 
     sites = ("features", "projected")
@@ -55,7 +56,7 @@ class EADP(Reducer):
 
     @staticmethod
     def _dense(patches: Tensor, words: Tensor, real: Tensor) -> Tensor:
-        """What the words that point to a place say of each patch: (G, N)."""
+        """What the words that point to a place say about each patch: (G, N)."""
         local = -similarity(words, patches)  # (G, L, N)
         entropy = torch.special.entr((SHARPNESS * local).softmax(-1)).sum(-1).masked_fill(~real, torch.inf)  # (G, L)
         rank = entropy.argsort(dim=1, stable=True).argsort(dim=1)

@@ -24,8 +24,8 @@ class IDSelection(Reducer):
 
     Accounting: tokens entering the language model.
     Cost: N^2 D for the similarities.
-    Differs from the authors' code: written after a third party's port, since no code of theirs was at hand; what is suppressed to
-    nothing goes by the lower index.
+    Differs from the authors' code: written after a third party's port, since no code of theirs was at hand; among
+    tokens suppressed to zero the lower index goes first.
     """
 
     sites = ("features", "projected")

@@ -22,7 +22,7 @@ class OTPrune(Reducer):
 
     Accounting: tokens entering the language model.
     Cost: N^2 D for the kernel; the choice is element-wise, k^2 N.
-    Differs from the authors' code: every picture by itself; the kernel in float32.
+    Differs from the authors' code: every picture separately; the kernel in float32.
     """
 
     sites = ("projected", "features", "prompt")

@@ -27,7 +27,7 @@ class PruMerge(Reducer):
     layer. The k - 1 highest stay; ``adaptive``: as many as lie above Q3 + 1.5 (Q3 - Q1), at most the budget. Each becomes
     x_i + sum over its ``neighbours`` nearest other tokens (cosine of keys, kept ones among them) of a_j x_j; one more token is the
     sum of a_j x_j over all that do not stay, in the place of the strongest. tokens (G, N, D) -> (G, k, D).
-    ``mode="code"``: kept tokens come in falling attention, the one more last.
+    ``mode="code"``: kept tokens come by falling attention, the extra one last.
 
     Accounting: tokens entering the language model; adaptive, as many as the picture has outliers.
     Cost: keys and one query of a layer of the tower, N^2 D for the similarities, k N D for the merge.
@@ -97,6 +97,6 @@ class PruMerge(Reducer):
 
 
 def _strongest(attention: Tensor, order: Tensor, count: Tensor | int) -> Tensor:
-    """The slot of the most attended token behind the first ``count`` of an order (G, N): (G, 1)."""
+    """The slot of the most attended token after the first ``count`` of an order (G, N): (G, 1)."""
     behind = torch.arange(order.shape[1], device=order.device) >= count
     return attention.gather(1, order).masked_fill(~behind, -torch.inf).argmax(1, keepdim=True)

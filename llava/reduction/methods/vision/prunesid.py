@@ -28,10 +28,10 @@ class PruneSID(Reducer):
     X = sigmoid(tokens) (D, N), every token without its own mean; V its right singular vectors, of which max(1, k // 4) are used;
     token i is of group argmax_q |V_iq|. In each group, by falling head-mean attention, a token is suppressed whose cosine to one
     that stays is above k / 32 times the mean cosine of all pairs. Every group with tokens keeps one, the others go to groups in
-    proportion to their survivors (highest averages: the r-th of n has n / r), at most 5 ceil(k / 64) each. What is then open goes
-    to further survivors, last to suppressed tokens, by attention. tokens (G, N, D) -> kept (G, k). ``saliency``: what stands for
-    the attention, see ``llava.reduction.saliency``.
-    ``mode="code"``: the class token's row is one of the k and comes first, the others come group by group.
+    proportion to their survivors (highest averages: the r-th of n has n / r), at most 5 ceil(k / 64) each. What then
+    remains goes to further survivors and last to suppressed tokens, by attention. tokens (G, N, D) -> kept (G, k).
+    ``saliency``: what stands for the attention, see ``llava.reduction.saliency``. ``mode="code"``: the class token's
+    row is one of the k and comes first, the others come group by group.
 
     Accounting: tokens entering the language model.
     Cost: keys and one query of a layer of the tower, N^2 D twice, and N^3 for the eigenvectors, which the price leaves out.
@@ -55,7 +55,7 @@ class PruneSID(Reducer):
         return self._chosen(tokens, evidence, k)
 
     def _chosen(self, tokens: Tensor, evidence: Evidence, k: int) -> Tensor:
-        """The kept tokens (G, k); in the released form group by group, behind the one whose place the class token takes."""
+        """The kept tokens (G, k); in the released form by group, after the one whose place the class token takes."""
         attention = mean_heads(saliency(evidence, self.saliency))  # (G, N)
         order = topk(attention, attention.shape[1])
         ranked, own = gather(tokens, order), int(self.mode == "code")

@@ -32,10 +32,10 @@ class Restore(Reducer):
     size to its logits as a key in every layer. tokens (G, N, D) -> (G, k, D) with sizes (G, k). ``saliency``: as in holov
     and vispruner.
 
-    Accounting: tokens entering the language model, or behind layer K.
+    Accounting: tokens entering the language model, or after layer K.
     Cost: the other method and N^2 D for the similarities, both twice, and N k D / 2 for the merge.
-    Differs from the authors' code: before the language model positions are numbered through. Our reading: density counts
-    the rest alone, of an odd budget the merged half is the larger.
+    Differs from the authors' code: before the language model positions are numbered through. Our reading: density
+    counts the rest alone, and of an odd budget the merged half is the larger.
     """
 
     sites = ("projected", "features", "prompt", "layer")
@@ -103,7 +103,7 @@ def _prominence(alike: Tensor) -> Tensor:
 
 
 def _ends(rest: Tensor, member: Tensor, groups: int) -> tuple[Tensor, Tensor]:
-    """Of each group of the ascending tokens ``rest`` (G, R) the first and the middle one: (G, c) each."""
+    """The first and the middle token of each group of the ascending tokens ``rest`` (G, R): (G, c) each."""
     count = one_hot(member, groups).sum(1)
     start = count.cumsum(1) - count
     ordered = rest.gather(1, member.argsort(dim=1, stable=True))

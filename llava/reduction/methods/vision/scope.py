@@ -23,7 +23,7 @@ class SCOPE(Reducer):
     tokens (G, N, D) -> kept (G, k). ``saliency``: what stands for a, see ``llava.reduction.saliency``.
 
     Accounting: tokens entering the language model.
-    Cost: N^2 D for the similarities, and N^2 element-wise a step at most (``select.facility_location``).
+    Cost: N^2 D for the similarities, and at most N^2 element-wise per step (``select.facility_location``).
     Differs from the authors' code: gains are updated by what a pick has covered, in double on a CPU; crops share the budget of
     their picture by whole tokens.
     """

@@ -19,9 +19,9 @@ def soft_matching(keys: Tensor, count: int, protected: int = 0) -> tuple[Tensor,
     """Which rows become one when ``count`` of (G, n, d) are merged away: (member (G, n), origin (G, n')), n' = n - count.
 
     Rows 0, 2, 4, ... are A, the others B; the ``count`` rows of A that are most like a row of B join it. What is left is A
-    without them, then B; ``member`` says into which of these each row went, ``origin`` which row each of them was. Of 1
-    ``protected`` row the first stays apart, of 2 (a class and a distillation token) also the second. ``count`` is at most
-    (n - protected) // 2. Without protected rows those left of A come in falling order of their best cosine.
+    without them, then B; ``member`` says into which of these each row went, ``origin`` which row each of them was. With
+    1 ``protected`` row the first stays separate, with 2 (a class and a distillation token) also the second. ``count``
+    is at most (n - protected) // 2. Without protected rows those left of A come in falling order of their best cosine.
     """
     rows = keys.shape[1]
     count = min(count, (rows - protected) // 2)
@@ -49,7 +49,7 @@ def soft_matching(keys: Tensor, count: int, protected: int = 0) -> tuple[Tensor,
 
 
 def merge_sizes(count: float, layers: int, inflect: float = 0.0) -> list[int]:
-    """How many tokens each layer merges away, ``count`` on the mean, along a line: 1 rises from 0, -1 falls to 0."""
+    """How many tokens each layer merges away, ``count`` on average, along a line: 1 rises from 0, -1 falls to 0."""
     first = int(count * (1 - inflect))
     step = (2 * count - 2 * first) / max(layers - 1, 1)
     return [int(first + step * layer) for layer in range(layers)]
@@ -68,7 +68,7 @@ class ToMe(Reducer):
     (G, k, V). ``mode="code"``: tokens leave in the order of the released code, unmerged before receiving; else in raster order.
 
     Accounting: tokens entering the language model, of each crop.
-    Cost: n^2 d / 2 a layer for d the width of a head; saves what the tower's later layers would have computed.
+    Cost: n^2 d / 2 per layer for d the width of a head; saves what the tower's later layers would have computed.
     Differs from the authors' code: exactly ``keep`` tokens are left; ties go to the earlier row.
     """
 

@@ -22,7 +22,7 @@ HEADS = 16  # of CLIP ViT-L, over which the keys are averaged
 
 @register("visionzip")
 class VisionZip(Reducer):
-    """Keep the tokens that the class token attends to most, and merge the rest into a few by the likeness of their keys.
+    """Keep the tokens that the class token attends to most, and merge the rest into a few by similarity of keys.
 
     Paper: https://arxiv.org/abs/2412.04467   Site: features, or projected where a token is several features   Needs: class token's attention and keys of layer -2   Training: none
 
