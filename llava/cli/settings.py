@@ -66,13 +66,13 @@ class PlanSpec:
 class EvalSettings:
     """The questions of an evaluation, the model they are put to, and how it runs.
 
-    data: the benchmark's folder, its question file, or tar shards beside that. images, truth: folder (or tar shards) of the
-    pictures, and true answers (None: where the benchmark keeps them). limit: at most this many questions, of whole
-    pictures spread over the benchmark. share: (i, n) asks only the i-th of n shares of the pictures. instructed: ask for the form of answer
-    that the benchmark wants. results: folder of the runs (None: playground/results/TASK). batch_size: questions at once.
-    samples: pictures whose kept patches are stored. encode_each: encode a picture again for every question.
-    retry_failed: ask failed questions again.
-    Raises ValueError naming the argument that is out of range.
+    data: the benchmark's folder, its question file, or tar shards beside that. images, truth: folder (or tar shards) of
+    the pictures, and true answers (None: where the benchmark keeps them). limit: at most this many questions, of whole
+    pictures spread over the benchmark. share: (i, n) asks only the i-th of n shares of the pictures. instructed: ask
+    for the form of answer that the benchmark wants. results: folder of the runs (None: playground/results/TASK).
+    batch_size: questions at once. samples: pictures whose kept patches are stored. encode_each: encode a picture again
+    for every question. retry_failed: ask failed questions again. Raises ValueError naming the argument that is out of
+    range.
     """
 
     model: ModelSpec
