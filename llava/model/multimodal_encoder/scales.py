@@ -16,7 +16,7 @@ def stated_scales(config: Any) -> tuple[int, ...]:
     """Pixels along a side of the picture at each scale, ascending; () for a config whose tower has one scale.
 
     config: `s2`, whether there are several, and `s2_scales`, numbers with commas between them, "336,672,1008" where it is
-    missing. Raises ValueError for anything but multiples of the first in ascending order.
+    missing. Raises ValueError for anything but multiples of the smallest, each named once.
     """
     if not getattr(config, "s2", False):
         return ()
@@ -28,8 +28,9 @@ def stated_scales(config: Any) -> tuple[int, ...]:
             f"s2_scales={excerpt(text)} must be a text of whole numbers of at least 1 with commas between them, such as"
             f" {DEFAULT_SCALES!r}"
         )
-    if list(scales) != sorted(set(scales)):
-        raise ValueError(f"s2_scales={excerpt(text)} must ascend, each scale once; sort them")
+    scales = tuple(sorted(scales))
+    if len(set(scales)) < len(scales):
+        raise ValueError(f"s2_scales={excerpt(text)} must name each scale once")
     if any(scale % scales[0] for scale in scales):
         raise ValueError(
             f"s2_scales={excerpt(text)} must be multiples of the smallest, {scales[0]}, for the picture is cut into squares of"
@@ -42,7 +43,7 @@ def check_scales(scales: Sequence[int], config: Any) -> None:
     """Raises ValueError unless the smallest of the scales, if there are any, is the size in a tower's own config."""
     if scales and scales[0] != config.image_size:
         raise ValueError(
-            f"s2_scales={','.join(map(str, scales))} begins with {scales[0]}, but the vision tower reads pictures of"
+            f"s2_scales={','.join(map(str, scales))} has {scales[0]} as its smallest, but the vision tower reads pictures of"
             f" {config.image_size} pixels; give {config.image_size} and multiples of it"
         )
 
