@@ -147,7 +147,7 @@ def draw_places(shares: np.ndarray, names: Sequence[str], title: str) -> Figure:
     shown = None
     for place, name, share in zip(axes, names, shares):
         shown = place.imshow(share.reshape(side, side), cmap=COLOUR_MAP, vmin=0, vmax=shares.max())
-        place.set_title(name, fontsize=8)
+        place.set_title(name, fontsize=7)
     for place in axes if shown is None else figure.axes:
         place.set_axis_off()
     if shown is not None:
