@@ -129,7 +129,7 @@ def accounting_page(folder: Path = PLANS) -> str:
         "# What 128 tokens means\n\n"
         "Written by `python -m llava.reduction accounting` from the plans in `configs/methods`, for LLaVA-1.5-7B: 32 layers, a\n"
         f"picture of {TOKENS} tokens, {TEXT} tokens of text. Papers put the same number over different things: the tokens that\n"
-        "enter the language model, their mean over its layers, or those behind one layer. FLOPs and KV are shares of the dense\n"
+        "enter the language model, their mean over its layers, or those after one layer. FLOPs and KV are shares of the dense\n"
         "prefill of the language model; selection is what choosing costs, as a share of the same. Rows of one label are\n"
         "comparable only where the means are.\n\n" + "\n".join(rows) + "\n"
     )
