@@ -2,11 +2,11 @@
 
 An address, ``mme-{000000..000031}.tar/artwork/1.jpg``, names the shards and, below them, a picture as tar would unpack it.
 Shards are a tar file, or several: ``{000000..000031}`` and ``{a,b}`` as in a shell, ``*`` as any letters. They may lie on
-several disks. Which member lies where is read once a process from the headers, 512 bytes a member; a picture is then read by
-itself, so that the order of questions and the sharing among processes are those of a folder.
+several disks. Which member lies where is read once per process from the headers, 512 bytes per member; a picture is
+then read on its own, so that the order of questions and the sharing among processes are those of a folder.
 
-The layout is webdataset's. Its reader hands out samples in the order of the shards, which is another one for every number of
-processes; hence Python's ``tarfile`` reads here. A compressed tar must be read from its beginning, and is refused.
+The layout is webdataset's. Its reader hands out samples in the order of the shards, which changes with the number of
+processes; so Python's ``tarfile`` reads here. A compressed tar must be read from its beginning, and is refused.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Member(NamedTuple):
 
 
 class Shards(NamedTuple):
-    """Tar files, the size and time of change of each when it was read, and their members by name."""
+    """Tar files, the size and modification time of each when it was read, and their members by name."""
 
     files: list[Path]
     stamps: list[tuple[int, int]]
@@ -49,7 +49,7 @@ class Shards(NamedTuple):
 
 def split_address(path: str | Path) -> tuple[Path, str] | None:
     """The shards and the name below them of an address; None for a path without shards. A folder ``x.tar`` is a folder."""
-    if ".t" not in str(path):  # in short: every picture of a folder comes by
+    if ".t" not in str(path):  # kept short: every picture of a folder passes through here
         return None
     path = Path(path)
     for place in [*reversed(path.parents), path]:
@@ -59,7 +59,7 @@ def split_address(path: str | Path) -> tuple[Path, str] | None:
 
 
 def picture_folder(folder: str | Path, home: str | Path | None = None) -> Path:
-    """What names of pictures are appended to: a folder, or shards, which are opened now so that what is wrong is said now.
+    """What names of pictures are appended to: a folder, or shards, which are opened now so that errors are raised now.
 
     folder: a folder; shards, or a folder below them; or a folder that holds shards and neither folders nor pictures, which
     becomes ``folder/*.tar``. home: a folder above it: where ``folder`` is missing and ``home`` holds shards, these stand
@@ -123,7 +123,8 @@ def open_shards(shards: str | Path) -> Shards:
     """The index of shards, made once in a process.
 
     Cost: a read of 512 bytes for every member, and about 0.3 KB of memory. Raises FileNotFoundError for a shard that is not
-    there, and ValueError for one that is compressed, cut off or no tar, that holds a link, and for a name that is there twice.
+    there, and ValueError for one that is compressed, cut off or not a tar, that holds a link, and for a name that is
+    there twice.
     """
     return _open(os.path.abspath(shards))
 
@@ -170,7 +171,7 @@ def _without_braces(pattern: str) -> Iterator[str]:
 
 
 def _members(stream: IO[bytes], file: Path) -> Iterator[tuple[str, int, int]]:
-    """Name, first byte and length of every file in a tar. Raises ValueError for a tar whose files cannot be read singly."""
+    """Name, first byte and length of every file in a tar. Raises ValueError for one whose files cannot be read singly."""
     if stream.read(6).startswith(_COMPRESSED):
         raise ValueError(
             f"shard {str(file)!r} is compressed, so that no picture is read without those before it; decompress it"
@@ -187,7 +188,7 @@ def _members(stream: IO[bytes], file: Path) -> Iterator[tuple[str, int, int]]:
                         "tar --dereference --hard-dereference"
                     )
                 yield os.path.normpath(info.name), info.offset_data, info.size
-            # tarfile also ends, without a word, where headers are cut off or damaged.
+            # tarfile also ends silently where headers are cut off or damaged.
             stream.seek(archive.offset)
             if any(block := stream.read(tarfile.BLOCKSIZE)) or len(block) < tarfile.BLOCKSIZE:
                 raise tarfile.ReadError("it has no end")

@@ -4,10 +4,11 @@
         --question-file playground/data/eval/MME-shapes --samples-per-category 4 \
         --reduction fastv@2:64 --reduction divprune:64 --reduction random:64
 
-writes ``agreement.json``, ``agreement.png`` (every plan beside every other) and ``places.png`` (how often each patch is kept).
-Compared are the patches that the last layer is given. Agreement is Cohen's kappa of "kept" and "not kept" over the patches,
-mean over the questions: 1 for the same patches, 0 for what chance has in common at these budgets, less for plans that avoid one another.
-A plan that favours a side of the picture shows in the mean row and column of what it keeps, 0.5 where it favours none.
+writes ``agreement.json``, ``agreement.png`` (every plan against every other) and ``places.png`` (how often each patch
+is kept). The patches that the last layer is given are compared. Agreement is Cohen's kappa of "kept" and "not kept"
+over the patches, mean over the questions: 1 for the same patches, 0 for what chance has in common at these budgets,
+less for plans that avoid one another. A plan that favours a side of the picture shows in the mean row and column of
+what it keeps, 0.5 where it favours none.
 """
 
 from __future__ import annotations

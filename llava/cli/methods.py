@@ -51,7 +51,7 @@ def description(name: str) -> str:
         f"  {option.name}" + ("" if option.default is option.empty else f"={shown(option.default)}")
         for option in options
     ]
-    heading = "Options, written name=value behind the budget:" if listed else "It has no options."
+    heading = "Options, written name=value after the budget:" if listed else "It has no options."
     return "\n".join([name, "", inspect.getdoc(method) or "", "", heading, *listed])
 
 

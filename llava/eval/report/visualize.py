@@ -148,7 +148,7 @@ def draw_kept(
 ) -> Path:
     """Draw what each plan keeps of a picture while the model answers ``prompt``; returns the figure's file.
 
-    Raises ValueError and FileNotFoundError for a plan that cannot be, and for a picture or a model that cannot be read.
+    Raises ValueError and FileNotFoundError for an impossible plan, and for a picture or a model that cannot be read.
     """
     plans = [plan_from(reduction) for reduction in reductions]
     picture, checkpoint = load_image(image), open_checkpoint(spec)

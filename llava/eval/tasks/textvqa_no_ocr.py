@@ -1,4 +1,4 @@
-"""TextVQA without OCR hints: what the model reads by itself; files and score are those of ``textvqa``."""
+"""TextVQA without OCR hints: what the model itself reads; files and score are those of ``textvqa``."""
 
 from __future__ import annotations
 

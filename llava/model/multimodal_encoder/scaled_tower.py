@@ -23,9 +23,9 @@ from llava.model.multimodal_encoder.tower import LayerRunner, TowerOutput, Visio
 class ScaledTower(VisionTower):
     """One vision model that sees the whole picture at its own size, and the enlarged picture square by square.
 
-    The patches of an enlarged picture are put together again and averaged to the grid of the smallest scale; those of all
-    scales lie beside one another in channels: as many tokens as at the smallest, K times as wide. Hidden states, and what is
-    asked of single layers, are those of the smallest scale, whose patches are the tokens.
+    The patches of an enlarged picture are put together again and averaged to the grid of the smallest scale; those of
+    all scales are concatenated along the channels: as many tokens as at the smallest, K times as wide. Hidden states,
+    and what is asked of single layers, are those of the smallest scale, whose patches are the tokens.
 
     vision_tower, delay_load: as in ``VisionTower``. args: also with `s2` and `s2_scales`, see ``stated_scales``. Raises
     ValueError for scales that do not suit the tower, and for features with the class token, which has no place in a grid.
