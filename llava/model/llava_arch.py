@@ -188,6 +188,7 @@ class LlavaMetaForCausalLM(ABC, _LanguageModel):
         """The tokens of every picture of the rows, in order; leaves a record of what became of them."""
         record = VisionRecord([[picture.crops for picture in row] for row in by_row])
         remember(self, record)
+        self.get_model().forget()  # what it did was of the prompt before
         pictures = [picture for row in by_row for picture in row]
         if not pictures:
             return []

@@ -155,6 +155,14 @@ def test_three_spellings_are_one_plan():
     assert str(plain.model.plan()[0]) == "fastv@2:144"
 
 
+def test_a_trace_is_of_one_prompt(model, cases):
+    """A prompt that is only spliced has no record of the decoder's stages, and none of the prompt before."""
+    answer(model, cases[0], "fastv@2:64")
+    assert [record.name for record in model.last_trace] == ["fastv"]
+    model.splice(cases[0]["input_ids"], images=cases[0]["images"], reduction="random:16+fastv@2:8")
+    assert [record.name for record in model.last_trace] == ["random"]
+
+
 def test_the_random_control_follows_the_picture(model, cases):
     """Same picture, same draw, alone or beside another; another picture, another draw."""
     kept = []
