@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from llava.cli.settings import ModelSpec
+from llava.model.convert import to_llava_hf
 from llava.reduction import method_names, plan_from
 from llava.serve.demo import __main__ as command
 from llava.serve.demo.asking import LONGEST_QUESTION, Answer, Asker
@@ -18,6 +20,8 @@ from llava.serve.demo.examples import EXAMPLES, write_examples
 from llava.serve.demo.fragments import figure, message, numbers
 from llava.serve.demo.observing import Kept
 from llava.serve.openai.chat import Job, Question, Sampling, Turn
+from llava.serve.openai.opening import stock_chat
+from tests.shapes.test_embedded_model import CHECKPOINT
 
 QUESTION = "What is the background of the image?"
 
@@ -92,6 +96,30 @@ def test_patches_of_plans_before_the_language_model(asker, picture, plan, first,
     (answer,) = [event for _, event in asker.ask(picture, QUESTION, [plan]) if isinstance(event, Answer)]
     counts = [len(kept.patches) for kept in answer.kept]
     assert (counts[0], counts[-1], answer.kept[0].merged) == (first, last, merged)
+
+
+@pytest.fixture(scope="module")
+def stock_asker(asker, tmp_path_factory):
+    """The same weights behind transformers' own class, as ``llava demo --stock`` opens them."""
+    folder = tmp_path_factory.mktemp("stock") / "llava-hf"
+    to_llava_hf(CHECKPOINT, folder)
+    with Asker(stock_chat(ModelSpec(folder, device="cpu")), asker.limits, seconds=60) as stock:
+        yield stock
+
+
+@pytest.mark.parametrize("plan", ["full", "fastv@2:64", "divprune:64"])
+def test_a_stock_model_shows_what_our_own_class_does(asker, stock_asker, picture, plan):
+    own, stock = (
+        next(event for _, event in one.ask(picture, QUESTION, [plan]) if isinstance(event, Answer))
+        for one in (asker, stock_asker)
+    )
+    assert stock.text == own.text
+    assert own.flops < stock.flops < 1.2 * own.flops  # transformers runs the tower's last layer too
+    assert list(stock.visual_per_layer) == list(own.visual_per_layer)
+    assert [kept.grid for kept in stock.kept] == [(24, 24)] * 14
+    assert [kept.patches.tolist() for kept in stock.kept] == [sorted(kept.patches.tolist()) for kept in own.kept]
+    np.testing.assert_allclose(stock.view, own.view, atol=1e-5)
+    assert stock_asker.picture_tokens() == 576
 
 
 def test_every_picture_of_this_model_has_as_many_tokens(asker):
