@@ -23,7 +23,7 @@ def print_timings(result: Mapping[str, Any], console: Console) -> None:
     for head in (
         "choice\nms",
         *(heads[part] for part in parts),
-        "prefill faster\n[min-max]",
+        "faster\n[min-max]",
         "fewer\nFLOPs",
         "real-\nised",
         "over\nlimit",
@@ -33,11 +33,11 @@ def print_timings(result: Mapping[str, Any], console: Console) -> None:
     medians = [f"{dense[part]['median']:.1f}" for part in parts]
     table.add_row("dense", "-", *medians, "", "", "", "", _megabytes(result.get("dense_memory")))
     for timing in result["plans"]:
-        faster = timing["speedup"]["prefill"]
+        faster, inside = timing["speedup"][timing["compared"]], timing["compared"] == "first_token"
         table.add_row(
             timing["plan"],
             f"{timing['selection_ms']['median']:.2f}",
-            *(f"{timing['plan_ms'][part]['median']:.1f}" for part in parts),
+            *("inside" if inside and part == "tower" else f"{timing['plan_ms'][part]['median']:.1f}" for part in parts),
             f"{faster['median']:.2f} [{faster['min']:.2f}-{faster['max']:.2f}]",
             f"{timing['theoretical']:.2f}",
             f"{timing['realised_over_theoretical']:.2f}",
@@ -47,9 +47,10 @@ def print_timings(result: Mapping[str, Any], console: Console) -> None:
     print_table(table, console)
     template = result["about"].get("template")
     _remark(
-        f"medians of {result['pairs']} alternating pairs, dense of the first plan's; decode is per token; realised is the "
-        "ratio of times over that of FLOPs; over limit is the prefill over transformers' layers alone at the same numbers of "
-        "rows" + (f"; template {template}" if template else ""),
+        f"medians of {result['pairs']} alternating pairs, dense of the first plan's; decode is per token; faster and fewer FLOPs "
+        "are the prefill's, with the tower on both sides where the plan's prefill runs it (inside); realised is the ratio of "
+        "times over that of FLOPs; over limit is the prefill over transformers' layers alone at the same numbers of rows"
+        + (f"; template {template}" if template else ""),
         console,
     )
 

@@ -18,13 +18,13 @@ from .clock import now, progress, spread
 from .memory import peak_of
 from .workload import Workload
 
-PARTS = ("tower", "prefill", "decode", "end_to_end")
+PARTS = ("tower", "prefill", "decode", "first_token", "end_to_end")
 SELECTING = ("select", "aggregate", "shrink")  # the methods of a reducer that compute
 
 
 @torch.inference_mode()
 def timed_pass(work: Workload, plan: list[Stage], steps: int) -> dict[str, float]:
-    """Seconds of tower, prefill, ``steps`` decoding steps (together) and all of it."""
+    """Seconds of tower, prefill, ``steps`` decoding steps (together), tower and prefill (``first_token``), and all of it."""
     with reduced(work.model, plan):
         start = now(work.device)
         picture = work.encode(plan) if work.encode else None
@@ -37,9 +37,10 @@ def timed_pass(work: Workload, plan: list[Stage], steps: int) -> dict[str, float
             token = output.logits[:, -1:].argmax(-1)
         end = now(work.device)
     return {
-        "tower": encoded - start if work.encode else 0.0,
+        "tower": encoded - start if work.encode and not work.tower_in_prefill(plan) else 0.0,
         "prefill": filled - encoded,
         "decode": end - filled,
+        "first_token": filled - start,
         "end_to_end": end - start,
     }
 
@@ -50,7 +51,8 @@ def time_plan(
     """Time a plan against dense in ``pairs`` alternating pairs, after one pair that is not counted.
 
     Returns ``dense_ms`` and ``plan_ms`` by part as {median, min, max} (decode per token), ``speedup`` likewise from the
-    pairs' ratios, ``selection_ms``, FLOPs of both prefills, ``theoretical`` and ``realised_over_theoretical`` of prefill; for a
+    pairs' ratios, ``selection_ms``, and of ``compared`` the FLOPs of both, ``theoretical`` and ``realised_over_theoretical``.
+    Compared are the prefills, or for a plan whose prefill has the tower in it everything up to the first token. For a
     model without a tower also ``limit_ms``, transformers' layers alone at the plan's numbers of rows, and ``over_limit``, the
     plan's prefill over that: what the code of the reduction costs.
     """
@@ -58,16 +60,18 @@ def time_plan(
     limits: list[float] = []
     flops = {}
     plans = {"dense": [], "plan": plan}
+    compared = "first_token" if work.tower_in_prefill(plan) else "prefill"
     for number in progress(range(pairs + 1), plan_name(plan), console):
         # First one, then the other: what warms up or throttles favours neither.
         for kind in ("dense", "plan") if number % 2 else ("plan", "dense"):
             seconds[kind].append(timed_pass(work, plans[kind], steps))
-            flops[kind] = work.flops()
+            behind, tower = work.flops()
+            flops[kind] = behind + tower if compared == "first_token" else behind
             if kind == "plan" and work.limit is not None:
                 limits.append(_seconds(work, work.limit, work.model.model.last_rows_per_layer[:, 0].tolist()))
     dense, reduced_plan = seconds["dense"][1:], seconds["plan"][1:]
     theoretical = flops["dense"] / flops["plan"]
-    parts = [part for part in PARTS if dense[0][part] > 0]
+    parts = [part for part in PARTS if dense[0][part] > 0 and reduced_plan[0][part] > 0]
     ratios = zip(dense, reduced_plan, strict=True)
     speedups = [{part: first[part] / second[part] for part in parts} for first, second in ratios]
     speedup = {part: spread([ratio[part] for ratio in speedups]) for part in parts}
@@ -80,11 +84,12 @@ def time_plan(
         "dense_ms": _milliseconds(dense, steps),
         "plan_ms": _milliseconds(reduced_plan, steps),
         "selection_ms": selection_ms(work, plan, pairs),
+        "compared": compared,
         "speedup": speedup,
         "dense_flops": flops["dense"],
         "plan_flops": flops["plan"],
         "theoretical": theoretical,
-        "realised_over_theoretical": speedup["prefill"]["median"] / theoretical,
+        "realised_over_theoretical": speedup[compared]["median"] / theoretical,
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from llava.model.engine import cache_keyword
 from llava.model.language_model.himap_configuration_llama import LlamaConfig
 from llava.model.language_model.reducible_family import ReducibleFamilyCausalLM
 from llava.model.language_model.reducible_llama import ReducibleLlamaForCausalLM
+from llava.model.vision.seen import needs_pixels
 from llava.reduction import Stage, check_plan, spelled_out
 from llava.reduction.cost import decoder_flops, selector_flops
 
@@ -76,17 +77,23 @@ class RandomModel:
 class Workload:
     """A model and one prompt.
 
-    ``encode`` runs the tower under a plan (None: no tower), ``prefill`` reads the prompt with its picture, ``flops`` counts
-    the last prefill's operations. ``limit`` runs the same layers at given numbers of rows without any code of a reduction
-    (None where a tower comes before). ``about`` is what a reader of the figures must know.
+    ``encode`` runs the tower under a plan (None: no tower), ``prefill`` reads the prompt with its picture. Under a plan that
+    reads more of the tower than its features, or changes it, ``encode`` does nothing and ``prefill`` runs the tower:
+    ``tower_in_prefill`` says so. ``flops`` counts the last prefill's operations, without the tower's and the tower's.
+    ``limit`` runs the same layers at given numbers of rows without any code of a reduction (None where a tower comes before).
+    ``about`` is what a reader of the figures must know.
     """
 
     model: ReducibleFamilyCausalLM
     encode: Callable[[list[Stage]], Picture] | None
     prefill: Callable[[Picture | None], Any]
-    flops: Callable[[], float]
+    flops: Callable[[], tuple[float, float]]
     about: dict[str, Any]
     limit: Callable[[list[int]], Any] | None = None
+
+    def tower_in_prefill(self, plan: list[Stage]) -> bool:
+        """Whether the tower's time is part of the prefill's under a plan."""
+        return self.encode is not None and needs_pixels(plan)
 
     @property
     def device(self) -> torch.device:
@@ -122,9 +129,9 @@ def random_workload(sizes: RandomModel) -> Workload:
     first = sizes.text // 2
     visual[:, first : first + sizes.visual] = 1
 
-    def flops() -> float:
+    def flops() -> tuple[float, float]:
         rows = model.model.last_rows_per_layer[:, 0].tolist()
-        return decoder_flops(config, rows) + selector_flops(model.model.last_trace, [0], sizes.hidden)
+        return decoder_flops(config, rows) + selector_flops(model.model.last_trace, [0], sizes.hidden), 0.0
 
     return Workload(
         model=model,
@@ -158,19 +165,23 @@ def llava_workload(spec: ModelSpec) -> Workload:
     subject = checkpoint.subject()
     model, image = subject.model, drawn_picture()
     ids = torch.tensor([subject.prompt_ids(QUESTION, has_picture=True)], device=model.device)
+    (seen,) = subject.encode([image])
+
+    def encode(plan: list[Stage]) -> Picture:
+        return seen if needs_pixels(plan) else replace(seen, features=model.encode_raw([seen.pixels])[0])
 
     def prefill(picture: Picture | None) -> Any:
         assert picture is not None  # a checkpoint has a tower
         pictures = vision_inputs([picture], model.model.plan())
         return model(ids, **pictures, use_cache=True, logits_to_keep=1)
 
-    def flops() -> float:
+    def flops() -> tuple[float, float]:
         (cost,) = model.last_cost()
-        return cost.total_flops - cost.tower_flops
+        return cost.total_flops - cost.tower_flops, cost.tower_flops
 
     return Workload(
         model=model,
-        encode=lambda plan: subject.encode([image], plan)[0],
+        encode=encode,
         prefill=prefill,
         flops=flops,
         about={"model": str(spec.path), "template": checkpoint.conv_mode, "text": ids.shape[1] - 1},

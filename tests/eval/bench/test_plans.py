@@ -127,6 +127,18 @@ def test_llava_checkpoint_with_its_tower(llava_work):
     assert llava_work.about["template"] == "vicuna_v1"
 
 
+@pytest.mark.parametrize("text", ["fastervlm:64", "tome:64"])
+def test_a_tower_that_runs_in_the_prefill_is_on_both_sides(llava_work, text):
+    """It is timed once, and what is compared with dense has dense's tower in it too."""
+    found = time_plan(llava_work, plan_from(text), pairs=1, steps=1)
+    assert found["compared"] == "first_token" and found["plan_ms"]["tower"]["median"] == 0
+    assert found["plan_ms"]["first_token"]["median"] == pytest.approx(found["plan_ms"]["prefill"]["median"], abs=2)
+    whole = found["dense_ms"]["tower"]["median"] + found["dense_ms"]["prefill"]["median"]
+    assert found["dense_ms"]["first_token"]["median"] == pytest.approx(whole)
+    behind = time_plan(llava_work, plan_from("fastv@2:64"), pairs=1, steps=1)
+    assert behind["compared"] == "prefill" and found["dense_flops"] > behind["dense_flops"]
+
+
 def test_command_line_writes_what_it_printed(tmp_path, capsys):
     output = tmp_path / "bench.json"
     flags = [
