@@ -127,7 +127,7 @@ def test_llava_checkpoint_with_its_tower(llava_work):
     assert llava_work.about["template"] == "vicuna_v1"
 
 
-@pytest.mark.parametrize("text", ["fastervlm:64", "tome:64"])
+@pytest.mark.parametrize("text", ["fastervlm:64", "tome:300"])
 def test_a_tower_that_runs_in_the_prefill_is_on_both_sides(llava_work, text):
     """It is timed once, and what is compared with dense has dense's tower in it too."""
     found = time_plan(llava_work, plan_from(text), pairs=1, steps=1)
