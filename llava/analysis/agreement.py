@@ -90,17 +90,17 @@ def run(settings: AnalysisSettings, plans: Sequence[str]) -> None:
         if any(stage.site in ("tower", "pixels") for stage in plan):
             raise ValueError(f"--reduction {name} chooses among no patches that the tower has seen; give other plans")
     lines, kept = _kept(session, chosen)
-    agreement = np.array([[_mean(kappa(one, other)) for other in kept] for one in kept])
+    pairs = [[_interval(kappa(one, other), lines) for other in kept[: number + 1]] for number, one in enumerate(kept)]
+    agreement = np.array([[pairs[max(i, j)][min(i, j)][0] for j in range(len(kept))] for i in range(len(kept))])
+    where = places(kept)
     content = {
         "samples": len(lines),
         "plans": names,
         "kappa": agreement,
-        "kappa_interval": [
-            [_interval(kappa(one, other), lines) for other in kept[: number + 1]] for number, one in enumerate(kept)
-        ],
+        "kappa_interval": pairs,
         "tokens": kept.sum(-1).mean(1),
-        "row": [_interval(places(one)[:, 0], lines) for one in kept],
-        "column": [_interval(places(one)[:, 1], lines) for one in kept],
+        "row": [_interval(one, lines) for one in where[..., 0]],
+        "column": [_interval(one, lines) for one in where[..., 1]],
     }
     title = f"Agreement on {len(lines)} samples"
     numbered = [f"{name}  {number}" for number, name in enumerate(names)]
@@ -125,10 +125,6 @@ def _kept(session: Session, plans: Sequence[list[Stage]]) -> tuple[list[Line], n
     return [session.line(example) for example in examples], np.array(kept)
 
 
-def _mean(values: np.ndarray) -> float:
-    return float(np.nanmean(values)) if np.isfinite(values).any() else math.nan
-
-
 def _interval(values: np.ndarray, lines: Sequence[Line]) -> tuple[float, list[float]]:
     """Mean over the samples (n,), and its 95 % bootstrap interval over their pictures; NaN are left out."""
     real = np.isfinite(values)
@@ -144,15 +140,13 @@ def draw_places(shares: np.ndarray, names: Sequence[str], title: str) -> Figure:
     down = math.ceil(len(names) / across)
     figure = Figure(figsize=(2.9 * across, 3.1 * down), dpi=150, layout="constrained")
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)
-    axes = figure.subplots(down, across, squeeze=False).flat
-    shown = None
-    for place, name, share in zip(axes, names, shares):
-        shown = place.imshow(share.reshape(side, side), cmap=COLOUR_MAP, vmin=0, vmax=shares.max())
+    axes = figure.subplots(down, across, squeeze=False)
+    for place, name, share in zip(axes.flat, names, shares):
+        place.imshow(share.reshape(side, side), cmap=COLOUR_MAP, vmin=0, vmax=shares.max())
         place.set_title(name, fontsize=7)
-    for place in axes if shown is None else figure.axes:
+    for place in axes.flat:
         place.set_axis_off()
-    if shown is not None:
-        figure.colorbar(shown, ax=figure.axes, label="share of the samples")
+    figure.colorbar(axes[0, 0].images[0], ax=axes, label="share of the samples")
     return figure
 
 
@@ -160,15 +154,19 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     flags = common_parser("agreement", "Whether plans keep the same tokens.", "agreement_results")
     flags.add_argument(
-        "--reduction", metavar="PLAN", action="append", default=[], help="a plan such as fastv@2:64; two or more"
+        "--reduction",
+        dest="plans",
+        metavar="PLAN",
+        action="append",
+        default=[],
+        help="a plan such as fastv@2:64; two or more",
     )
     return flags
 
 
 def work(options: argparse.Namespace) -> None:
     """Run what a command line asks for."""
-    plans, options.reduction = options.reduction, None
-    run(analysis_settings(options), plans)
+    run(analysis_settings(options), options.plans)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
