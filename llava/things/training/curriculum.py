@@ -49,7 +49,7 @@ class Stage:
 CURRICULUM = (
     Stage("names", 480, 1, 3, turns=5, plan="pool:144", rate=1e-3, mix={"open": 0.8, "caption": 0.2}),
     Stage("more-names", 800, 1, 4, turns=6, plan="pool:144", rate=8e-4, mix={"open": 0.75, "caption": 0.25}),
-    Stage("few", 480, 1, 3, turns=10, plan="pool:144", rate=1e-3, mix={"yes_no": 0.75, "open": 0.25}),
+    Stage("few", 640, 1, 3, turns=12, plan="pool:144", rate=1e-3, mix={"yes_no": 0.75, "open": 0.25}),
     Stage("many", 1200, 2, 8, turns=10, plan="pool:144", rate=6e-4),
     Stage("whole", 320, 2, 8, turns=10, plan=None, rate=3e-4, projector=0.3),
 )

@@ -104,21 +104,23 @@ class Questions:
     ) -> list[Turn]:
         """``count`` questions with their answers, as training reads them: those of the benchmarks, in the benchmarks' words.
 
-        mix: how often each sort is asked, of those in ``MIX``. Yes and no are equally likely. A question may be drawn twice where
-        the scene carries few; it is then asked once, so that there may be fewer.
+        mix: how often each sort is asked, of those in ``MIX``. Yes and no are equally likely. How to answer is said with
+        the first question alone, as in LLaVA-1.5's own records; said with each, it would be half of all tokens. A question may be drawn
+        twice where the scene carries few; it is then asked once, so that there may be fewer.
         """
         if unknown := set(mix) - set(MIX):
             raise ValueError(f"mix has {', '.join(sorted(unknown))}; known are {', '.join(MIX)}")
         turns: dict[str, str] = {}
         for _ in range(count):
-            question, answer = self._turn(scene, rng, mix)
+            question, answer = self._turn(scene, rng, mix, told=not turns)
             turns.setdefault(question, answer)
         return list(turns.items())
 
-    def _turn(self, scene: Scene, rng: np.random.Generator, mix: Mapping[str, float]) -> Turn:
+    def _turn(self, scene: Scene, rng: np.random.Generator, mix: Mapping[str, float], told: bool) -> Turn:
+        """A question and its answer. told: whether the question says how to answer."""
         sort = pick(rng, list(mix), mix.values())
         if sort == "yes_no":
-            return self._yes_or_no(scene, rng)
+            return self._yes_or_no(scene, rng, told)
         if sort == "choice":
             return choice_prompt(self.multiple_choice(scene, rng))
         if sort == "caption":
@@ -127,9 +129,9 @@ class Questions:
             name, box = pick(rng, boxes)
             return f"{BOX}{name}", box_text(box)
         question, answer, _ = self.open_questions(scene, rng)[0]
-        return (f"{question}\n{SHORT_ANSWER}" if rng.random() < 0.7 else question), answer
+        return (f"{question}\n{SHORT_ANSWER}" if told else question), answer
 
-    def _yes_or_no(self, scene: Scene, rng: np.random.Generator) -> Turn:
+    def _yes_or_no(self, scene: Scene, rng: np.random.Generator, told: bool) -> Turn:
         pair = None
         while pair is None:  # every scene carries existence
             pair = self.yes_no_pair(pick(rng, self.subtasks), scene, rng)
@@ -138,7 +140,7 @@ class Questions:
         if rng.random() < 0.3:
             question = question.replace("in this image", "in the image")  # POPE's words
         wording = pick(rng, (f" {YES_OR_NO}", f" {YES_OR_NO}\n{SHORT_ANSWER}", f"\n{SHORT_ANSWER}"))
-        return f"{question}{wording}", ("Yes", "No")[half]
+        return f"{question}{wording if told else ''}", ("Yes", "No")[half]
 
     def _names_beside(self, name: str) -> tuple[str, ...]:
         return (name, *(thing.name for thing in self.pairs.wrong_names([name])))
