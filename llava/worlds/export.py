@@ -3,7 +3,7 @@
 ================  =====================================================================================================
 ``mme``           ``llava_mme.jsonl``, ``MME_test.json``; pictures and truth under ``MME_Benchmark_release_version`` where MME
                   keeps them: ``existence/0001.png`` beside ``existence/0001.txt``, but ``scene/images`` and
-                  ``scene/questions_answers_YN``; pictures that all subtasks share in ``images`` and ``questions_answers_YN``
+                  ``scene/questions_answers_YN``
 ``scienceqa``     ``problems.json``, ``pid_splits.json``, ``llava_test_CQM-A.json``, ``himap-inference-MCQ.json``,
                   ``images/test/{id}/image.png``
 ``llava``         ``llava_{world}.json`` (conversations) and ``images/``, the layout LLaVA trains on
@@ -55,8 +55,8 @@ def export_world(
 ) -> Path:
     """Write pictures and questions of a world into ``output`` in a layout; a folder that is complete is left as it is.
 
-    layout: one of ``world.images``. images: how many pictures, for mme of each subtask (default: what ``world.images``
-    says). An MME folder from before ``MME_test.json`` existed is given that file and nothing else. Everything is
+    layout: one of ``world.images``. images: how many pictures, for mme of each subtask unless these share them (default:
+    what ``world.images`` says). An MME folder from before ``MME_test.json`` existed is given that file and nothing else. Everything is
     written to a folder beside ``output`` that is renamed at the end, so ``output`` is complete or absent. Raises
     ValueError for an unknown layout, for fewer than one picture, and when ``output`` holds something else.
     """
@@ -69,10 +69,10 @@ def export_world(
             write_mme_test(output)
         logger.info("%s is complete, nothing to draw", output)
         return output
-    total = images * (len(world.subtasks) if layout == "mme" else 1)
+    total = images * (len(world.subtasks) if layout == "mme" and not world.shared else 1)
     with new_folder(output) as partial:
         for _ in track(WRITERS[layout](world, partial, images, seed), f"drawing {layout}", total, disable=not progress):
             pass
         write_json(partial / MARK, made)
-    logger.info("%d pictures in %s", images if world.shared else total, output)
+    logger.info("%d pictures in %s", total, output)
     return output

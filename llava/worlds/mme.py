@@ -1,16 +1,18 @@
-"""MME's layout: two yes/no questions about each picture in each subtask."""
+"""MME's layout: two yes/no questions about each picture of each subtask."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from llava.constants import SHORT_ANSWER, YES_OR_NO
 from llava.files import read_jsonl
 
 from .files import asked, put_json, put_jsonl
-from .protocol import World
+from .protocol import Turn, World
 
 MME_FOLDER = "MME_Benchmark_release_version"
 MME_NESTED = (
@@ -19,48 +21,51 @@ MME_NESTED = (
 
 
 def write_mme(world: World, folder: Path, images: int, seed: int) -> Iterator[None]:
-    """``llava_mme.jsonl``, ``MME_test.json``, and pictures and truth where MME keeps them."""
+    """``llava_mme.jsonl``, ``MME_test.json``, and pictures and truth where MME keeps them.
+
+    No picture is asked about twice: pictures are what scores vary over, and two names of one would pass for two.
+    """
     lines: list[dict] = []
-    for number, subtask in enumerate(world.subtasks):
-        made = _same_pictures if world.shared else _own_pictures
-        for name, picture, truth, pair in made(world, folder / MME_FOLDER, subtask, images, (seed, number)):
-            if pair is not None:
-                told = "".join(f"{text} {YES_OR_NO}\t{answer}\n" for text, answer in zip(pair, ("Yes", "No")))
-                file = folder / MME_FOLDER / truth
-                file.parent.mkdir(exist_ok=True)
-                with open(file, "a", encoding="utf-8") as answers:
-                    answers.write(told)
-                lines += [asked(name, picture, text, subtask) for text in pair]
-            yield
+    made = Counter[str]()
+    for subtask, scene, pair in (_dealt if world.shared else _own)(world, images, seed):
+        made[subtask] += 1
+        inside, apart = ("images/", "questions_answers_YN/") if subtask in MME_NESTED else ("", "")
+        picture = f"{subtask}/{inside}{made[subtask]:04d}{world.suffix}"
+        truth = folder / MME_FOLDER / subtask / apart / f"{made[subtask]:04d}.txt"
+        world.save(scene, folder / MME_FOLDER / picture)
+        truth.parent.mkdir(exist_ok=True)
+        answered = zip(pair, ("Yes", "No"))
+        truth.write_text("".join(f"{text} {YES_OR_NO}\t{answer}\n" for text, answer in answered), encoding="utf-8")
+        lines += [asked(picture, picture, text, subtask) for text in pair]
+        yield
+    lines.sort(key=lambda line: world.subtasks.index(line["category"]))
     put_jsonl(lines, folder / "llava_mme.jsonl")
     write_mme_test(folder)
 
 
-Asked = tuple[str, str, str, tuple[str, str] | None]  # name, picture, truth, pair
+Asked = tuple[str, Any, Turn]  # subtask, scene, pair
 
 
-def _own_pictures(world: World, root: Path, subtask: str, images: int, stream: tuple[int, int]) -> Iterator[Asked]:
-    """``images`` pictures of this subtask alone, each with a pair; a picture that cannot carry one is skipped."""
-    carried = (
-        (scene, pair)
-        for _, scene, rng in world.pictures(1, *stream)
-        if (pair := world.yes_no_pair(subtask, scene, rng)) is not None
-    )
-    for made, (scene, pair) in enumerate(islice(carried, images), start=1):
-        inside, apart = ("images/", "questions_answers_YN/") if subtask in MME_NESTED else ("", "")
-        picture = f"{subtask}/{inside}{made:04d}{world.suffix}"
-        world.save(scene, root / picture)
-        yield picture, picture, f"{subtask}/{apart}{made:04d}.txt", pair
+def _own(world: World, images: int, seed: int) -> Iterator[Asked]:
+    """``images`` pictures drawn for each subtask; one that cannot carry it is skipped."""
+    for number, subtask in enumerate(world.subtasks):
+        carried = (
+            (subtask, scene, pair)
+            for _, scene, rng in world.pictures(1, seed, number)
+            if (pair := world.yes_no_pair(subtask, scene, rng)) is not None
+        )
+        yield from islice(carried, images)
 
 
-def _same_pictures(world: World, root: Path, subtask: str, images: int, stream: tuple[int, int]) -> Iterator[Asked]:
-    """The same pictures for every subtask, with no pair where one cannot carry it."""
-    for number, scene, rng in islice(world.pictures(1, *stream), images):
-        picture = f"images/{number:04d}{world.suffix}"
-        if not (root / picture).exists():
-            world.save(scene, root / picture)
-        pair = world.yes_no_pair(subtask, scene, rng)
-        yield f"{subtask}/{number:04d}{world.suffix}", picture, f"questions_answers_YN/{number:04d}.txt", pair
+def _dealt(world: World, images: int, seed: int) -> Iterator[Asked]:
+    """``images`` pictures dealt out: each to the subtask that has the fewest of those that it can carry."""
+    made = dict.fromkeys(world.subtasks, 0)
+    for _, scene, rng in islice(world.pictures(1, seed), images):
+        for subtask in sorted(made, key=lambda one: made[one]):
+            if (pair := world.yes_no_pair(subtask, scene, rng)) is not None:
+                made[subtask] += 1
+                yield subtask, scene, pair
+                break
 
 
 def write_mme_test(folder: Path) -> None:

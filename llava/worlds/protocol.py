@@ -29,9 +29,9 @@ class World(Protocol):
     """A world of pictures.
 
     name: in the names of files. about: what ScienceQA calls its topic and category. size: pixels of a picture's side. suffix: of
-    its files. shared: whether all subtasks ask about the same pictures. subtasks: MME's, and those of the world's own. images: layout
-    to the usual number of pictures, for mme of each subtask; a layout that is not in it is not available for this
-    world.
+    its files. shared: whether there is one stream of pictures, which MME's subtasks share out among them. subtasks: MME's, and those of
+    the world's own. images: layout to the usual number of pictures, for mme of each subtask unless they are shared; a layout that is
+    not in it is not available for this world.
     """
 
     name: str
