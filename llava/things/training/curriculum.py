@@ -25,9 +25,9 @@ RANK = 32  # of the LoRA: 20 MB in bfloat16
 class Stage:
     """A part of the curriculum: one training by ``llava.train.train``.
 
-    records: pictures, each with its turns, read once. least, most: things in a picture. turns: questions about it. plan: the
-    reduction under which it learns, None for all 576 tokens. rate: of the LoRA, and of the projector times
-    ``projector``. batch: pictures per step. mix: what is asked.
+    records: pictures, each with its turns, read once. least, most: things in a picture. turns: questions drawn about it,
+    of which those are asked whose answers no other tells. plan: the reduction under which it learns, None for all 576
+    tokens. rate: of the LoRA, and of the projector times ``projector``. batch: pictures per step. mix: what is asked.
     """
 
     name: str
@@ -49,9 +49,9 @@ class Stage:
 CURRICULUM = (
     Stage("names", 480, 1, 3, turns=5, plan="pool:144", rate=1e-3, mix={"open": 0.8, "caption": 0.2}),
     Stage("more-names", 800, 1, 4, turns=6, plan="pool:144", rate=8e-4, mix={"open": 0.75, "caption": 0.25}),
-    Stage("few", 640, 1, 3, turns=12, plan="pool:144", rate=1e-3, mix={"yes_no": 0.75, "open": 0.25}),
-    Stage("many", 1200, 2, 8, turns=10, plan="pool:144", rate=6e-4),
-    Stage("whole", 320, 2, 8, turns=10, plan=None, rate=3e-4, projector=0.3),
+    Stage("few", 1600, 1, 4, turns=12, plan="pool:144", rate=1e-3, mix={"yes_no": 0.75, "open": 0.25}),
+    Stage("many", 2400, 2, 8, turns=14, plan="pool:144", rate=6e-4),
+    Stage("whole", 600, 2, 8, turns=14, plan=None, rate=3e-4, projector=0.3),
 )
 
 

@@ -7,8 +7,10 @@ questions.conversation(scene, np.random.default_rng(3), 6)      # [(question, an
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 
 import numpy as np
 
@@ -25,6 +27,7 @@ from .scene import SIZE, Placed, Scene, World
 
 DESCRIBE = "Describe the image."
 WHAT_IS_THIS = "What is this?"
+YES_NO = ("Yes", "No")
 MOST_NUMBER = 4
 FEW = 0.25  # share of the scenes asked how many there are of a name that is there once, and of one that is absent
 # What a conversation asks, and how often
@@ -102,25 +105,26 @@ class Questions:
     def conversation(
         self, scene: Scene, rng: np.random.Generator, count: int, mix: Mapping[str, float] = MIX
     ) -> list[Turn]:
-        """``count`` questions with their answers, as training reads them: those of the benchmarks, in the benchmarks' words.
+        """At most ``count`` questions with their answers, as training reads them: those of the benchmarks, in the benchmarks' words.
 
-        mix: how often each sort is asked, of those in ``MIX``. Yes and no are equally likely. How to answer is said with
-        the first question alone, as in LLaVA-1.5's own records; said with each, it would be half of all tokens. A question may be drawn
-        twice where the scene carries few; it is then asked once, so that there may be fewer.
+        mix: how often each sort is drawn, of those in ``MIX``. No answer can be had from the turns before it: no name, kind or place is
+        spoken of twice, Yes and No are equally many, and a description, which tells all, comes last. There are fewer questions
+        where a scene has no more to ask. How to answer is said with the first question alone, as in LLaVA-1.5's own records; said with
+        each, it would be half of all tokens.
         """
         if unknown := set(mix) - set(MIX):
             raise ValueError(f"mix has {', '.join(sorted(unknown))}; known are {', '.join(MIX)}")
-        turns: dict[str, str] = {}
-        for _ in range(count):
-            question, answer = self._turn(scene, rng, mix, told=not turns)
-            turns.setdefault(question, answer)
-        return list(turns.items())
+        drawn = [self._turn(sort, scene, rng) for sort in rng.choice(list(mix), count, p=_shares(mix))]
+        told = _balanced(self._apart([turn for turn in drawn if turn[0] != DESCRIBE]))
+        told += [turn for turn in drawn if turn[0] == DESCRIBE][:1]
+        if not told:
+            return self.conversation(scene, rng, count, mix)
+        (question, answer), *further = told
+        return [(_worded(question, answer, rng), answer), *further]
 
-    def _turn(self, scene: Scene, rng: np.random.Generator, mix: Mapping[str, float], told: bool) -> Turn:
-        """A question and its answer. told: whether the question says how to answer."""
-        sort = pick(rng, list(mix), mix.values())
+    def _turn(self, sort: str, scene: Scene, rng: np.random.Generator) -> Turn:
         if sort == "yes_no":
-            return self._yes_or_no(scene, rng, told)
+            return self._yes_or_no(scene, rng)
         if sort == "choice":
             return choice_prompt(self.multiple_choice(scene, rng))
         if sort == "caption":
@@ -128,10 +132,9 @@ class Questions:
         if sort == "box" and (boxes := self.boxes(scene)):
             name, box = pick(rng, boxes)
             return f"{BOX}{name}", box_text(box)
-        question, answer, _ = self.open_questions(scene, rng)[0]
-        return (f"{question}\n{SHORT_ANSWER}" if told else question), answer
+        return self.open_questions(scene, rng)[0][:2]
 
-    def _yes_or_no(self, scene: Scene, rng: np.random.Generator, told: bool) -> Turn:
+    def _yes_or_no(self, scene: Scene, rng: np.random.Generator) -> Turn:
         pair = None
         while pair is None:  # every scene carries existence
             pair = self.yes_no_pair(pick(rng, self.subtasks), scene, rng)
@@ -139,8 +142,28 @@ class Questions:
         question = pair[half]
         if rng.random() < 0.3:
             question = question.replace("in this image", "in the image")  # POPE's words
-        wording = pick(rng, (f" {YES_OR_NO}", f" {YES_OR_NO}\n{SHORT_ANSWER}", f"\n{SHORT_ANSWER}"))
-        return f"{question}{wording if told else ''}", ("Yes", "No")[half]
+        return question, YES_NO[half]
+
+    def _apart(self, turns: Iterable[Turn]) -> list[Turn]:
+        """The turns that speak of nothing that one before them spoke of."""
+        kept, spoken = [], set()
+        for turn in turns:
+            here = {self._singular[said] for said in self._subjects.findall(" ".join(turn).lower())}
+            if not here & spoken:
+                kept.append(turn)
+                spoken |= here
+        return kept
+
+    @cached_property
+    def _singular(self) -> dict[str, str]:
+        """What questions speak of, in singular and plural, to itself in singular."""
+        named = {form: name for name in (*self.names, *self.pairs.kinds.all) for form in (plural(name), name)}
+        return named | {cell: cell for cell in CELLS}
+
+    @cached_property
+    def _subjects(self) -> re.Pattern[str]:
+        longest_first = sorted(self._singular, key=len, reverse=True)
+        return re.compile(rf"\b(?:{'|'.join(map(re.escape, longest_first))})\b")
 
     def _names_beside(self, name: str) -> tuple[str, ...]:
         return (name, *(thing.name for thing in self.pairs.wrong_names([name])))
@@ -189,6 +212,32 @@ def choice_prompt(problem: dict) -> Turn:
     options = lettered(problem["choices"])
     lines = ("Context: N/A", problem["question"], *options, LETTER_ANSWER)
     return "\n".join(lines), OPTIONS[problem["answer"]]
+
+
+def _balanced(turns: Sequence[Turn]) -> list[Turn]:
+    """The turns with as many Yes as No: the last of those that are more are left out."""
+    numbers = Counter(answer for _, answer in turns)
+    room = dict.fromkeys(YES_NO, min(numbers[answer] for answer in YES_NO))
+    kept = []
+    for question, answer in turns:
+        if answer in room:
+            room[answer] -= 1
+        if room.get(answer, 0) >= 0:
+            kept.append((question, answer))
+    return kept
+
+
+def _worded(question: str, answer: str, rng: np.random.Generator) -> str:
+    """The question with one of the benchmarks' instructions how to answer, or none; letters, boxes and descriptions have theirs."""
+    if question.startswith(BOX) or question == DESCRIBE or answer in OPTIONS:
+        return question
+    if answer in YES_NO:
+        return question + pick(rng, (f" {YES_OR_NO}", f" {YES_OR_NO}\n{SHORT_ANSWER}", f"\n{SHORT_ANSWER}"))
+    return question + pick(rng, (f"\n{SHORT_ANSWER}", ""), (0.7, 0.3))
+
+
+def _shares(mix: Mapping[str, float]) -> list[float]:
+    return [share / sum(mix.values()) for share in mix.values()]
 
 
 def _how_many(name: str, number: int) -> Open:
