@@ -35,7 +35,7 @@ BELOW = {
     "analysis": PLAIN | {"reduction", "model", "cli", "eval"},
     "experiments": PLAIN | {"reduction", "model", "cli", "eval", "train", "analysis"},
     "worlds": PLAIN,
-    "things": PLAIN | {"reduction", "model", "cli", "train", "worlds"},
+    "things": PLAIN | {"reduction", "model", "cli", "eval", "train", "worlds"},
     "shapes": PLAIN | {"reduction", "model", "cli", "eval", "train", "worlds"},
 }
 # A documented command whose code lies in a room above.

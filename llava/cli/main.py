@@ -39,6 +39,7 @@ SHAPES = {
 THINGS = {
     "build": ("llava.things.build", "fetch two pretrained parts and put them together"),
     "export": ("llava.things.export", "the world of things in a benchmark's layout"),
+    "measure": ("llava.things.measure", "what a trained model tells about new pictures"),
     "train": ("llava.things.train", "teach them to see together, or go on with it"),
 }
 

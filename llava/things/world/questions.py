@@ -217,7 +217,7 @@ def choice_prompt(problem: dict) -> Turn:
 def _balanced(turns: Sequence[Turn]) -> list[Turn]:
     """The turns with as many Yes as No: the last of those that are more are left out."""
     numbers = Counter(answer for _, answer in turns)
-    room = dict.fromkeys(YES_NO, min(numbers[answer] for answer in YES_NO))
+    room: dict[str, int] = dict.fromkeys(YES_NO, min(numbers[answer] for answer in YES_NO))
     kept = []
     for question, answer in turns:
         if answer in room:
