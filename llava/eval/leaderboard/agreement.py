@@ -1,7 +1,7 @@
 """Whether two rankings of the same methods agree: Kendall's tau-b with a bootstrap interval.
 
 Between two models at one task and mean: does a method that wins on one win on the other? Within a model between two tasks:
-does the benchmark matter?
+does the benchmark matter? On one task between two means: does the budget?
 """
 
 from __future__ import annotations
@@ -26,16 +26,17 @@ CERTAIN = 0.99  # beyond it Fisher's z grows without bound
 
 @dataclass(frozen=True)
 class Agreement:
-    """Kendall's tau-b of two rankings at a mean, with its 95 % interval.
+    """Kendall's tau-b of two rankings, with its 95 % interval.
 
-    ``between``: "models" or "tasks". ``within``: the task of two models, the model of two tasks. ``first`` and ``second``:
-    what is ranked by. ``methods``: how many both have. ``attainable``: about the tau that would be found if the two
-    rankings were truly equal, since chance moves the scores on both sides.
+    ``between``: "models", "tasks" or "means". ``within``: the task of two models, the model of two tasks, both of two means.
+    ``mean``: of both rankings, None between means. ``first`` and ``second``: what is ranked by. ``methods``: how many both
+    have. ``attainable``: about the tau that would be found if the two rankings were truly equal, since chance moves the
+    scores on both sides.
     """
 
     between: str
     within: str
-    mean: int
+    mean: int | None
     first: str
     second: str
     methods: int
@@ -48,40 +49,47 @@ Runs = Mapping[str, Answers]  # by the method's name
 
 
 def agreements(ranked: Mapping[tuple[str, str, int], Runs]) -> list[Agreement]:
-    """All pairs of models at one task and mean, and of tasks of one model at one mean; the key is (model, task, mean).
+    """All pairs of models, of tasks and of means that have the rest in common; the key is (model, task, mean).
 
     Pairs with fewer than five methods in common are left out, and those where all methods of a side score alike.
     """
     found = []
     for first, second in combinations(ranked, 2):
-        if first[2] != second[2] or (first[0] == second[0]) == (first[1] == second[1]):
-            continue
+        differing = [place for place in range(3) if first[place] != second[place]]
         names = [name for name in ranked[first] if name in ranked[second]]
-        if len(names) < FEWEST:
+        if len(differing) > 1 or len(names) < FEWEST:
             continue
         sides = [[ranked[place][name] for name in names] for place in (first, second)]
-        result = rank_correlation(resampled_scores(sides[0]), resampled_scores(sides[1]))
-        if result is None:
-            continue
-        models = first[0] != second[0]
-        about = (
-            ("models", first[1], first[2], first[0], second[0])
-            if models
-            else ("tasks", first[0], first[2], first[1], second[1])
-        )
-        found.append(Agreement(*about, len(names), *result))
-    return sorted(found, key=lambda each: (each.between, each.within, each.first, each.second, -each.mean))
+        same_pictures = differing == [2]
+        result = rank_correlation(resampled_scores(sides[0]), resampled_scores(sides[1]), same_pictures)
+        if result is not None:
+            found.append(Agreement(*_about(first, second, differing[0]), len(names), *result))
+    return sorted(found, key=lambda each: (each.between, each.within, -(each.mean or 0)))
+
+
+def _about(
+    first: tuple[str, str, int], second: tuple[str, str, int], differing: int
+) -> tuple[str, str, int | None, str, str]:
+    """The fields of an Agreement that say what was ranked: between, within, mean, first, second."""
+    model, task, mean = first
+    if differing == 2:
+        larger, smaller = sorted((mean, second[2]), reverse=True)
+        return "means", f"{model} on {task}", None, f"{larger} tokens", f"{smaller} tokens"
+    between, within = (("models", task), ("tasks", model))[differing]
+    return between, within, mean, str(first[differing]), str(second[differing])
 
 
 Scores = tuple[NDArray[np.float64], NDArray[np.float64]]  # (methods,) and (methods, resamples)
 
 
-def rank_correlation(first: Scores, second: Scores, level: float = LEVEL) -> tuple[float, list[float], float] | None:
+def rank_correlation(
+    first: Scores, second: Scores, same_pictures: bool = False, level: float = LEVEL
+) -> tuple[float, list[float], float] | None:
     """Kendall's tau-b of two lists of scores, its interval, and what is attainable; None where a side holds one score alone.
 
     Each draw takes other pictures on both sides, and other methods; the standard error is that of Fisher's z over the draws.
-    What the sides' pictures do to their scores is independent. Where methods differ by less than chance moves their scores,
-    tau is drawn towards 0, and the interval with it.
+    What the sides' pictures do to their scores is independent unless they are the ``same_pictures``, of which both sides then draw
+    the same. Where methods differ by less than chance moves their scores, tau is drawn towards 0, and the interval with it.
     """
     tau = kendall_tau(first[0], second[0])
     if math.isnan(tau):
@@ -89,6 +97,8 @@ def rank_correlation(first: Scores, second: Scores, level: float = LEVEL) -> tup
     rng = np.random.default_rng(0)
     methods, draws = len(first[0]), min(DRAWS, first[1].shape[1], second[1].shape[1])
     ones, others = (rng.permutation(side[1].shape[1])[:draws] for side in (first, second))
+    if same_pictures:
+        others = ones
     drawn = []
     for one, other in zip(ones, others, strict=True):
         chosen = rng.integers(methods, size=methods)

@@ -85,7 +85,7 @@ def missing_lines(entries: Sequence[Entry]) -> list[str]:
 def agreement_lines(agreements: Sequence[Agreement]) -> list[str]:
     """Every rank correlation in a sentence."""
     return [
-        f"{each.first} and {each.second} on {each.within} at {each.mean}: tau {each.tau:.2f} "
+        f"{each.first} and {each.second} on {each.within}{f' at {each.mean}' if each.mean else ''}: tau {each.tau:.2f} "
         f"[{each.interval[0]:.2f}, {each.interval[1]:.2f}] of about {each.attainable:.2f} attainable, {each.methods} methods"
         for each in agreements
     ]

@@ -69,11 +69,12 @@ def test_the_front_has_no_run_that_another_dominates(board):
         assert entry.front != dominated, entry.name
 
 
-def test_rankings_are_compared_between_models_and_between_tasks(board):
+def test_rankings_are_compared_between_models_between_tasks_and_between_means(board):
     about = {(each.between, each.within, each.mean, each.methods) for each in board.agreements}
     assert about == {
         ("models", "mme", 64, 7), ("models", "mme", 16, 6),
         ("tasks", "llava-shapes", 64, 7), ("tasks", "llava-shapes", 16, 6),
+        *(("means", board, None, 6) for board in ("llava-shapes on mme", "llava-shapes on gqa", "llava-things on mme")),
     }  # fmt: skip
 
 
@@ -127,7 +128,7 @@ def test_the_files_hold_every_cell(board, made, tmp_path):
     files = write(board, tmp_path / "page")
     assert [file.name for file in files] == [f"leaderboard.{kind}" for kind in ("html", "json", "csv", "md")]
     content = json.loads(files[1].read_text())
-    assert len(content["cells"]) == len(board.entries) and len(content["agreement"]) == 4
+    assert len(content["cells"]) == len(board.entries) and len(content["agreement"]) == len(board.agreements)
     record = next(one for one in content["cells"] if one["name"] == "divprune" and one["mean"] == 16)
     assert (tmp_path / "page" / record["folders"][0] / "config.yaml").resolve().is_file()
     assert record["split"]["hard"]["questions"] and record["entering"] == 16 and record["contender"] is True

@@ -96,7 +96,7 @@ def test_what_two_equal_rankings_would_show_is_told():
     assert 0.4 < np.mean(found) < 0.8 and np.mean(told) == pytest.approx(np.mean(found), abs=0.08)
 
 
-def test_models_are_compared_on_a_task_and_tasks_on_a_model():
+def test_models_are_compared_on_a_task_tasks_on_a_model_and_means_on_both():
     names = [f"method {number}" for number in range(6)]
     shares = np.linspace(0.3, 0.9, 6)
     ranked = {
@@ -105,9 +105,20 @@ def test_models_are_compared_on_a_task_and_tasks_on_a_model():
         ("shapes", "pope", 64): dict(zip(names, drawn(shares[::-1], seed=3))),
         ("shapes", "mme", 16): dict(zip(names[:4], drawn(shares[:4], seed=4))),
         ("things", "mme", 16): dict(zip(names[:4], drawn(shares[:4], seed=5))),
+        ("shapes", "pope", 192): dict(zip(names, drawn(shares, seed=6))),
     }
-    models, tasks = agreements(ranked)
+    means, models, tasks = agreements(ranked)
+    assert (means.between, means.within, means.mean) == ("means", "shapes on pope", None)
+    assert (means.first, means.second) == ("192 tokens", "64 tokens") and means.tau < -0.6
     assert (models.between, models.within, models.first, models.second) == ("models", "mme", "shapes", "things")
     assert (tasks.between, tasks.within, tasks.first, tasks.second) == ("tasks", "shapes", "mme", "pope")
     assert models.tau > 0.6 and tasks.tau < -0.6 and models.methods == tasks.methods == 6
     assert models.interval[0] <= models.tau <= models.interval[1] <= 1
+
+
+def test_one_scores_ranking_agrees_with_itself_more_surely_on_the_same_pictures():
+    rng = np.random.default_rng(5)
+    scores = rng.normal(size=12)
+    side = scores, scores[:, None] + rng.normal(size=(12, 400))
+    together, apart = (rank_correlation(side, side, same) for same in (True, False))
+    assert together[0] == apart[0] == 1.0 and together[1][0] > apart[1][0]
