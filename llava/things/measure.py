@@ -29,8 +29,9 @@ from llava.reduction import Stage, check_plan, plan_from
 from .build import TRAINED
 from .parts import CACHE, DEBIAN
 from .world import Questions, Scene, World, load_world
+from .world.conversations import YES_NO
 from .world.names import plural
-from .world.questions import DESCRIBE, YES_NO
+from .world.questions import DESCRIBE
 
 SEED = 51  # first number of the scenes' seeds; neither training nor a benchmark draws from it
 NUMBERS = (1, 2, 4)  # things in a picture

@@ -13,8 +13,8 @@ from rich.progress import track
 from llava.files import write_json
 from llava.worlds.files import conversation
 
-from ..world import Questions, World
-from ..world.questions import MIX
+from ..world import Conversations, Questions, World
+from ..world.conversations import MIX
 
 SEED = 41  # first number of the seeds of all scenes that are trained on
 QUALITY = 90  # of the JPEGs
@@ -64,7 +64,7 @@ def write_records(stage: Stage, world: World, folder: Path, progress: bool = Fal
     if file.is_file():
         return file
     folder.mkdir(parents=True, exist_ok=True)
-    questions = Questions(world)
+    conversations = Conversations(Questions(world))
     records = []
     for number in track(range(stage.records), f"drawing {stage.name}", disable=not progress):
         seed = (SEED, stage.number, number)
@@ -72,7 +72,7 @@ def write_records(stage: Stage, world: World, folder: Path, progress: bool = Fal
         picture = folder / f"{number:05d}.jpg"
         if not picture.is_file():
             world.render(scene).save(picture, quality=QUALITY)
-        turns = questions.conversation(scene, np.random.default_rng((*seed, 2)), stage.turns, stage.mix)
+        turns = conversations.about(scene, np.random.default_rng((*seed, 2)), stage.turns, stage.mix)
         records.append(conversation(picture.stem, picture.name, turns))
     write_json(file, records)
     return file

@@ -25,6 +25,7 @@ from llava.worlds.protocol import STREAM, Open, Turn
 
 from ..parts import CACHE, DEBIAN
 from ..pictures import Thing
+from .conversations import Conversations
 from .names import alike, with_article
 from .questions import Questions
 from .scene import SIZE, Placed, Scene, World, load_world
@@ -63,6 +64,7 @@ class Things:
         self.world, self.folder = world, folder
         self.shipped = {scene.seed: scene for scene in shipped}
         self.questions = Questions(world)
+        self.conversations = Conversations(self.questions)
         self.subtasks: tuple[str, ...] = self.questions.subtasks
         self._drawn = lru_cache(maxsize=2 * PICTURES)(world.scene)
 
@@ -95,7 +97,7 @@ class Things:
         return self.questions.caption(scene, rng)
 
     def told(self, scene: Scene, rng: np.random.Generator) -> list[Turn]:
-        return self.questions.conversation(scene, rng, TURNS)
+        return self.conversations.about(scene, rng, TURNS)
 
     def present(self, scene: Scene) -> list[str]:
         return sorted({item.name for item in scene.items})

@@ -1,22 +1,18 @@
-"""Questions about a scene whose answers are certain: open ones, options with letters, captions, boxes, and conversations.
+"""Questions about a scene whose answers are certain: open ones, options with letters, captions and boxes.
 
 questions = Questions(world)
 scene = world.scene(1, 2)
-questions.conversation(scene, np.random.default_rng(3), 6)      # [(question, answer), ...] as a user would ask them
+questions.open_questions(scene, np.random.default_rng(3))      # [("What is at the top left?", "heron", (...)), ...]
 """
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
 
 import numpy as np
 
-from llava.constants import LETTER_ANSWER, SHORT_ANSWER, YES_OR_NO
-from llava.utils import box_text
-from llava.worlds.files import BOX, OPTIONS, lettered
+from llava.constants import LETTER_ANSWER
+from llava.worlds.files import OPTIONS, lettered
 from llava.worlds.protocol import Open, Turn
 
 from .balance import pick
@@ -27,11 +23,8 @@ from .scene import SIZE, Placed, Scene, World
 
 DESCRIBE = "Describe the image."
 WHAT_IS_THIS = "What is this?"
-YES_NO = ("Yes", "No")
 MOST_NUMBER = 4
 FEW = 0.25  # share of the scenes asked how many there are of a name that is there once, and of one that is absent
-# What a conversation asks, and how often
-MIX = {"yes_no": 0.45, "open": 0.25, "choice": 0.1, "box": 0.1, "caption": 0.1}
 
 
 class Questions:
@@ -102,69 +95,6 @@ class Questions:
                 found.append((item.name, (left, top, right, bottom)))
         return found
 
-    def conversation(
-        self, scene: Scene, rng: np.random.Generator, count: int, mix: Mapping[str, float] = MIX
-    ) -> list[Turn]:
-        """At most ``count`` questions with their answers, as training reads them: those of the benchmarks, in the benchmarks' words.
-
-        mix: how often each sort is drawn, of those in ``MIX``. No answer can be had from the turns before it: no name, kind or place is
-        spoken of twice, Yes and No are equally many, and a description, which tells all, comes last. There are fewer questions
-        where a scene has no more to ask. How to answer is said with the first question alone, as in LLaVA-1.5's own records; said with
-        each, it would be half of all tokens.
-        """
-        if unknown := set(mix) - set(MIX):
-            raise ValueError(f"mix has {', '.join(sorted(unknown))}; known are {', '.join(MIX)}")
-        drawn = [self._turn(sort, scene, rng) for sort in rng.choice(list(mix), count, p=_shares(mix))]
-        told = _balanced(self._apart([turn for turn in drawn if turn[0] != DESCRIBE]))
-        told += [turn for turn in drawn if turn[0] == DESCRIBE][:1]
-        if not told:
-            return self.conversation(scene, rng, count, mix)
-        (question, answer), *further = told
-        return [(_worded(question, answer, rng), answer), *further]
-
-    def _turn(self, sort: str, scene: Scene, rng: np.random.Generator) -> Turn:
-        if sort == "yes_no":
-            return self._yes_or_no(scene, rng)
-        if sort == "choice":
-            return choice_prompt(self.multiple_choice(scene, rng))
-        if sort == "caption":
-            return self.caption(scene, rng)
-        if sort == "box" and (boxes := self.boxes(scene)):
-            name, box = pick(rng, boxes)
-            return f"{BOX}{name}", box_text(box)
-        return self.open_questions(scene, rng)[0][:2]
-
-    def _yes_or_no(self, scene: Scene, rng: np.random.Generator) -> Turn:
-        pair = None
-        while pair is None:  # every scene carries existence
-            pair = self.yes_no_pair(pick(rng, self.subtasks), scene, rng)
-        half = int(rng.integers(2))
-        question = pair[half]
-        if rng.random() < 0.3:
-            question = question.replace("in this image", "in the image")  # POPE's words
-        return question, YES_NO[half]
-
-    def _apart(self, turns: Iterable[Turn]) -> list[Turn]:
-        """The turns that speak of nothing that one before them spoke of."""
-        kept, spoken = [], set()
-        for turn in turns:
-            here = {self._singular[said] for said in self._subjects.findall(" ".join(turn).lower())}
-            if not here & spoken:
-                kept.append(turn)
-                spoken |= here
-        return kept
-
-    @cached_property
-    def _singular(self) -> dict[str, str]:
-        """What questions speak of, in singular and plural, to itself in singular."""
-        named = {form: name for name in (*self.names, *self.pairs.kinds.all) for form in (plural(name), name)}
-        return named | {cell: cell for cell in CELLS}
-
-    @cached_property
-    def _subjects(self) -> re.Pattern[str]:
-        longest_first = sorted(self._singular, key=len, reverse=True)
-        return re.compile(rf"\b(?:{'|'.join(map(re.escape, longest_first))})\b")
-
     def _names_beside(self, name: str) -> tuple[str, ...]:
         return (name, *(thing.name for thing in self.pairs.wrong_names([name])))
 
@@ -212,32 +142,6 @@ def choice_prompt(problem: dict) -> Turn:
     options = lettered(problem["choices"])
     lines = ("Context: N/A", problem["question"], *options, LETTER_ANSWER)
     return "\n".join(lines), OPTIONS[problem["answer"]]
-
-
-def _balanced(turns: Sequence[Turn]) -> list[Turn]:
-    """The turns with as many Yes as No: the last of those that are more are left out."""
-    numbers = Counter(answer for _, answer in turns)
-    room: dict[str, int] = dict.fromkeys(YES_NO, min(numbers[answer] for answer in YES_NO))
-    kept = []
-    for question, answer in turns:
-        if answer in room:
-            room[answer] -= 1
-        if room.get(answer, 0) >= 0:
-            kept.append((question, answer))
-    return kept
-
-
-def _worded(question: str, answer: str, rng: np.random.Generator) -> str:
-    """The question with one of the benchmarks' instructions how to answer, or none; letters, boxes and descriptions have theirs."""
-    if question.startswith(BOX) or question == DESCRIBE or answer in OPTIONS:
-        return question
-    if answer in YES_NO:
-        return question + pick(rng, (f" {YES_OR_NO}", f" {YES_OR_NO}\n{SHORT_ANSWER}", f"\n{SHORT_ANSWER}"))
-    return question + pick(rng, (f"\n{SHORT_ANSWER}", ""), (0.7, 0.3))
-
-
-def _shares(mix: Mapping[str, float]) -> list[float]:
-    return [share / sum(mix.values()) for share in mix.values()]
 
 
 def _how_many(name: str, number: int) -> Open:

@@ -19,7 +19,7 @@ from llava.things.training import curriculum, run
 from llava.things.training.align import Patches, Words, align, measure, read_patches
 from llava.things.training.curriculum import Stage, arguments, write_records
 from llava.things.training.ship import finished_stages, ship
-from llava.things.world import Questions, patch_owner
+from llava.things.world import Conversations, Questions, patch_owner
 from llava.train.data import read_records
 from llava.train.train import parse
 from tests.things.parts import write_parts
@@ -119,7 +119,7 @@ def test_a_name_of_several_pieces_is_their_mean(world):
 def test_records_are_conversations_about_their_pictures(world, tmp_path, small):
     stage = STAGES[1]
     file = write_records(stage, world, tmp_path)
-    records, questions = read_records(file), Questions(world)
+    records, conversations = read_records(file), Conversations(Questions(world))
     assert len(records) == stage.records and all((tmp_path / record["image"]).is_file() for record in records)
     asked = [
         (turn["value"].removeprefix("<image>\n"), answer["value"])
@@ -128,22 +128,20 @@ def test_records_are_conversations_about_their_pictures(world, tmp_path, small):
     seed = (curriculum.SEED, 1, 2)
     scene = world.scene(*seed, least=2, most=4)
     rng = curriculum.np.random.default_rng((*seed, 2))
-    assert asked == questions.conversation(scene, rng, 2, stage.mix)
+    assert asked == conversations.about(scene, rng, 2, stage.mix)
     written = file.stat().st_mtime_ns
     assert write_records(stage, world, tmp_path) == file and file.stat().st_mtime_ns == written
 
 
 def test_a_mix_asks_of_what_it_names(world):
-    questions, rng = Questions(world), curriculum.np.random.default_rng(0)
+    conversations, rng = Conversations(Questions(world)), curriculum.np.random.default_rng(0)
     scene = world.scene(1, 1, least=3, most=4)
     asked = [
-        question
-        for _ in range(20)
-        for question, _ in questions.conversation(scene, rng, 4, {"box": 0.5, "caption": 0.5})
+        question for _ in range(20) for question, _ in conversations.about(scene, rng, 4, {"box": 0.5, "caption": 0.5})
     ]
     assert all(question.startswith(("Please provide", "Describe")) for question in asked)
     with pytest.raises(ValueError, match="mix has boxes; known are yes_no, open"):
-        questions.conversation(scene, rng, 4, {"boxes": 1.0})
+        conversations.about(scene, rng, 4, {"boxes": 1.0})
 
 
 def test_the_flags_of_every_stage_are_known(tmp_path):

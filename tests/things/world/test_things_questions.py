@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from llava.things.pictures import Thing
-from llava.things.world import Placed, Scene
+from llava.things.world import Conversations, Placed, Scene
 from llava.things.world.balance import counterweights
 from llava.things.world.names import DOUBTFUL, NUMBER_WORDS, alike, colour_of, may_be, plural, with_article
-from llava.things.world.questions import BOX, Questions
+from llava.things.world.questions import Questions
+from llava.worlds.files import BOX
 from tests.things.world.fake import NAMES, fake_world
 
 ROWS, COLUMNS = ("top", "center", "bottom"), ("left", "center", "right")
@@ -31,6 +32,11 @@ def world(tmp_path_factory):
 @pytest.fixture(scope="module")
 def questions(world):
     return Questions(world)
+
+
+@pytest.fixture(scope="module")
+def conversations(questions):
+    return Conversations(questions)
 
 
 @pytest.fixture(scope="module")
@@ -188,12 +194,12 @@ def test_boxes_are_those_of_things_that_are_there_once(questions, scenes):
             assert box == pytest.approx([value / 336 for value in lone(scene, name).box])
 
 
-def test_conversations_are_balanced_and_in_the_words_of_the_benchmarks(questions, scenes):
+def test_conversations_are_balanced_and_in_the_words_of_the_benchmarks(conversations, scenes):
     answers, endings, sorts = Counter(), Counter(), Counter()
     for number in range(600):
         scene = scenes[number % 150]
-        told = questions.conversation(scene, np.random.default_rng(number), 8)
-        assert told == questions.conversation(scene, np.random.default_rng(number), 8) and 1 <= len(told) <= 8
+        told = conversations.about(scene, np.random.default_rng(number), 8)
+        assert told == conversations.about(scene, np.random.default_rng(number), 8) and 1 <= len(told) <= 8
         endings[told[0][0].partition("?")[2]] += "?" in told[0][0]
         for place, (question, answer) in enumerate(told):
             answers[answer] += 1
@@ -203,7 +209,8 @@ def test_conversations_are_balanced_and_in_the_words_of_the_benchmarks(questions
                 assert truth(scene, question.partition("?")[0]) == (answer == "Yes")
             if question.startswith(BOX):
                 assert re.fullmatch(r"\[(?:[01]\.\d\d, ){3}[01]\.\d\d\]", answer)
-    assert answers["Yes"] == answers["No"] > 200
+    # A conversation of one question may be either.
+    assert abs(answers["Yes"] - answers["No"]) < 10 and answers["No"] > 200
     short = "\nAnswer the question using a single word or phrase."
     assert (
         min(endings[one] for one in (" Please answer yes or no.", f" Please answer yes or no.{short}", short, "")) > 15
@@ -211,7 +218,7 @@ def test_conversations_are_balanced_and_in_the_words_of_the_benchmarks(questions
     assert min(sorts[word] for word in ("Context:", "Please", "Describe", "What", "Is")) > 60
 
 
-def test_no_turn_of_a_conversation_tells_another_ones_answer(questions, scenes):
+def test_no_turn_of_a_conversation_tells_another_ones_answer(conversations, scenes):
     """A name that is spoken of again is likelier to be there: who had read only the words would be right more often than not."""
     names = [name for names in NAMES.values() for name in names]
     subjects = {form: name for name in (*names, *NAMES) for form in (name, plural(name))}
@@ -219,7 +226,7 @@ def test_no_turn_of_a_conversation_tells_another_ones_answer(questions, scenes):
     cell = re.compile(r"\b((?:top|center|bottom) (?:left|center|right)|(?<!top )(?<!bottom )center(?! left| right))\b")
     mix = {"yes_no": 0.7, "open": 0.2, "caption": 0.1}
     for number, scene in enumerate(scenes):
-        told = questions.conversation(scene, np.random.default_rng(number), 12, mix)
+        told = conversations.about(scene, np.random.default_rng(number), 12, mix)
         spoken = Counter()
         for place, (question, answer) in enumerate(told):
             if question.startswith("Describe"):
@@ -229,13 +236,15 @@ def test_no_turn_of_a_conversation_tells_another_ones_answer(questions, scenes):
                 spoken.update({subjects[word] for word in named.findall(words)} | set(cell.findall(words)))
         assert not spoken or max(spoken.values()) == 1, (spoken, told)
         answers = Counter(answer for _, answer in told)
-        assert answers["Yes"] == answers["No"]
+        assert answers["Yes"] == answers["No"] or len(told) == 1
 
 
-def test_a_conversation_about_one_thing(world, questions):
+@pytest.mark.parametrize("count", [1, 12])
+def test_a_conversation_about_one_thing(count, world, questions, conversations):
     for number in range(20):
         scene = world.scene(8, number, least=1, most=1)
-        assert questions.conversation(scene, np.random.default_rng(number), 12)
+        assert conversations.about(scene, np.random.default_rng(number), count)
+        assert conversations.about(scene, np.random.default_rng(number), count, {"yes_no": 1.0})
         asked = questions.open_questions(scene, np.random.default_rng(number))
         assert ("What is this?", scene.items[0].name) in [one[:2] for one in asked]
 
