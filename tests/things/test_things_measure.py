@@ -55,6 +55,12 @@ def test_who_sees_nothing_is_right_about_half_at_most(world, says):
     assert measure(Knowing(world, 2, says), world, 2, 20)["yes_no"] == (0.5 if len(says) < 4 else 0.0)
 
 
+def test_a_name_inside_another_word_is_none(world, monkeypatch):
+    knowing = Knowing(world, 1)
+    monkeypatch.setattr(knowing.questions, "caption", lambda scene, rng: ("", f"A b{scene.items[0].name}ing."))
+    assert measure(knowing, world, 1, 20)["named"] == 0.0
+
+
 def test_one_picture_is_too_few(world):
     with pytest.raises(ValueError, match="scenes=1 must be 2 or more"):
         measure(Knowing(world, 1), world, 1, 1)
