@@ -55,6 +55,7 @@ def load_records(
         cut_long=data_args.cut_long_records,
         skip_bad=data_args.skip_bad_records,
         lazy=data_args.lazy_preprocess,
+        split_turns=data_args.split_turns,
     )
     if data_args.is_multimodal is False and any(dataset.has_image):
         raise ValueError(f"is_multimodal=False, but {data_args.data_path} has pictures; leave the flag out")

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.utils.data import BatchSampler
 
+from llava.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from llava.model.builder import load_pretrained_model
 from llava.model.language_model.llava_llama import LlavaLlamaForCausalLM
 from llava.reduction import reduced
@@ -499,6 +500,33 @@ def test_records_are_read_as_the_flags_say(data, tmp_path, configured, monkeypat
     config.image_grid_pinpoints = [[336, 672], [672, 336], [672, 672]]
     whole = records("--image_aspect_ratio", "anyres", "--lazy_preprocess", True, "--model_max_length", 4000)
     assert whole.image_tokens((1000, 1000)) == 5 * 576 and whole.image_tokens((1000, 400)) == 3 * 576
+
+
+def test_questions_about_a_picture_are_learnt_one_by_one_where_that_is_asked_for(data, tmp_path, configured):
+    """Each as evaluation asks it, the picture first; turns without a picture may speak of one another and stay together."""
+    turns = [("<image>\nWhat is it?\nAnswer the question using a single word or phrase.", "red"), ("And now?", "blue")]
+    said = [{"from": who, "value": text} for turn in turns for who, text in zip(("human", "gpt"), turn)]
+    plain = [{**said[0], "value": "Say red."}, *said[1:]]
+    records = [{"id": "0", "image": "0.png", "conversations": said}, {"id": "1", "conversations": plain}]
+    shutil.copy(data / "0.png", tmp_path)
+    (tmp_path / "questions.json").write_text(json.dumps(records))
+
+    def read(*more):
+        model_args, data_args, args, _ = training.parse(words(tmp_path, tmp_path / "out", *more))
+        return load_records(
+            configured.model, configured.tokenizer, configured.image_processor, model_args, data_args, args
+        )
+
+    assert len(read()) == 2
+    apart = read("--split_turns", True)
+    assert len(apart) == 3 and apart.has_image == [True, True, False]
+    for index, (_, answer) in enumerate(turns):
+        ids, labels = apart.encoded(index)
+        assert (ids == IMAGE_TOKEN_INDEX).sum() == 1
+        learned = configured.tokenizer.decode(labels[labels != IGNORE_INDEX])
+        assert answer in learned and all(other not in learned for _, other in turns if other != answer)
+    second = configured.tokenizer.decode([token for token in apart.encoded(1)[0].tolist() if token >= 0])
+    assert "And now?" in second and "What is it?" not in second and "single word" in second
 
 
 # --------------------------------------------------------------------------------------------------------------- flags
