@@ -15,9 +15,8 @@ from .files import asked, put_json, put_jsonl
 from .protocol import Turn, World
 
 MME_FOLDER = "MME_Benchmark_release_version"
-MME_NESTED = (
-    "scene",
-)  # the real benchmark keeps pictures and truth of these in separate folders, those of the others side by side
+# The real benchmark keeps pictures and truth of these in folders of their own, those of the others side by side.
+MME_NESTED = ("scene",)
 
 
 def write_mme(world: World, folder: Path, images: int, seed: int) -> Iterator[None]:
