@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import pytest
 import torch
@@ -46,6 +47,7 @@ def random_picture(images: int = 2, tokens: int = 30, sizes: bool = False, seed:
     return hidden, Given(keys, torch.randn(images, HEADS, tokens, WIDTH), weight)
 
 
+@cache
 def distance(keys: Tensor, one: int, other: int) -> float:
     flat = keys.transpose(0, 1).flatten(1).double()
     return 1 - float(torch.nn.functional.cosine_similarity(flat[one], flat[other], dim=0))
