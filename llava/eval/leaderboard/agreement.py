@@ -54,7 +54,7 @@ def agreements(ranked: Mapping[tuple[str, str, int], Runs]) -> list[Agreement]:
     Pairs with fewer than five methods in common are left out, and those where all methods of a side score alike.
     """
     found = []
-    for first, second in combinations(ranked, 2):
+    for first, second in combinations(sorted(ranked, key=lambda place: -place[2]), 2):  # larger means come first
         differing = [place for place in range(3) if first[place] != second[place]]
         names = [name for name in ranked[first] if name in ranked[second]]
         if len(differing) > 1 or len(names) < FEWEST:
@@ -73,8 +73,7 @@ def _about(
     """The fields of an Agreement that say what was ranked: between, within, mean, first, second."""
     model, task, mean = first
     if differing == 2:
-        larger, smaller = sorted((mean, second[2]), reverse=True)
-        return "means", f"{model} on {task}", None, f"{larger} tokens", f"{smaller} tokens"
+        return "means", f"{model} on {task}", None, f"{mean} tokens", f"{second[2]} tokens"
     between, within = (("models", task), ("tasks", model))[differing]
     return between, within, mean, str(first[differing]), str(second[differing])
 
