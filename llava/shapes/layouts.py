@@ -11,6 +11,7 @@ import numpy as np
 
 from llava.constants import SHORT_ANSWER
 from llava.worlds import Drawn
+from llava.worlds.files import YES_NO
 from llava.worlds.protocol import STREAM, Open, Turn
 
 from . import questions, world
@@ -68,7 +69,7 @@ class Shapes:
         subtasks = (str(subtask) for subtask in rng.permutation(self.subtasks))
         pairs = (questions.yes_no_pair(subtask, scene, rng) for subtask in subtasks)
         for pair in islice(filter(None, pairs), PAIRS):
-            told += zip(pair, ("Yes", "No"))
+            told += zip(pair, YES_NO)
         (question, answer), *further = (told[place] for place in rng.permutation(len(told)))  # or No would follow Yes
         return [(f"{question}\n{SHORT_ANSWER}", answer), *further]
 

@@ -25,11 +25,11 @@ from llava.eval.ask.opening import open_checkpoint
 from llava.eval.ask.subject import Generation, Subject
 from llava.files import write_json
 from llava.reduction import Stage, check_plan, plan_from
+from llava.worlds.files import YES_NO
 
 from .build import TRAINED
 from .parts import CACHE, DEBIAN
 from .world import Questions, Scene, World, load_world
-from .world.conversations import YES_NO
 from .world.names import plural
 from .world.questions import DESCRIBE
 

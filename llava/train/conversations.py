@@ -111,7 +111,8 @@ def images_of(record: dict[str, Any]) -> list[str]:
 def turns_apart(record: Any) -> list[Any]:
     """Each of a record's questions, with its answer, as a separate record with all its images.
 
-    A bad record, and one without images, whose turns may speak of one another, is left as it is. LLaVA's data ask for short answers only in the first question; here every question gets that line.
+    A bad record, and one without images, whose turns may speak of one another, is left as it is. LLaVA's data ask for
+    short answers only in the first question; here every question gets that line.
     """
     try:
         turns, files = turns_of(record), images_of(record)

@@ -11,6 +11,7 @@ import numpy as np
 from llava.constants import SHORT_ANSWER
 
 BOX = "Please provide the bounding box coordinate of the region this sentence describes: "  # as LLaVA asks RefCOCO
+YES_NO = ("Yes", "No")  # answers to the halves of a pair of questions
 OPTIONS = "ABCDE"  # as ScienceQA letters its choices
 PEOPLE = 10  # who answer a question of TextVQA or VQAv2
 CARELESS = 0.1  # how often one of them is wrong

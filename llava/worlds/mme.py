@@ -11,7 +11,7 @@ from typing import Any
 from llava.constants import SHORT_ANSWER, YES_OR_NO
 from llava.files import read_jsonl
 
-from .files import asked, put_json, put_jsonl
+from .files import YES_NO, asked, put_json, put_jsonl
 from .protocol import Turn, World
 
 MME_FOLDER = "MME_Benchmark_release_version"
@@ -33,7 +33,7 @@ def write_mme(world: World, folder: Path, images: int, seed: int) -> Iterator[No
         truth = folder / MME_FOLDER / subtask / apart / f"{made[subtask]:04d}.txt"
         world.save(scene, folder / MME_FOLDER / picture)
         truth.parent.mkdir(exist_ok=True)
-        answered = zip(pair, ("Yes", "No"))
+        answered = zip(pair, YES_NO)
         truth.write_text("".join(f"{text} {YES_OR_NO}\t{answer}\n" for text, answer in answered), encoding="utf-8")
         lines += [asked(picture, picture, text, subtask) for text in pair]
         yield
@@ -78,6 +78,6 @@ def write_mme_test(folder: Path) -> None:
             "category": line["category"],
             "image_file": line["image"],
         }
-        for line, answer in zip(lines, ("Yes", "No") * (len(lines) // 2), strict=True)
+        for line, answer in zip(lines, YES_NO * (len(lines) // 2), strict=True)
     ]
     put_json(records, folder / "MME_test.json")

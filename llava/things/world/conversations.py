@@ -15,7 +15,7 @@ import numpy as np
 
 from llava.constants import SHORT_ANSWER, YES_OR_NO
 from llava.utils import box_text
-from llava.worlds.files import BOX, OPTIONS
+from llava.worlds.files import BOX, OPTIONS, YES_NO
 from llava.worlds.protocol import Turn
 
 from .balance import pick
@@ -24,7 +24,6 @@ from .places import CELLS
 from .questions import DESCRIBE, Questions, choice_prompt
 from .scene import Scene
 
-YES_NO = ("Yes", "No")
 # What a conversation asks, and how often
 MIX = {"yes_no": 0.45, "open": 0.25, "choice": 0.1, "box": 0.1, "caption": 0.1}
 POPE = 0.3  # share of the questions about what is there that are in POPE's words
