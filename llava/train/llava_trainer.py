@@ -27,6 +27,7 @@ from .sampler import (
     get_modality_length_grouped_indices,
     lengths_and_kinds,
 )
+from .shared import GROUP, shared_loss
 
 __getattr__ = absent_names(__name__)
 __all__ = [
@@ -71,8 +72,14 @@ class LlavaTrainer(Trainer):
         for module in self.frozen:
             module.training = False
         wanted = args[0] if args else kwargs.get("return_outputs", False)
-        inputs = {**inputs, "skip_logits": not wanted}
-        outcome = super().compute_loss(model, inputs, *args, **kwargs)
+        if GROUP in inputs:
+            # What learns is put into the model in place, so that its own parts find it as the model's forward does.
+            with self.accelerator.autocast():
+                outcome = shared_loss(
+                    _llava_of(self.accelerator.unwrap_model(model)), inputs, kwargs.get("num_items_in_batch")
+                )
+        else:
+            outcome = super().compute_loss(model, {**inputs, "skip_logits": not wanted}, *args, **kwargs)
         loss = outcome[0] if isinstance(outcome, tuple) else outcome
         if not torch.isfinite(loss):
             raise FloatingPointError(
@@ -219,6 +226,11 @@ def set_rate(optimizer: torch.optim.Optimizer, weights: list[nn.Parameter], rate
             group["params"] = [weight for weight in group["params"] if id(weight) not in wanted]
             optimizer.add_param_group({**group, "params": moved, "lr": rate})
     optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
+
+
+def _llava_of(model: Any) -> Any:
+    """The LLaVA that peft has wrapped, or the model itself."""
+    return model.get_base_model() if hasattr(model, "peft_config") else model
 
 
 def _plain_name(name: str) -> str:

@@ -51,6 +51,7 @@ from .named_weights import (
     smart_tokenizer_and_embedding_resize,
 )
 from .records import load_records, padding_id
+from .shared import SharedCollator, SharedPictures, require_shareable
 from .supervised import (
     DataCollatorForSupervisedDataset,
     LazySupervisedDataset,
@@ -140,6 +141,9 @@ def train(
         knobs["reduction"] = "+".join(map(str, plan_from(knobs["reduction"])))
     tokenizer, model, image_processor = load_model(model_args, args, knobs, attn_implementation)
     dataset = load_records(model, tokenizer, image_processor, model_args, data_args, args)
+    if data_args.share_pictures:
+        require_shareable(model.get_model().plan(), args.world_size, bool(args.gradient_checkpointing))
+        dataset = SharedPictures(dataset)
     config = model.config
     config.tune_mm_mlp_adapter = model_args.tune_mm_mlp_adapter
     config.freeze_mm_mlp_adapter = model_args.freeze_mm_mlp_adapter
@@ -151,13 +155,14 @@ def train(
         restore_trained(model, Path(args.lora_weight_path))
     if args.ddp_find_unused_parameters is None and not all(dataset.has_image):
         args.ddp_find_unused_parameters = True  # a batch of texts does not pass the projector
+    collator = SharedCollator if data_args.share_pictures else Collator
     trainer = LlavaTrainer(
         layout=layout,
         tokenizer=tokenizer,
         model=model,
         args=args,
         train_dataset=dataset,
-        data_collator=Collator(padding_id(tokenizer)),
+        data_collator=collator(padding_id(tokenizer)),
     )
     trainer.train(resume_from_checkpoint=_resumed_from(args))
     trainer.save_trained()

@@ -25,16 +25,16 @@ RANK = 32  # of the LoRA: 20 MB in bfloat16
 class Stage:
     """A part of the curriculum: one training by ``llava.train.train``.
 
-    records: pictures, each with its turns, read once. least, most: things in a picture. turns: questions drawn about it,
-    of which those are asked whose answers no other tells. plan: the reduction under which it learns, None for all 576
-    tokens. rate: of the LoRA, and of the projector times ``projector``. batch: pictures per step. mix: what is asked.
+    pictures: how many, each read once for all of its questions. least, most: things in a picture. asked: questions or pairs of them about
+    each. plan: the reduction under which it learns, None for all 576 tokens. rate: of the LoRA, and of the projector times
+    ``projector``. batch: pictures per step. mix: what is asked.
     """
 
     name: str
-    records: int
+    pictures: int
     least: int
     most: int
-    turns: int
+    asked: int
     plan: str | None
     rate: float
     projector: float = 0.5
@@ -47,16 +47,15 @@ class Stage:
 
 
 CURRICULUM = (
-    Stage("names", 480, 1, 3, turns=5, plan="pool:144", rate=1e-3, mix={"open": 0.8, "caption": 0.2}),
-    Stage("more-names", 800, 1, 4, turns=6, plan="pool:144", rate=8e-4, mix={"open": 0.75, "caption": 0.25}),
-    Stage("few", 1600, 1, 4, turns=12, plan="pool:144", rate=1e-3, mix={"yes_no": 0.75, "open": 0.25}),
-    Stage("many", 2400, 2, 8, turns=14, plan="pool:144", rate=6e-4),
-    Stage("whole", 600, 2, 8, turns=14, plan=None, rate=3e-4, projector=0.3),
+    Stage("names", 800, 1, 3, asked=6, plan="pool:144", rate=1e-3, mix={"open": 0.85, "caption": 0.15}),
+    Stage("few", 2400, 1, 4, asked=8, plan="pool:144", rate=1e-3, mix={"yes_no": 0.55, "open": 0.45}),
+    Stage("many", 2400, 2, 8, asked=10, plan="pool:144", rate=8e-4),
+    Stage("whole", 600, 2, 8, asked=10, plan=None, rate=3e-4, projector=0.3),
 )
 
 
 def write_records(stage: Stage, world: World, folder: Path, progress: bool = False) -> Path:
-    """Draw a stage's pictures and write its conversations; returns the JSON, which is written last.
+    """Draw a stage's pictures and write its questions, a record each; returns the JSON, which is written last.
 
     What is there already is kept: the same stage gives the same bytes.
     """
@@ -66,14 +65,14 @@ def write_records(stage: Stage, world: World, folder: Path, progress: bool = Fal
     folder.mkdir(parents=True, exist_ok=True)
     conversations = Conversations(Questions(world))
     records = []
-    for number in track(range(stage.records), f"drawing {stage.name}", disable=not progress):
+    for number in track(range(stage.pictures), f"drawing {stage.name}", disable=not progress):
         seed = (SEED, stage.number, number)
         scene = world.scene(*seed, least=stage.least, most=stage.most)
         picture = folder / f"{number:05d}.jpg"
         if not picture.is_file():
             world.render(scene).save(picture, quality=QUALITY)
-        turns = conversations.about(scene, np.random.default_rng((*seed, 2)), stage.turns, stage.mix)
-        records.append(conversation(picture.stem, picture.name, turns))
+        turns = conversations.singly(scene, np.random.default_rng((*seed, 2)), stage.asked, stage.mix)
+        records += [conversation(f"{picture.stem}-{place}", picture.name, [turn]) for place, turn in enumerate(turns)]
     write_json(file, records)
     return file
 
@@ -85,7 +84,7 @@ def arguments(stage: Stage, base: Path, records: Path, output: Path, before: Pat
         "output_dir": output, "bf16": _has_bfloat16(), "use_cpu": not torch.cuda.is_available(), "num_train_epochs": 1, "per_device_train_batch_size": stage.batch,
         "learning_rate": stage.rate, "lr_scheduler_type": "cosine", "warmup_ratio": 0.05, "weight_decay": 0.0,
         "model_max_length": 1024, "logging_steps": 5, "save_strategy": "steps", "save_steps": 40, "save_total_limit": 2,
-        "group_by_modality_length": True, "report_to": "none", "lazy_preprocess": True, "seed": SEED,
+        "share_pictures": True, "report_to": "none", "lazy_preprocess": True, "seed": SEED,
         "lora_enable": True, "lora_r": RANK, "lora_alpha": 2 * RANK, "lora_dropout": 0.0,
         "mm_projector_lr": stage.rate * stage.projector,
     }  # fmt: skip

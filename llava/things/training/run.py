@@ -75,7 +75,7 @@ def _trained(stage: Stage, base: Path, world: World, work: Path, before: Path, p
     folder = work / "stages" / stage.name
     if not (folder / DONE).is_file():
         records = write_records(stage, world, work / "records" / stage.name, progress)
-        logger.info("stage %s: %d pictures", stage.name, stage.records)
+        logger.info("stage %s: %d pictures", stage.name, stage.pictures)
         train(*parse(arguments(stage, base, records, folder, before)))
         write_json(folder / DONE, vars(stage))
     return folder

@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers.cache_utils import DynamicCache
 
 from llava.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from llava.model.language_model.llava_family import LlavaFamilyForCausalLM, LlavaFamilyModel
+
+from ..shared import common_length, read_start
 
 
 @dataclass(frozen=True)
@@ -84,48 +85,26 @@ def read_together(
 ) -> ForwardPass:
     """``read`` for several questions per picture, where nothing before the decoder reads the question.
 
-    ``pictures`` names each row's pictures. What a picture's rows have in common is run once, with its picture, and its
-    keys and values are shared: R rows of P common and Q own positions cost P + R Q instead of R (P + Q). Where a
+    ``pictures`` names each row's pictures; what a picture's rows have in common is run once (`llava.train.shared`). Where a
     picture is not in the common part, every row is read separately. Gradients flow as in ``read``.
     """
-    ids, labels = batch["input_ids"], batch["labels"]
-    firsts = {picture: row for row, picture in reversed(list(enumerate(pictures)))}
-    first = torch.tensor([firsts[picture] for picture in pictures], device=ids.device)
-    # A position that predicts an answer belongs to its row alone.
-    follows = F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
-    common = int(((ids == ids[first]) & (follows == IGNORE_INDEX)).all(0).cumprod(0).sum())
-    if (ids[:, common:] == IMAGE_TOKEN_INDEX).any():
+    ids = batch["input_ids"]
+    numbers = {picture: row for row, picture in reversed(list(enumerate(pictures)))}
+    firsts = torch.tensor([numbers[picture] for picture in pictures], device=ids.device)
+    common = common_length(ids, batch["labels"], firsts)
+    if not common:
         return read(model, batch, layer)
-    rows = first.unique()  # ascending
-    group = torch.searchsorted(rows, first)
-    counts = (ids == IMAGE_TOKEN_INDEX).sum(1).tolist()
-    features = list(_split(batch["raw_vision_features"], counts))
-    common_features = [feature for row in rows.tolist() for feature in features[row]]
-    start = model.splice(ids[rows, :common], raw_vision_features=common_features)
-    decoder = model.get_model()
-    mask = batch["attention_mask"][:, common:]
-    with _layer_outputs(decoder, layer) as states:
-        cache = DynamicCache(config=decoder.config)
-        decoder(
-            inputs_embeds=start.inputs_embeds,
-            attention_mask=start.attention_mask,
-            position_ids=start.position_ids,
-            cache=cache,
-            use_cache=True,
-        )
-        cache.batch_select_indices(group)
-        rest = decoder(
-            inputs_embeds=decoder.embed_tokens(ids[:, common:]),
-            attention_mask=torch.cat([start.attention_mask[group], mask], dim=1),
-            position_ids=start.attention_mask.sum(1)[group, None] + torch.arange(mask.shape[1], device=ids.device),
-            cache=cache,
-            use_cache=True,
-        )
+    features = list(_split(batch["raw_vision_features"], (ids == IMAGE_TOKEN_INDEX).sum(1).tolist()))
+    of_firsts = [feature for row in firsts.unique().tolist() for feature in features[row]]
+    with _layer_outputs(model.get_model(), layer) as states:
+        shared = read_start(model, batch, firsts, common, raw_vision_features=of_firsts)
+        own = shared.read(torch.arange(len(ids), device=ids.device))
     if layer is None:
-        return _forward_pass(model, rest.last_hidden_state, follows[:, common:])
+        return _forward_pass(model, own.states, own.targets)
+    start, group = shared.start, shared.group
     words = torch.cat([states[0][group], states[1]], dim=1)
-    after_picture = torch.cat([(_is_after_picture(start.visual) & start.attention_mask)[group], mask], dim=1)
-    return _forward_pass(model, rest.last_hidden_state, follows[:, common:], words, after_picture)
+    after_picture = torch.cat([(_is_after_picture(start.visual) & start.attention_mask)[group], own.mask], dim=1)
+    return _forward_pass(model, own.states, own.targets, words, after_picture)
 
 
 def _split(values: Sequence[Any], counts: Sequence[int]) -> Iterator[Sequence[Any]]:

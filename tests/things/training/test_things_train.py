@@ -26,8 +26,8 @@ from tests.things.parts import write_parts
 from tests.things.world.fake import fake_world
 
 STAGES = (
-    Stage("first", 8, 1, 2, turns=2, plan="pool:16", rate=1e-3, mix={"open": 1.0}),
-    Stage("second", 8, 2, 4, turns=2, plan=None, rate=1e-3),
+    Stage("first", 8, 1, 2, asked=2, plan="pool:16", rate=1e-3, mix={"open": 1.0}),
+    Stage("second", 8, 2, 4, asked=2, plan=None, rate=1e-3),
 )
 
 
@@ -116,19 +116,22 @@ def test_a_name_of_several_pieces_is_their_mean(world):
     assert len(names) == len(numbered) + 1
 
 
-def test_records_are_conversations_about_their_pictures(world, tmp_path, small):
+def test_records_are_single_questions_about_their_pictures(world, tmp_path, small):
     stage = STAGES[1]
     file = write_records(stage, world, tmp_path)
     records, conversations = read_records(file), Conversations(Questions(world))
-    assert len(records) == stage.records and all((tmp_path / record["image"]).is_file() for record in records)
+    assert {record["image"] for record in records} == {f"{number:05d}.jpg" for number in range(stage.pictures)}
+    assert all((tmp_path / record["image"]).is_file() for record in records)
+    assert len({record["id"] for record in records}) == len(records)
     asked = [
-        (turn["value"].removeprefix("<image>\n"), answer["value"])
-        for turn, answer in zip(records[2]["conversations"][::2], records[2]["conversations"][1::2])
+        tuple(turn["value"].removeprefix("<image>\n") for turn in record["conversations"])
+        for record in records
+        if record["image"] == "00002.jpg"
     ]
     seed = (curriculum.SEED, 1, 2)
     scene = world.scene(*seed, least=2, most=4)
     rng = curriculum.np.random.default_rng((*seed, 2))
-    assert asked == conversations.about(scene, rng, 2, stage.mix)
+    assert asked == conversations.singly(scene, rng, 2, stage.mix)
     written = file.stat().st_mtime_ns
     assert write_records(stage, world, tmp_path) == file and file.stat().st_mtime_ns == written
 

@@ -209,8 +209,7 @@ def test_conversations_are_balanced_and_in_the_words_of_the_benchmarks(conversat
                 assert truth(scene, question.partition("?")[0]) == (answer == "Yes")
             if question.startswith(BOX):
                 assert re.fullmatch(r"\[(?:[01]\.\d\d, ){3}[01]\.\d\d\]", answer)
-    # A conversation of one question may be either.
-    assert abs(answers["Yes"] - answers["No"]) < 10 and answers["No"] > 200
+    assert abs(answers["Yes"] - answers["No"]) < 4 * (answers["Yes"] + answers["No"]) ** 0.5 and answers["No"] > 200
     short = "\nAnswer the question using a single word or phrase."
     assert (
         min(endings[one] for one in (" Please answer yes or no.", f" Please answer yes or no.{short}", short, "")) > 15
@@ -235,8 +234,37 @@ def test_no_turn_of_a_conversation_tells_another_ones_answer(conversations, scen
                 words = f"{question} {answer}".lower()
                 spoken.update({subjects[word] for word in named.findall(words)} | set(cell.findall(words)))
         assert not spoken or max(spoken.values()) == 1, (spoken, told)
+
+
+def test_no_answer_of_a_conversation_follows_from_those_before(world, conversations):
+    """As many Yes as No in each would tell the last answer, and mostly the second."""
+    after = {"Yes": Counter(), "No": Counter()}
+    for number in range(500):
+        scene = world.scene(9, number, least=1, most=4)
+        told = conversations.about(scene, np.random.default_rng(number), 12, {"yes_no": 0.8, "open": 0.2})
+        answers = [answer for _, answer in told if answer in after]
+        for before, answer in zip(answers, answers[1:]):
+            after[before][answer] += 1
+    for before, answers in after.items():
+        assert answers.total() > 150
+        assert abs(answers["Yes"] - answers["No"]) < 4 * answers.total() ** 0.5, (before, answers)
+
+
+def test_single_questions_are_both_halves_of_a_pair_and_say_how_to_answer(conversations, scenes):
+    sorts = Counter()
+    for number, scene in enumerate(scenes):
+        told = conversations.singly(scene, np.random.default_rng(number), 8)
+        assert told == conversations.singly(scene, np.random.default_rng(number), 8) and told
+        assert len({question for question, _ in told}) == len(told) and len(told) <= 16
         answers = Counter(answer for _, answer in told)
-        assert answers["Yes"] == answers["No"] or len(told) == 1
+        assert answers["Yes"] == answers["No"]
+        for question, answer in told:
+            if answer in ("Yes", "No"):
+                asked, _, form = question.partition("?")
+                assert truth(scene, asked) == (answer == "Yes") and form
+                sorts["yes/no"] += 1
+            sorts[question.split()[0]] += 1
+    assert min(sorts[word] for word in ("yes/no", "Context:", "Please", "Describe", "What")) > 20
 
 
 @pytest.mark.parametrize("count", [1, 12])
