@@ -22,16 +22,17 @@ import argparse
 import inspect
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
-from transformers import HfArgumentParser, set_seed
+from transformers import HfArgumentParser, PreTrainedTokenizerBase, set_seed
 from transformers import TrainingArguments as TrainerArguments
 
 from llava.absent import absent_names
 from llava.cli.flags import Help, Listing, add_reduction_flags, reduction_kwargs
+from llava.model.language_model.llava_family import LlavaFamilyForCausalLM
 from llava.reduction import did_you_mean, plan_from
 from llava.utils import exit_code
 
@@ -116,11 +117,13 @@ def train(
     knobs: dict[str, Any] | None = None,
     *,
     attn_implementation: str | None = None,
+    prepare: Callable[[LlavaFamilyForCausalLM, PreTrainedTokenizerBase], None] | None = None,
 ) -> LlavaTrainer:
     """Trains, saves the model in `args.output_dir`, and returns the trainer that holds it.
 
     Without arguments it reads the command line, as LLaVA's does. knobs: reduction knobs, e.g. `{"reduction": "fastv@2:64"}`.
-    attn_implementation: "eager", "sdpa" or "flash_attention_2" (default: what transformers chooses). A folder with checkpoints is resumed from the newest
+    attn_implementation: "eager", "sdpa" or "flash_attention_2" (default: what transformers chooses). prepare: called with model and tokenizer once they
+    are loaded, for what a command line cannot say, such as an `encode_images` of one's own. A folder with checkpoints is resumed from the newest
     complete one, unless `args.resume_from_checkpoint` names another one or says "False".
 
     Raises ValueError for flags that contradict each other or the model and for bad records (named), ImportError naming
@@ -140,6 +143,8 @@ def train(
         # The saved config has to say what a YAML file said, wherever that is.
         knobs["reduction"] = "+".join(map(str, plan_from(knobs["reduction"])))
     tokenizer, model, image_processor = load_model(model_args, args, knobs, attn_implementation)
+    if prepare is not None:
+        prepare(model, tokenizer)
     dataset = load_records(model, tokenizer, image_processor, model_args, data_args, args)
     if data_args.share_pictures:
         require_shareable(model.get_model().plan(), args.world_size, bool(args.gradient_checkpointing))

@@ -80,6 +80,10 @@ class Words:
 
         return Words(embedded([*(thing.name for thing in world.things), BACKGROUND]), embedded(COLUMNS), embedded(ROWS))
 
+    def patches(self, names: Tensor, places: Tensor) -> Tensor:
+        """What patches should be (..., W) that show the things of these numbers at these indices of the raster."""
+        return self.names[names] + PLACE * (self.columns[_third(places % GRID)] + self.rows[_third(places // GRID)])
+
 
 @torch.inference_mode()
 def read_patches(
@@ -172,9 +176,7 @@ def measure(projector: nn.Module, patches: Patches, words: Words) -> dict[str, f
 
 def _loss(projected: Tensor, patches: Patches, words: Words) -> Tensor:
     """Squared distance to what a patch should be, over the embeddings' mean square, plus its name's cross-entropy."""
-    wanted = words.names[patches.names] + PLACE * (
-        words.columns[_third(patches.places % GRID)] + words.rows[_third(patches.places // GRID)]
-    )
+    wanted = words.patches(patches.names, patches.places)
     named = F.cross_entropy(SHARP * _alike(projected, words.names), patches.names)
     return F.mse_loss(projected, wanted) / words.names.square().mean() + named
 

@@ -15,6 +15,7 @@ from llava.worlds.files import conversation
 
 from ..world import Conversations, Questions, World
 from ..world.conversations import MIX
+from .worded import draw_words
 
 SEED = 41  # first number of the seeds of all scenes that are trained on
 QUALITY = 90  # of the JPEGs
@@ -27,7 +28,7 @@ class Stage:
 
     pictures: how many, each read once for all of its questions. least, most: things in a picture. asked: questions or pairs of them about
     each. plan: the reduction under which it learns, None for all 576 tokens. rate: of the LoRA, and of the projector times
-    ``projector``. batch: pictures per step. mix: what is asked.
+    ``projector``. batch: pictures per step. mix: what is asked. worded: about pictures made of words (``worded``).
     """
 
     name: str
@@ -40,16 +41,18 @@ class Stage:
     projector: float = 0.5
     batch: int = 4
     mix: Mapping[str, float] = field(default_factory=lambda: MIX)
+    worded: bool = False
 
     @property
     def number(self) -> int:
         return [stage.name for stage in CURRICULUM].index(self.name)
 
 
+ASKED = {"yes_no": 0.6, "open": 0.4}
 CURRICULUM = (
-    Stage("names", 800, 1, 3, asked=6, plan="pool:144", rate=1e-3, mix={"open": 0.85, "caption": 0.15}),
-    Stage("few", 2400, 1, 4, asked=8, plan="pool:144", rate=1e-3, mix={"yes_no": 0.55, "open": 0.45}),
-    Stage("many", 2400, 2, 8, asked=10, plan="pool:144", rate=8e-4),
+    Stage("words", 1800, 1, 3, asked=8, plan="pool@prompt:36", rate=1e-3, mix=ASKED, worded=True),
+    Stage("few", 1600, 1, 4, asked=8, plan="pool:144", rate=8e-4, mix=ASKED),
+    Stage("many", 2400, 2, 8, asked=10, plan="pool:144", rate=6e-4),
     Stage("whole", 600, 2, 8, asked=10, plan=None, rate=3e-4, projector=0.3),
 )
 
@@ -68,9 +71,10 @@ def write_records(stage: Stage, world: World, folder: Path, progress: bool = Fal
     for number in track(range(stage.pictures), f"drawing {stage.name}", disable=not progress):
         seed = (SEED, stage.number, number)
         scene = world.scene(*seed, least=stage.least, most=stage.most)
-        picture = folder / f"{number:05d}.jpg"
+        picture = folder / f"{number:05d}.{'png' if stage.worded else 'jpg'}"
         if not picture.is_file():
-            world.render(scene).save(picture, quality=QUALITY)
+            drawn = draw_words(scene, world) if stage.worded else world.render(scene)
+            drawn.save(picture, quality=QUALITY)
         turns = conversations.singly(scene, np.random.default_rng((*seed, 2)), stage.asked, stage.mix)
         records += [conversation(f"{picture.stem}-{place}", picture.name, [turn]) for place, turn in enumerate(turns)]
     write_json(file, records)

@@ -9,6 +9,7 @@ are kept, an interrupted stage is resumed from its last checkpoint.
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from ..world import World
 from .align import Words, align, read_patches
 from .curriculum import CURRICULUM, Stage, arguments, write_records
 from .ship import finished_stages, ship
+from .worded import read_words
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +78,7 @@ def _trained(stage: Stage, base: Path, world: World, work: Path, before: Path, p
     if not (folder / DONE).is_file():
         records = write_records(stage, world, work / "records" / stage.name, progress)
         logger.info("stage %s: %d pictures", stage.name, stage.pictures)
-        train(*parse(arguments(stage, base, records, folder, before)))
+        words = partial(read_words, world=world) if stage.worded else None
+        train(*parse(arguments(stage, base, records, folder, before)), prepare=words)
         write_json(folder / DONE, vars(stage))
     return folder

@@ -10,6 +10,8 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from llava.constants import IMAGE_TOKEN_INDEX
+from llava.mm_utils import process_images
 from llava.model.builder import load_pretrained_model
 from llava.things.build import build
 from llava.things.build import main as build_main
@@ -19,6 +21,7 @@ from llava.things.training import curriculum, run
 from llava.things.training.align import Patches, Words, align, measure, read_patches
 from llava.things.training.curriculum import Stage, arguments, write_records
 from llava.things.training.ship import finished_stages, ship
+from llava.things.training.worded import draw_words, read_words
 from llava.things.world import Conversations, Questions, patch_owner
 from llava.train.data import read_records
 from llava.train.train import parse
@@ -26,7 +29,7 @@ from tests.things.parts import write_parts
 from tests.things.world.fake import fake_world
 
 STAGES = (
-    Stage("first", 8, 1, 2, asked=2, plan="pool:16", rate=1e-3, mix={"open": 1.0}),
+    Stage("first", 8, 1, 2, asked=2, plan="pool@prompt:16", rate=1e-3, mix={"open": 1.0}, worded=True),
     Stage("second", 8, 2, 4, asked=2, plan=None, rate=1e-3),
 )
 
@@ -114,6 +117,28 @@ def test_a_name_of_several_pieces_is_their_mean(world):
     numbered = [thing.name for thing in world.things]
     assert names[numbered.index("sea lion"), 0] == 1.5 and names[numbered.index("crow"), 0] == 3
     assert len(names) == len(numbered) + 1
+
+
+def test_a_picture_of_words_is_read_as_the_projector_is_aligned_to_have_it(base, world):
+    tokenizer, model, image_processor, _ = load_pretrained_model(base, device="cpu")
+    scene = world.scene(1, 2, least=3, most=5)
+    pixels = process_images([draw_words(scene, world)], image_processor, model.config)
+    read_words(model, tokenizer, world)
+    words = Words.of(world, tokenizer, model.get_input_embeddings().weight)
+    numbered = [thing.name for thing in world.things]
+    owner = patch_owner(scene)
+    (read,) = model.encode_images(pixels)
+    for row, column in ((0, 0), (23, 1), *zip(*(owner >= 0).nonzero())):
+        shown = owner[row, column]
+        name = words.names[-1] if shown < 0 else words.names[numbered.index(scene.items[shown].name)]
+        place = words.columns[column * 3 // 24] + words.rows[row * 3 // 24]
+        torch.testing.assert_close(read[row * 24 + column], name + alignment.PLACE * place)
+    ids = torch.tensor([[5, IMAGE_TOKEN_INDEX, 7]])
+    assert torch.equal(model.splice(ids, images=pixels).inputs_embeds[0, 1:577], read)
+    crowded = replace(world, things=world.things * 60)
+    assert len(crowded.things) > 255
+    with pytest.raises(ValueError, match="do not fit into the 256 shades of a picture; give 255 or fewer"):
+        draw_words(scene, crowded)
 
 
 def test_records_are_single_questions_about_their_pictures(world, tmp_path, small):
