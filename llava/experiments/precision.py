@@ -4,7 +4,7 @@
         --data playground/data/eval/MME-shapes --limit 200 --samples 100
 
 Each of ``--precisions`` is a run of ``llava.eval.run`` under every plan, in ``RESULTS/PRECISION``; then the kept patches of the
-stored pictures and all answers are compared with those of the first. Without ``--reduction`` every method that chooses is asked for
+stored pictures and all answers are compared with those of the first. Without ``--reduction`` one method of each sort (``PLANS``) is asked for
 64 tokens. Written to ``RESULTS``: ``precision.md`` and ``precision.json``. Every other flag is that of ``llava.eval.run``.
 """
 
@@ -29,7 +29,7 @@ from llava.eval.report.table import MISSING, Cell, Column, markdown
 from llava.eval.results.folder import read_predictions
 from llava.eval.results.samples import FILE, from_mask
 from llava.files import read_json, write_json
-from llava.reduction import did_you_mean, method_names, plan_from, plan_name
+from llava.reduction import did_you_mean, plan_from, plan_name
 from llava.utils import installed
 
 logger = logging.getLogger(__name__)
@@ -42,8 +42,15 @@ PRECISIONS = {
     "4bit": {"bits": 4},
 }
 QUANTISED = ("8bit", "4bit")
-NOT_CHOOSING = ("full", "blind", "downsample")
-BUDGET = 64
+# One of each sort that every LLaVA can run
+PLANS = tuple(
+    f"{name}:64"
+    for name in (
+        *("fastv", "text_weighted", "himap", "dart", "condensation", "custom_selection"),
+        *("fastervlm", "visionzip", "prumerge", "divprune", "tome"),
+        *("pool", "random"),
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -143,7 +150,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
     if options.samples < 1:
         raise ValueError(f"--samples {options.samples} must be at least 1; what is kept of those pictures is compared")
     precisions = _precisions(options.precisions)
-    specs = options.reduction or [f"{name}:{BUDGET}" for name in method_names() if name not in NOT_CHOOSING]
+    specs = options.reduction or PLANS
     results = options.results or Path("playground/results/precision")
     settings, plans = evaluation.eval_settings(options), PlanSpec(tuple(specs), controls=False)
     for precision in precisions:

@@ -44,9 +44,11 @@ def fetch_package(package: DebianPackage, cache: Path, mirror: str) -> Path:
         file = download(f"{mirror.rstrip('/')}/{package.address}", cache / package.name, package.sha256, package.size)
         check_room(cache, 2 * package.size, package.name)
         with new_folder(folder) as partial, room_named(cache), package_content(file) as content:
+            # Python before 3.11.4 has no filters; the file is the one whose SHA-256 is known.
+            content.extraction_filter = getattr(tarfile, "data_filter", None)
             for entry in content:
                 if entry.isfile() and entry.name.endswith((*package.kinds, "/copyright")):
-                    content.extract(entry, partial, filter="data")
+                    content.extract(entry, partial)
     return folder / package.folder
 
 

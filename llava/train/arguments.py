@@ -53,9 +53,7 @@ class DataArguments:
     image_aspect_ratio: str | None = field(default=None, metadata={"help": "square, pad, anyres (new: square)"})
     skip_bad_records: bool = field(default=False, metadata={"help": "leave bad records out instead of stopping"})
     split_turns: bool = field(default=False, metadata={"help": "every question about a picture is a record of its own"})
-    share_pictures: bool = field(
-        default=False, metadata={"help": "a batch counts pictures, each read once for its records"}
-    )
+    share_pictures: bool = field(default=False, metadata={"help": "read a picture once for all of its records"})
     cut_long_records: bool = field(default=False, metadata={"help": "cut records at model_max_length, as LLaVA does"})
 
 

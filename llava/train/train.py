@@ -6,14 +6,13 @@
 The flags are LLaVA's and those of transformers' Trainer, and one for every reduction knob: with `--reduction fastv@2:64`
 the model learns from the visual tokens that this plan keeps for the prompt, chosen as in generation without the answer, and
 is saved with the plan in its config. A command that was stopped resumes from its last checkpoint when it is given again.
+What lies in the first two folders below is loaded with `load_pretrained_model(folder, model_base)`.
 
 =======================  ================================================================================================
 `--tune_mm_mlp_adapter`  only the projector learns; saved are `mm_projector.bin` and config.json
 `--lora_enable`          a LoRA and the projector learn; saved are the adapter, `non_lora_trainables.bin` and config.json
 neither                  all but the tower learns, or with `--freeze_backbone` projector and head; a whole model is saved
 =======================  ================================================================================================
-
-The first two are loaded with `load_pretrained_model(folder, model_base)`.
 """
 
 from __future__ import annotations

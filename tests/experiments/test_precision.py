@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from llava.eval.results.samples import FILE, to_mask
-from llava.experiments.precision import agreement, main
+from llava.experiments.precision import PLANS, agreement, main
 from llava.shapes.export import export
 from tests.conftest import PARITY15
 
@@ -46,6 +46,14 @@ def test_the_shares_of_what_is_kept_and_answered_alike(tmp_path):
     (other / "predictions.jsonl").write_text('{"key": "q9", "text": "a", "correct": true}\n')
     with pytest.raises(ValueError, match="were asked other questions"):
         agreement("fastv-4", "8bit", other, reference)
+
+
+def test_without_plans_one_of_each_sort_is_asked(data, tmp_path):
+    """All registered methods were, until one came that takes no budget, and ended the command."""
+    where = ["--model-path", str(MODEL), "--data", str(data), "--results", str(tmp_path)]
+    assert main([*where, "--precisions", "float32,float16", "--limit", "1", "--samples", "1"]) == 0
+    asked = {row["plan"] for row in json.loads((tmp_path / "precision.json").read_text())["rows"]}
+    assert len(asked) == len(PLANS)
 
 
 @pytest.mark.parametrize(("precision", "least"), [("float16", 0.97), ("bfloat16", 0.9), ("8bit", 0.97), ("4bit", 0.85)])
