@@ -15,6 +15,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from llava.absent import absent_names
 from llava.model.builder import NON_LORA_FILE, PROJECTION, PROJECTOR_FILE
+from llava.model.hosts.parts import base_of
 
 from .arguments import TrainingArguments
 from .checkpoints import last_checkpoint, reading, restore_trained, writing
@@ -76,7 +77,7 @@ class LlavaTrainer(Trainer):
             # What learns is put into the model in place, so that its own parts find it as the model's forward does.
             with self.accelerator.autocast():
                 outcome = shared_loss(
-                    _llava_of(self.accelerator.unwrap_model(model)), inputs, kwargs.get("num_items_in_batch")
+                    base_of(self.accelerator.unwrap_model(model)), inputs, kwargs.get("num_items_in_batch")
                 )
         else:
             outcome = super().compute_loss(model, {**inputs, "skip_logits": not wanted}, *args, **kwargs)
@@ -226,11 +227,6 @@ def set_rate(optimizer: torch.optim.Optimizer, weights: list[nn.Parameter], rate
             group["params"] = [weight for weight in group["params"] if id(weight) not in wanted]
             optimizer.add_param_group({**group, "params": moved, "lr": rate})
     optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
-
-
-def _llava_of(model: Any) -> Any:
-    """The LLaVA that peft has wrapped, or the model itself."""
-    return model.get_base_model() if hasattr(model, "peft_config") else model
 
 
 def _plain_name(name: str) -> str:

@@ -8,7 +8,7 @@ Shapes: R rows (questions), Q own positions of the longest, D the language model
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,7 +63,7 @@ class SharedStart:
             cache=DynamicCache(behind, config=decoder.config),
             use_cache=True,
         )
-        return OwnPart(outputs.last_hidden_state, mask, _targets(labels))
+        return OwnPart(outputs.last_hidden_state, mask, targets_of(labels))
 
     def by_length(self) -> Sequence[Tensor]:
         """The rows in parts of similar length, so that little is padded."""
@@ -85,7 +85,7 @@ def common_length(ids: Tensor, labels: Tensor, firsts: Tensor) -> int:
 
     A position that predicts an answer belongs to its row alone.
     """
-    same = (ids == ids[firsts]) & (_targets(labels) == IGNORE_INDEX)
+    same = (ids == ids[firsts]) & (targets_of(labels) == IGNORE_INDEX)
     common = int(same.all(0).cumprod(0).sum())
     return 0 if (ids[:, common:] == IMAGE_TOKEN_INDEX).any() else common
 
@@ -132,7 +132,9 @@ def shared_loss(model: LlavaFamilyForCausalLM, batch: dict[str, Any], tokens: Te
             loss, answers = loss + F.cross_entropy(logits, targets, reduction="sum"), answers + len(targets)
         return loss / (answers if tokens is None else tokens)
     if images is not None:
-        shown = _for_rows(batch["input_ids"], firsts)
+        rows = firsts.unique()
+        numbers = list(split(range(len(images)), (batch["input_ids"][rows] == IMAGE_TOKEN_INDEX).sum(1).tolist()))
+        shown = [number for item in torch.searchsorted(rows, firsts).tolist() for number in numbers[item]]
         images = images[shown] if isinstance(images, Tensor) else [images[index] for index in shown]
         sizes = [sizes[index] for index in shown] if sizes is not None else None
     loss = model(**batch, images=images, image_sizes=sizes, num_items_in_batch=tokens, skip_logits=True).loss
@@ -140,16 +142,15 @@ def shared_loss(model: LlavaFamilyForCausalLM, batch: dict[str, Any], tokens: Te
     return loss
 
 
-def _for_rows(ids: Tensor, firsts: Tensor) -> list[int]:
-    """For every image token of the rows, the number of its picture among those of the first rows."""
-    counts = (ids == IMAGE_TOKEN_INDEX).sum(1).tolist()
-    begins, total = {}, 0
-    for row in firsts.unique().tolist():
-        begins[row], total = total, total + counts[row]
-    return [begins[first] + number for first, count in zip(firsts.tolist(), counts) for number in range(count)]
+def split(values: Sequence[Any], counts: Sequence[int]) -> Iterator[Sequence[Any]]:
+    """A sequence cut into parts of these lengths."""
+    start = 0
+    for count in counts:
+        yield values[start : start + count]
+        start += count
 
 
-def _targets(labels: Tensor) -> Tensor:
+def targets_of(labels: Tensor) -> Tensor:
     """What comes after each position (R, S)."""
     return F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
 
@@ -196,7 +197,7 @@ class SharedPictures(Dataset):
     def __getitem__(self, index: int) -> list[Item]:
         first, *others = self.groups[index]
         shown = self.dataset[first]
-        if not torch.equal(shown["input_ids"], self.dataset.encoded(first)[0]):
+        if self.dataset.skip_bad and not torch.equal(shown["input_ids"], self.dataset.encoded(first)[0]):
             return [shown]  # another record stands in for one whose picture is damaged
         encoded = (self.dataset.encoded(other) for other in others)
         return [

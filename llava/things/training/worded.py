@@ -42,7 +42,7 @@ def read_words(model: LlavaFamilyForCausalLM, tokenizer: Any, world: World) -> N
 
     def encode_images(pixels: Tensor) -> Tensor:
         """Pixels (G, 3, H, W) of pictures of words -> embeddings (G, N, D)."""
-        middle = pixels[:, 0, PATCH // 2 :: PATCH, PATCH // 2 :: PATCH].float().flatten(1)
+        middle = pixels[:, 0, PATCH // 2 :: PATCH, PATCH // 2 :: PATCH].float().flatten(1).cpu()  # as the words are
         names = ((middle * spread + mean) * 255).round().long().clamp(0, len(world.things))  # other pictures: anything
         return words.patches(names, torch.arange(names.shape[1]).expand_as(names)).to(pixels.device, dtype)
 

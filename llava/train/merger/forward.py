@@ -13,12 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from llava.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from llava.model.language_model.llava_family import LlavaFamilyForCausalLM, LlavaFamilyModel
 
-from ..shared import common_length, read_start
+from ..shared import common_length, read_start, split, targets_of
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ def read(model: LlavaFamilyForCausalLM, batch: dict[str, Any], layer: int | None
             labels=spliced.labels,  # what a plan may look at ends where the answer begins
             use_cache=False,
         )
-    targets = F.pad(spliced.labels[:, 1:], (0, 1), value=IGNORE_INDEX)
+    targets = targets_of(spliced.labels)
     if outputs.trace:
         targets = outputs.ledger.labels(targets)
     if layer is None:
@@ -94,7 +93,7 @@ def read_together(
     common = common_length(ids, batch["labels"], firsts)
     if not common:
         return read(model, batch, layer)
-    features = list(_split(batch["raw_vision_features"], (ids == IMAGE_TOKEN_INDEX).sum(1).tolist()))
+    features = list(split(batch["raw_vision_features"], (ids == IMAGE_TOKEN_INDEX).sum(1).tolist()))
     of_firsts = [feature for row in firsts.unique().tolist() for feature in features[row]]
     with _layer_outputs(model.get_model(), layer) as states:
         shared = read_start(model, batch, firsts, common, raw_vision_features=of_firsts)
@@ -105,14 +104,6 @@ def read_together(
     words = torch.cat([states[0][group], states[1]], dim=1)
     after_picture = torch.cat([(_is_after_picture(start.visual) & start.attention_mask)[group], own.mask], dim=1)
     return _forward_pass(model, own.states, own.targets, words, after_picture)
-
-
-def _split(values: Sequence[Any], counts: Sequence[int]) -> Iterator[Sequence[Any]]:
-    """A list cut into parts of these lengths."""
-    start = 0
-    for count in counts:
-        yield values[start : start + count]
-        start += count
 
 
 def _forward_pass(
