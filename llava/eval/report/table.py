@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -248,7 +249,7 @@ def _digits(row: Row) -> int:
 
 def notes(rows: Sequence[Row], unfinished: Sequence[Path] = ()) -> list[str]:
     """What a reader of the table must know."""
-    remarks = [f"{row.task}: {row.note}." for row in rows if row.note]
+    remarks = _remarks(rows)
     remarks += [
         f"{row.plan}: {row.failed} of {row.questions} questions failed and count as wrong."
         for row in rows
@@ -260,12 +261,25 @@ def notes(rows: Sequence[Row], unfinished: Sequence[Path] = ()) -> list[str]:
     template = f"Prompt template: {templates(rows)}."
     return [
         template,
-        *dict.fromkeys(remarks),
+        *remarks,
         COST_NOTE,
         *_uncompared(rows),
         *_compared(rows),
         *_split_notes(rows),
         *_ratio_notes(rows),
+    ]
+
+
+def _remarks(rows: Sequence[Row]) -> list[str]:
+    """What runs say of themselves: once for a task where all of its runs say it, else with the plans that do."""
+    plans_by_note: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        if row.note:
+            plans_by_note.setdefault((row.task, row.note), []).append(row.plan)
+    runs = Counter(row.task for row in rows)
+    return [
+        f"{task}: {note}." if len(plans) == runs[task] else f"{task}, {', '.join(dict.fromkeys(plans))}: {note}."
+        for (task, note), plans in plans_by_note.items()
     ]
 
 

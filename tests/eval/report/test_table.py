@@ -102,12 +102,22 @@ def test_notes_say_what_must_be_known(made, tmp_path):
     make_run(tmp_path, "fastv@2:8", keys=KEYS[:8], failed=KEYS[:2])
     rows, _ = collect([made, tmp_path])
     said = "\n".join(notes(rows, [Path("slow")]))
-    assert "mme: scored over the 3 of 14 subtasks present" in said and said.count("3 of 14") == 1
+    assert (
+        "mme, full, fastv@2-64, random@2-64, fastv@2-16: scored over the 3 of 14 subtasks present" in said
+        and said.count("3 of 14") == 1
+    )
     assert "fastv@2-8: 2 of 8 questions failed and count as wrong." in said
     assert "slow is not finished and not shown." in said
     assert "Not compared with full, since that run had other questions (24, not 8): fastv@2-8." in said
     assert "mean ± standard deviation over the seeds" in said
     assert "Holm's correction for 4 comparisons" in said
+
+
+def test_a_remark_that_some_runs_make_names_them(made):
+    full, reduced = collect([made])[0][:2]
+    remarks = [replace(full, task="boxes", note=""), replace(reduced, task="boxes", note="1 of 4 answers hold no box")]
+    said = notes([*remarks, replace(full, note="all three"), replace(reduced, note="all three")])
+    assert f"boxes, {reduced.plan}: 1 of 4 answers hold no box." in said and said.count("mme: all three.") == 1
 
 
 def test_no_comparison_no_word_about_them(tmp_path):
