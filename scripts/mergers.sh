@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
-# The learnable mergers on the embedded model: V1, V2 and V3 are trained on 25,600 questions each, condensation's cross-attention on
-# 6,400, then compared with what needs no training at 288, 144, 64 and 16 tokens. Those that read no question take half an hour
-# on one core, V2 and V3 with its question some hours. Resumes where it was stopped.
+# The learnable mergers on the embedded model: V1, V2, V3 and condensation's cross-attention are trained on 6,400 questions each, then
+# compared with what needs no training at 288, 144, 64 and 16 tokens. Resumes where it was stopped.
 #
 #   bash scripts/mergers.sh [--limit 64]      further flags go to llava.experiments.evaluate_merger
 # shellcheck disable=SC1091
@@ -21,11 +20,11 @@ train() { # folder, merger type, steps, further flags
 [[ -f playground/data/llava-shapes/llava_shapes.json ]] ||
     python -m llava.shapes.export --format llava --images 800 --output playground/data/llava-shapes
 train merger-shapes-condensation condensation 100
-train merger-shapes-v1 simple 400
+train merger-shapes-v1 simple 100
 # Every question is a prompt of its own, so a batch has fewer.
-train merger-shapes-v2 question_aware 1600 --set training_settings.batch_size=16
+train merger-shapes-v2 question_aware 400 --set training_settings.batch_size=16
 # As document 003 has it: half of the tokens, and the question modulates them.
-train merger-shapes-v3 fixed_pooling 1600 --set training_settings.batch_size=16 \
+train merger-shapes-v3 fixed_pooling 400 --set training_settings.batch_size=16 \
     --set method_settings.use_question=true --set method_settings.budgets=null
 
 python -m llava.shapes.export --format mme --output "$data"
