@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -261,7 +260,7 @@ def notes(rows: Sequence[Row], unfinished: Sequence[Path] = ()) -> list[str]:
     template = f"Prompt template: {templates(rows)}."
     return [
         template,
-        *remarks,
+        *dict.fromkeys(remarks),
         COST_NOTE,
         *_uncompared(rows),
         *_compared(rows),
@@ -271,16 +270,18 @@ def notes(rows: Sequence[Row], unfinished: Sequence[Path] = ()) -> list[str]:
 
 
 def _remarks(rows: Sequence[Row]) -> list[str]:
-    """What runs say of themselves: once for a task where all of its runs say it, else with the plans that do."""
-    plans_by_note: dict[tuple[str, str], list[str]] = {}
+    """What runs say of themselves: once for a model's task where all of its runs say it, else with the plans that do."""
+    several = len({row.model for row in rows}) > 1
+    runs: dict[str, list[Row]] = {}
     for row in rows:
-        if row.note:
-            plans_by_note.setdefault((row.task, row.note), []).append(row.plan)
-    runs = Counter(row.task for row in rows)
-    return [
-        f"{task}: {note}." if len(plans) == runs[task] else f"{task}, {', '.join(dict.fromkeys(plans))}: {note}."
-        for (task, note), plans in plans_by_note.items()
-    ]
+        runs.setdefault(f"{row.task} on {row.model}" if several else row.task, []).append(row)
+    remarks = []
+    for where, inside in runs.items():
+        for note in dict.fromkeys(row.note for row in inside if row.note):
+            plans = [row.plan for row in inside if row.note == note]
+            whose = "" if len(plans) == len(inside) else f", {', '.join(plans)}"
+            remarks.append(f"{where}{whose}: {note}.")
+    return remarks
 
 
 def _uncompared(rows: Sequence[Row]) -> list[str]:

@@ -120,6 +120,12 @@ def test_a_remark_that_some_runs_make_names_them(made):
     assert f"boxes, {reduced.plan}: 1 of 4 answers hold no box." in said and said.count("mme: all three.") == 1
 
 
+def test_models_that_say_different_things_of_a_task_are_named_in_place_of_all_their_plans(made):
+    rows = [replace(row, note="without OCR") for row in collect([made])[0]]
+    said = notes([*rows, *(replace(row, model="other", note="with naming") for row in rows)])
+    assert f"mme on {rows[0].model}: without OCR." in said and "mme on other: with naming." in said
+
+
 def test_no_comparison_no_word_about_them(tmp_path):
     make_run(tmp_path, "full", keys=KEYS)
     said = "\n".join(notes(*collect([tmp_path])))
