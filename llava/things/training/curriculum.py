@@ -50,12 +50,13 @@ class Stage:
 
 ASKED = {"yes_no": 0.6, "open": 0.4}
 DESCRIBED = {"yes_no": 0.35, "open": 0.4, "choice": 0.1, "caption": 0.15}
+PLACED = {"yes_no": 0.3, "open": 0.25, "choice": 0.1, "box": 0.25, "caption": 0.1}
 CURRICULUM = (
     Stage("words", 1800, 1, 3, asked=8, plan="pool@prompt:36", rate=1e-3, mix=ASKED, worded=True),
     Stage("few", 1200, 1, 4, asked=8, plan="pool:144", rate=6e-4, mix=ASKED),
     Stage("many", 800, 2, 8, asked=8, plan="pool:144", rate=5e-4, mix=ASKED | {"choice": 0.1}),
     Stage("mixed", 1200, 1, 8, asked=10, plan="pool:144", rate=5e-4, mix=DESCRIBED),
-    Stage("whole", 600, 2, 8, asked=10, plan=None, rate=3e-4, projector=0.3),
+    Stage("whole", 600, 2, 8, asked=10, plan=None, rate=3e-4, projector=0.3, mix=PLACED),
 )
 
 
