@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -17,6 +18,7 @@ from .rows import REFERENCES, Row
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#6A3D9A")
 LINES = 10  # more than these cannot be told apart
 LETTERS = 12.5  # of a legend per inch
+ROW = 0.23  # inches of a legend's line
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
@@ -28,11 +30,11 @@ def draw_curve(rows: Sequence[Row]) -> Figure:
     methods = list(dict.fromkeys(row.method for _, row in points))
     if len(methods) > LINES:
         methods = _draw_cloud(axes, points, methods)
-    for index, method in enumerate(methods):
+    for index, (method, label) in enumerate(zip(methods, _labels(methods), strict=True)):
         line = sorted(((tokens, row) for tokens, row in points if row.method == method), key=lambda point: point[0])
         # Methods at one budget would hide each other's bars, so they are shifted a little.
         shift = 1.012 ** (index - (len(methods) - 1) / 2)
-        _draw_line(axes, [(tokens * shift, row) for tokens, row in line], method, index)
+        _draw_line(axes, [(tokens * shift, row) for tokens, row in line], label, index)
     for row in rows:
         if row.method in REFERENCES:
             _draw_reference(axes, row)
@@ -49,10 +51,17 @@ def draw_curve(rows: Sequence[Row]) -> Figure:
 
 
 def add_legend(figure: Figure, handles: Sequence[Artist], labels: Sequence[str]) -> None:
-    """A legend below a figure, in as many columns as have room there."""
+    """A legend below a figure, in as many columns as have room there; the figure grows by what has more than one line."""
     room = LETTERS * figure.get_figwidth() / (max(map(len, labels)) + 7)
     columns = max(1, min(len(labels), int(room)))
+    figure.set_figheight(figure.get_figheight() + ROW * (math.ceil(len(labels) / columns) - 1))
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
+
+
+def _labels(methods: Sequence[str]) -> Sequence[str]:
+    """The methods with the folders of their weights by name alone, where that tells them apart."""
+    short = [re.sub(r"=[^,]*/", "=", method) for method in methods]
+    return short if len(set(short)) == len(short) else methods
 
 
 def _draw_cloud(axes: Axes, points: Sequence[tuple[float, Row]], methods: Sequence[str]) -> list[str]:
@@ -66,7 +75,7 @@ def _draw_cloud(axes: Axes, points: Sequence[tuple[float, Row]], methods: Sequen
     return [method for method in methods if budgets[method] > 1]
 
 
-def _draw_line(axes: Axes, points: Sequence[tuple[float, Row]], method: str, index: int) -> None:
+def _draw_line(axes: Axes, points: Sequence[tuple[float, Row]], label: str, index: int) -> None:
     """One method, from cheapest to most expensive."""
     hollow = index >= len(COLOURS)  # the colour is in use; dashed and hollow tells them apart
     colour = COLOURS[index % len(COLOURS)]
@@ -84,7 +93,7 @@ def _draw_line(axes: Axes, points: Sequence[tuple[float, Row]], method: str, ind
         linewidth=1.8,
         elinewidth=1,
         capsize=3,
-        label=method,
+        label=label,
         zorder=3,
     )
 

@@ -120,6 +120,21 @@ def test_curve_has_a_line_a_method_and_reference_lines(made):
     assert sorted(text.get_text().split()[0] for text in axes.texts) == ["blind", "full"]
 
 
+def test_a_long_legend_takes_nothing_from_the_curve_and_names_weights_by_their_folder(made):
+    row = next(row for row in collect([made])[0] if row.method == "fastv@2")
+    methods = [f"merger,weights=a/long/way/to/the/folder/of/weights-{number}" for number in range(9)]
+    figure = draw_curve([replace(row, method=method) for method in methods])
+    figure.draw_without_rendering()
+    plain = draw_curve([row])
+    plain.draw_without_rendering()
+    heights = [drawn.axes[0].get_window_extent().height for drawn in (figure, plain)]
+    assert heights[0] > 0.95 * heights[1]
+    assert figure.axes[0].containers[8].get_label() == "merger,weights=weights-8"
+    alike = [replace(row, method=f"merger,weights={folder}/weights") for folder in ("one", "two")]
+    labels = [container.get_label() for container in draw_curve(alike).axes[0].containers]
+    assert labels == ["merger,weights=one/weights", "merger,weights=two/weights"]
+
+
 def test_two_models_get_a_curve_each(made, tmp_path):
     make_run(tmp_path / "other", "full", keys=KEYS, name="other")
     rows, _ = collect([made, tmp_path / "other"])
