@@ -14,7 +14,9 @@ from pathlib import Path
 from llava.reduction import did_you_mean
 from llava.shipped import shipped
 
+from ..ask.configuration import configuration
 from ..ask.opening import Checkpoint, Evaluation, open_checkpoint, open_evaluation
+from ..results.folder import require_same
 from .cells import FILE, Cell, Job, empty, jobs, read_cells, write_cells
 from .grid import Benchmark, Grid, Model
 
@@ -69,6 +71,16 @@ class Work:
     def finished(self, job: Job) -> bool:
         return job.cell.plan is not None and (self.folder / job.cell.plan / "metrics.json").is_file()
 
+    def require_same(self) -> None:
+        """Raises ValueError for a finished run of the selection with another configuration, such as other weights under the same name."""
+        if self.evaluation is None:
+            return
+        model, task, settings = self.evaluation.model, self.evaluation.task, self.evaluation.settings
+        for job in self.chosen:
+            if job.plan is not None and self.finished(job):
+                config = configuration(model, task, job.plan, settings.batch_size, settings.limit)
+                require_same(self.folder / (job.cell.plan or ""), config)
+
     def answered(self, job: Job) -> int:
         """How many questions of a cell have their answer."""
         file = self.folder / (job.cell.plan or ".") / "predictions.jsonl"
@@ -95,7 +107,7 @@ def open_works(grid: Grid, chosen: Selection, make: bool = True, retry: bool = F
     """Every chosen model and task in the grid's order; nothing is loaded.
 
     make: make models and data that are missing and can be made, and write ``grid.json``; else only look. retry: forget which
-    plans a model has refused. Raises ValueError as ``Selection.check`` and ``jobs`` do, and for a command that fails.
+    plans a model has refused. Raises ValueError as ``Selection.check``, ``jobs`` and ``Work.require_same`` do, and for a command that fails.
     """
     chosen.check(grid)
     works = []
@@ -117,6 +129,7 @@ def open_works(grid: Grid, chosen: Selection, make: bool = True, retry: bool = F
             if not retry:
                 _remember_refusals(work)
             work.chosen = [job for job in work.jobs if chosen.wants(job.cell)]
+            work.require_same()
             if make:
                 work.write()
             works.append(work)

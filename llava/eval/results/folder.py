@@ -57,7 +57,7 @@ class Run:
         check_writable(self.folder)
         files = [self.folder / "predictions.jsonl", *self._parts()]
         if any(file.exists() and file.stat().st_size for file in files):
-            self._agree()
+            require_same(self.folder, self.config)
         file = self.folder / f"predictions.{part}.jsonl" if part else files[0]
         self._file = open(file, "ab", buffering=0)
         try:
@@ -84,23 +84,6 @@ class Run:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
-
-    def _agree(self) -> None:
-        """Refuse to mix answers of two configurations."""
-        file = self.folder / "config.yaml"
-        if not file.is_file():
-            raise ValueError(f"{self.folder} holds answers but no config.yaml; give another --results")
-        before, now = _flat(read_config(file)), _flat(self.config)
-        changes = [
-            f"{name} is {excerpt(before.get(name))} there and {excerpt(now.get(name))} now"
-            for name in dict.fromkeys([*before, *now])
-            if name not in FREE and before.get(name) != now.get(name)
-        ]
-        if changes:
-            raise ValueError(
-                f"{self.folder} holds a run with another configuration: {'; '.join(changes)}. "
-                "Give another --results, or remove that folder to start again"
-            )
 
     def append(self, line: Line) -> None:
         """Add one line, whole or not at all. Raises OSError when the disk takes no more."""
@@ -175,6 +158,24 @@ def check_writable(folder: Path) -> None:
     if free < ROOM:
         raise OSError(
             errno.ENOSPC, f"only {free / 2**20:.0f} MiB are free at {folder}, a run needs {ROOM // 2**20}; make room"
+        )
+
+
+def require_same(folder: Path, config: dict) -> None:
+    """Refuse to mix answers of two configurations. Raises ValueError naming in what the run in ``folder`` differs from ``config``."""
+    file = folder / "config.yaml"
+    if not file.is_file():
+        raise ValueError(f"{folder} holds answers but no config.yaml; give another --results")
+    before, now = _flat(read_config(file)), _flat({"format": FORMAT, **config})
+    changes = [
+        f"{name} is {excerpt(before.get(name))} there and {excerpt(now.get(name))} now"
+        for name in dict.fromkeys([*before, *now])
+        if name not in FREE and before.get(name) != now.get(name)
+    ]
+    if changes:
+        raise ValueError(
+            f"{folder} holds a run with another configuration: {'; '.join(changes)}. "
+            "Give another --results, or remove that folder to start again"
         )
 
 

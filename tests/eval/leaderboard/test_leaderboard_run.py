@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,19 @@ def test_what_is_finished_or_refused_is_not_asked_again(file, monkeypatch):
     assert "trim" in {job.cell.name for job in open_works(read_grid(file), Selection(), False, True)[0].left()}
     monkeypatch.setattr(Measuring, "_subject", lambda *_: pytest.fail("nothing is left, so nothing is loaded"))
     assert main(["run", str(file), "--no-page", "--method", "trim", "--method", "blind", "--mean", "9"]) == 0
+
+
+@pytest.mark.parametrize("flags", [(), ("--dry-run",)])
+def test_runs_of_other_weights_under_the_same_name_are_not_taken_for_these(file, tmp_path, caplog, flags):
+    """They stayed on the board beside the new ones, and nothing was left to measure."""
+    checkpoint = Path(shutil.copytree(PARITY15 / "checkpoint", tmp_path / "checkpoint"))
+    file.write_text(file.read_text().replace(str(PARITY15 / "checkpoint"), str(checkpoint)))
+    words = ["run", str(file), "--no-page", "--method", "blind"]
+    assert main(words) == 0
+    weights = checkpoint / "config.json"
+    weights.write_text(weights.read_text() + "\n")
+    assert main([*words, *flags]) == 2
+    assert "blind holds a run with another configuration: model.fingerprint is" in caplog.text
 
 
 def test_a_stopped_run_is_resumed_at_the_question(file, monkeypatch):
