@@ -150,12 +150,17 @@ def plan_name(spec: Spec) -> str:
     """
     plan = plan_from(spec)
     spelled = "+".join(map(str, plan))
-    short = re.sub(r'weights=("?)[^,+"]*/', r"weights=\1", spelled)
+    short = with_short_paths(spelled)
     name = re.sub(r"[^\w@.=+%-]+", "_", short.replace(":", "-"), flags=re.ASCII).strip("_")[:LONGEST_NAME]
     texts = [value for stage in plan for value in stage.reducer.options().values() if isinstance(value, str)]
     if len(short) > LONGEST_NAME or not all(re.fullmatch(r"[\w.-]+", text, re.ASCII) for text in texts):
         name += "-" + hashlib.sha256(spelled.encode("utf-8", "surrogatepass")).hexdigest()[:8]
     return name or "full"
+
+
+def with_short_paths(spelled: str) -> str:
+    """A spelled plan or method whose paths (``weights=``) are their last parts."""
+    return re.sub(r'weights=("?)[^,+"]*/', r"weights=\1", spelled)
 
 
 # ------------------------------------------------------------------------------------------------------- order and check

@@ -11,7 +11,7 @@ from llava.model.checkpoint import fingerprint
 from llava.reduction import Stage, plan_name
 
 from ..tasks.base import Example
-from .opening import Checkpoint
+from .opening import Checkpoint, Evaluation
 from .pricing import method_label
 
 
@@ -81,3 +81,9 @@ def configuration(
         "decoding": "greedy",
         "batch_size": batch_size,
     }
+
+
+def run_configuration(evaluation: Evaluation, plan: list[Stage]) -> dict[str, Any]:
+    """The ``configuration`` of an evaluation's run under a plan."""
+    settings = evaluation.settings
+    return configuration(evaluation.model, evaluation.task, plan, settings.batch_size, settings.limit)

@@ -23,7 +23,7 @@ from llava.reduction import Stage, plan_name
 
 from ..results.folder import Run, summarise_cost
 from ..tasks.base import Example, Line, Task
-from .configuration import configuration
+from .configuration import run_configuration
 from .controls import is_adaptive, with_controls
 from .loop import Answer, answers
 from .opening import Evaluation
@@ -86,7 +86,7 @@ def _open_runs(
     settings, runs = evaluation.settings, []
     with processes.main_process_first():
         for plan in plans:
-            config = configuration(evaluation.model, evaluation.task, plan, settings.batch_size, settings.limit)
+            config = run_configuration(evaluation, plan)
             run = Run(evaluation.results / plan_name(plan), config, processes.process_index)
             runs.append((plan, stack.enter_context(run)))
         if settings.retry_failed and processes.is_main_process:

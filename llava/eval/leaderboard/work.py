@@ -14,7 +14,7 @@ from pathlib import Path
 from llava.reduction import did_you_mean
 from llava.shipped import shipped
 
-from ..ask.configuration import configuration
+from ..ask.configuration import run_configuration
 from ..ask.opening import Checkpoint, Evaluation, open_checkpoint, open_evaluation
 from ..results.folder import require_same
 from .cells import FILE, Cell, Job, empty, jobs, read_cells, write_cells
@@ -75,16 +75,17 @@ class Work:
         """Raises ValueError for a finished run of the selection with another configuration, such as other weights under the same name."""
         if self.evaluation is None:
             return
-        model, task, settings = self.evaluation.model, self.evaluation.task, self.evaluation.settings
         for job in self.chosen:
             if job.plan is not None and self.finished(job):
-                config = configuration(model, task, job.plan, settings.batch_size, settings.limit)
-                require_same(self.folder / (job.cell.plan or ""), config)
+                require_same(self._run(job), run_configuration(self.evaluation, job.plan))
 
     def answered(self, job: Job) -> int:
         """How many questions of a cell have their answer."""
-        file = self.folder / (job.cell.plan or ".") / "predictions.jsonl"
+        file = self._run(job) / "predictions.jsonl"
         return file.read_bytes().count(b"\n") if file.is_file() else 0
+
+    def _run(self, job: Job) -> Path:
+        return self.folder / (job.cell.plan or ".")
 
     def refuse(self, job: Job, reason: str) -> None:
         """Note that the model refused a cell's plan, and why; its folder is removed if it holds no answer."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -11,6 +10,8 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
+
+from llava.reduction.plan import with_short_paths
 
 from .rows import REFERENCES, Row
 
@@ -60,7 +61,7 @@ def add_legend(figure: Figure, handles: Sequence[Artist], labels: Sequence[str])
 
 def _labels(methods: Sequence[str]) -> Sequence[str]:
     """The methods with the folders of their weights by name alone, where that tells them apart."""
-    short = [re.sub(r"=[^,]*/", "=", method) for method in methods]
+    short = list(map(with_short_paths, methods))
     return short if len(set(short)) == len(short) else methods
 
 
