@@ -11,7 +11,6 @@ data=playground/data/eval/MME-shapes
 results=playground/results/mergers
 
 train() { # folder, merger type, steps, further flags
-    [[ -f playground/checkpoints/$1/merger.json ]] && return
     python -m llava.train.train_merger --config configs/vision_token_pruning.yaml \
         --set "method_settings.merger_type=$2" --set "training_settings.steps=$3" \
         --set "training_settings.output=playground/checkpoints/$1" "${@:4}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from llava.model.builder import load_pretrained_model
 
 from .assemble import MARK, TOWER_FOLDER, save_halves
 from .download import check_room, room_named
-from .training.ship import ADAPTER
+from .training.ship import ADAPTER, digest
 
 WEIGHTS = "model.safetensors"
 
@@ -25,7 +24,7 @@ def merge(base: Path, learnt: Path, output: Path) -> Path:
     """
     if not (learnt / ADAPTER).is_file():
         raise FileNotFoundError(f"{learnt} holds no {ADAPTER}; give the folder that llava things train wrote")
-    made = read_json(base / MARK) | {"learnt": hashlib.sha256((learnt / ADAPTER).read_bytes()).hexdigest()}
+    made = read_json(base / MARK) | {"learnt": digest(learnt)}
     if is_made(output, MARK, made, "build", "built"):
         return output
     with new_folder(output) as partial:

@@ -8,7 +8,7 @@ divergence of the answer's logits and, where weighted, the squared distance of t
 ``training_settings.output``: ``merger.safetensors`` and ``merger.json`` (a plan names the folder: ``merger:64,weights=FOLDER``),
 ``settings.yaml``, ``metrics.jsonl``, ``loss.png``, and ``checkpoint.pt`` while it runs. Given again, the command
 resumes from there, and what a step draws depends on the seed and its number alone, so a stopped run ends as one that
-was not.
+was not. What was trained with the same settings on the same weights is left as it is; another's folder is refused.
 """
 
 from __future__ import annotations
@@ -25,16 +25,17 @@ import yaml
 from accelerate import Accelerator
 
 from llava.cli.console import progress_bar, terminal
+from llava.files import read_json
 from llava.model.builder import load_pretrained_model, read_config
-from llava.model.checkpoint import find_folder
+from llava.model.checkpoint import find_folder, fingerprint
 from llava.model.language_model.llava_family import LlavaFamilyForCausalLM
 from llava.model.language_model.reduction_knobs import REDUCTION_KNOBS
-from llava.reduction.learned.trained import save_trained, trained_plan
+from llava.reduction.learned.trained import ABOUT, save_trained, trained_plan
 from llava.utils import exit_code
 
 from .checkpoints import writing
 from .merger.examples import TrainingExamples
-from .merger.loop import TrainingLoop
+from .merger.loop import FINGERPRINT, TrainingLoop, deciding_settings, require_same_training
 from .merger.metrics import draw_loss, read_metrics
 from .merger.module import TrainableMerger, build
 from .merger.settings import DataSettings, MllmSettings, Settings, read_settings
@@ -42,6 +43,7 @@ from .trainable import require_tower
 
 logger = logging.getLogger(__name__)
 
+SETTINGS = "settings.yaml"
 GENERATED = "llava_shapes.json"  # the name that the embedded world's export gives its conversations
 
 
@@ -59,19 +61,33 @@ def train(settings: Settings) -> Path:
             f"training_settings.batch_size={training.batch_size} must be a multiple of {accelerator.num_processes} "
             f"processes x gradient_accumulation={training.gradient_accumulation}"
         )
+    deciding = deciding_settings(settings, fingerprint(find_folder(mllm.model_path, "model")))
+    if _is_trained(Path(training.output), deciding):
+        logger.info("%s is trained so already; remove it to train it again", training.output)
+        return Path(training.output)
     _check_data(settings.data_settings)
     Path(training.output).mkdir(parents=True, exist_ok=True)
     tokenizer, model, image_processor = _load_frozen(mllm, accelerator)
     examples = TrainingExamples(settings, model, tokenizer, image_processor)
     tokens = require_tower(model).num_patches
     merger = build(settings, model.config.mm_hidden_size, model.config.hidden_size, tokens)
-    loop = TrainingLoop(settings, merger, examples, accelerator)
+    loop = TrainingLoop(settings, merger, examples, accelerator, deciding)
     with progress_bar(terminal(), accelerator.is_main_process) as progress:
         loop.run(progress)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         _save(settings, merger, loop)
     return Path(training.output)
+
+
+def _is_trained(folder: Path, deciding: dict[str, Any]) -> bool:
+    """Whether a folder holds what such a training has written; ValueError for what another one has."""
+    if not (folder / ABOUT).is_file() or not (folder / SETTINGS).is_file():
+        return False
+    # A folder from before fingerprints were written is taken at its word.
+    weights = read_json(folder / ABOUT).get(FINGERPRINT, deciding[FINGERPRINT])
+    require_same_training(folder / ABOUT, deciding_settings(read_settings(folder / SETTINGS), weights), deciding)
+    return True
 
 
 def _check_data(data: DataSettings) -> None:
@@ -109,13 +125,14 @@ def _save(settings: Settings, merger: TrainableMerger, loop: TrainingLoop) -> No
         "model": model_path,
         "steps": settings.training_settings.steps,
         "budgets": settings.budgets,
+        FINGERPRINT: loop.deciding[FINGERPRINT],
     }
     with writing(folder, loop.last_checkpoint()):
-        save_trained(merger.module, folder, merger.arguments, **about)
         content = yaml.safe_dump(settings.model_dump(), sort_keys=False)
-        (folder / "settings.yaml").write_text(content, encoding="utf-8")
+        (folder / SETTINGS).write_text(content, encoding="utf-8")
         title = f"{settings.method_settings.merger_type} on {Path(model_path).name}"
         draw_loss(read_metrics(loop.metrics), title).savefig(folder / "loss.png")
+        save_trained(merger.module, folder, merger.arguments, **about)  # the last file: where it is, all are
     logger.info("wrote %s; a plan names it: %s", folder, trained_plan(folder, settings.budgets[0]))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import resource
 from pathlib import Path
@@ -256,6 +257,25 @@ def test_another_training_is_not_resumed(config, tmp_path, caplog):
     assert main(["--config", config(steps=2)]) == 0
     assert main(["--config", config(steps=2), "--set", "training_settings.seed=1"]) == 2
     assert "is of another training: training_settings.seed is 0 there and 1 now" in caplog.text
+
+
+def test_what_is_trained_is_left_alone_and_another_training_does_not_take_its_place(config, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    file, folder = config(steps=2), tmp_path / "merger"
+    assert main(["--config", file]) == 0
+    (folder / CHECKPOINT).unlink()  # as in a folder that is shipped
+    written = (folder / "merger.safetensors").stat().st_mtime_ns
+    assert main(["--config", file]) == 0
+    assert "is trained so already; remove it to train it again" in caplog.text
+    assert (folder / "merger.safetensors").stat().st_mtime_ns == written
+    assert main(["--config", file, "--set", "training_settings.steps=3"]) == 2
+    assert "merger.json is of another training: training_settings.steps is 2 there and 3 now" in caplog.text
+    about = json.loads((folder / "merger.json").read_text())
+    (folder / "merger.json").write_text(json.dumps(about | {"fingerprint": "another"}))
+    assert main(["--config", file]) == 2
+    assert "is of another training: fingerprint is 'another' there and" in caplog.text
+    (folder / "merger.json").write_text(json.dumps({name: about[name] for name in about if name != "fingerprint"}))
+    assert main(["--config", file]) == 0
 
 
 @pytest.mark.parametrize("kind", TYPES)

@@ -30,6 +30,7 @@ import torch
 import yaml
 
 from llava.files import excerpt, parse_json, read_text, require_fields, write_json, write_text
+from llava.folders import differences
 from llava.shipped import INSTALLED
 
 from ..tasks.base import Line
@@ -166,15 +167,9 @@ def require_same(folder: Path, config: dict) -> None:
     file = folder / "config.yaml"
     if not file.is_file():
         raise ValueError(f"{folder} holds answers but no config.yaml; give another --results")
-    before, now = _flat(read_config(file)), _flat({"format": FORMAT, **config})
-    changes = [
-        f"{name} is {excerpt(before.get(name))} there and {excerpt(now.get(name))} now"
-        for name in dict.fromkeys([*before, *now])
-        if name not in FREE and before.get(name) != now.get(name)
-    ]
-    if changes:
+    if changes := differences(read_config(file), {"format": FORMAT, **config}, FREE):
         raise ValueError(
-            f"{folder} holds a run with another configuration: {'; '.join(changes)}. "
+            f"{folder} holds a run with another configuration: {changes}. "
             "Give another --results, or remove that folder to start again"
         )
 
@@ -283,11 +278,3 @@ def _commit() -> str | None:
     describe = [git, "describe", "--always", "--dirty", "--abbrev=40"]
     done = subprocess.run(describe, cwd=Path(__file__).parent, capture_output=True, text=True)
     return done.stdout.strip() if done.returncode == 0 else None
-
-
-def _flat(nested: dict, prefix: str = "") -> dict[str, object]:
-    """Nested dicts as one with dotted names."""
-    flat: dict[str, object] = {}
-    for name, value in nested.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return flat

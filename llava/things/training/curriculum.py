@@ -11,6 +11,7 @@ import torch
 from rich.progress import track
 
 from llava.files import write_json
+from llava.folders import begin
 from llava.worlds.files import conversation
 
 from ..world import Conversations, Questions, World
@@ -20,6 +21,8 @@ from .worded import draw_words
 SEED = 41  # first number of the seeds of all scenes that are trained on
 QUALITY = 90  # of the JPEGs
 RANK = 32  # of the LoRA: 20 MB in bfloat16
+MADE = "made.json"  # in every folder of the work: what it is made from
+DRAWN = ("pictures", "least", "most", "asked", "mix", "worded")  # what decides a stage's records
 
 
 @dataclass(frozen=True)
@@ -63,12 +66,12 @@ CURRICULUM = (
 def write_records(stage: Stage, world: World, folder: Path, progress: bool = False) -> Path:
     """Draw a stage's pictures and write its questions, a record each; returns the JSON, which is written last.
 
-    What is there already is kept: the same stage gives the same bytes.
+    What is there already is kept: the same stage gives the same bytes. Raises ValueError for a folder of another stage's.
     """
     file = folder / f"{stage.name}.json"
+    begin(folder, MADE, {"number": stage.number, **{name: vars(stage)[name] for name in DRAWN}})
     if file.is_file():
         return file
-    folder.mkdir(parents=True, exist_ok=True)
     conversations = Conversations(Questions(world))
     records = []
     for number in track(range(stage.pictures), f"drawing {stage.name}", disable=not progress):

@@ -3,7 +3,7 @@
     python -m llava.things.train --base playground/checkpoints/llava-things-base --work playground/training/things
 
 Everything lies in the work folder, and the same command resumes where it was stopped: drawn pictures, patches and finished stages
-are kept, an interrupted stage is resumed from its last checkpoint.
+are kept, an interrupted stage is resumed from its last checkpoint. What was begun with other parts or another curriculum is refused.
 """
 
 from __future__ import annotations
@@ -16,19 +16,21 @@ from typing import Any
 import torch
 
 from llava.files import write_json
+from llava.folders import begin
 from llava.model.builder import PROJECTOR_FILE, load_pretrained_model
+from llava.model.checkpoint import fingerprint
 from llava.train.train import parse, train
 
 from ..world import World
 from .align import Words, align, read_patches
-from .curriculum import CURRICULUM, Stage, arguments, write_records
-from .ship import finished_stages, ship
+from .curriculum import CURRICULUM, MADE, Stage, arguments, write_records
+from .ship import digest, finished_stages, ship
 from .worded import read_words
 
 logger = logging.getLogger(__name__)
 
 PICTURES, STEPS = 1200, 2000  # of the alignment
-DONE = "done.json"  # in the folder of a finished stage
+DONE = "done.json"  # in the folder of a finished stage: its last figures
 
 
 def train_things(
@@ -57,15 +59,16 @@ def train_things(
 
 def aligned(base: Path, world: World, work: Path, progress: bool = False) -> Path:
     """The folder with an aligned projector and its figures."""
-    folder = work / "aligned"
+    folder, seen = work / "aligned", work / "patches"
+    begin(folder, MADE, {"base": fingerprint(base), "pictures": PICTURES, "steps": STEPS})
+    begin(seen, MADE, {"base": fingerprint(base)})
     if not (folder / DONE).is_file():
         tokenizer, model, image_processor, _ = load_pretrained_model(base, device="cpu", dtype="float32")
-        patches = read_patches(model, image_processor, world, work / "patches", PICTURES, progress)
+        patches = read_patches(model, image_processor, world, seen, PICTURES, progress)
         embeddings: Any = model.get_input_embeddings()
         words = Words.of(world, tokenizer, embeddings.weight)
         projector: Any = model.get_model().mm_projector
         figures = align(projector, patches, words, STEPS)
-        folder.mkdir(parents=True, exist_ok=True)
         weights = {f"model.mm_projector.{name}": value for name, value in projector.state_dict().items()}
         torch.save(weights, folder / PROJECTOR_FILE)
         write_json(folder / DONE, figures)
@@ -75,10 +78,11 @@ def aligned(base: Path, world: World, work: Path, progress: bool = False) -> Pat
 
 def _trained(stage: Stage, base: Path, world: World, work: Path, before: Path, progress: bool) -> Path:
     folder = work / "stages" / stage.name
+    begin(folder, MADE, {"stage": vars(stage), "base": fingerprint(base), "before": digest(before)})
     if not (folder / DONE).is_file():
         records = write_records(stage, world, work / "records" / stage.name, progress)
         logger.info("stage %s: %d pictures", stage.name, stage.pictures)
         words = partial(read_words, world=world) if stage.worded else None
-        train(*parse(arguments(stage, base, records, folder, before)), prepare=words)
-        write_json(folder / DONE, vars(stage))
+        trained = train(*parse(arguments(stage, base, records, folder, before)), prepare=words)
+        write_json(folder / DONE, trained.state.log_history[-1])
     return folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from llava.files import read_json, write_json
-from llava.model.builder import NON_LORA_FILE
+from llava.model.builder import NON_LORA_FILE, PROJECTOR_FILE
 
 STAGES = "stages.json"
 ADAPTER = "adapter_model.safetensors"
@@ -43,6 +44,12 @@ def ship(learnt: Path, output: Path, finished: Sequence[str]) -> Path:
 def finished_stages(folder: Path) -> list[str]:
     """The stages that what lies in a folder has been through; none where nothing was shipped."""
     return read_json(folder / STAGES, list, "remove it to begin from nothing") if (folder / STAGES).is_file() else []
+
+
+def digest(learnt: Path) -> str:
+    """SHA-256 of what a folder has learnt: its LoRA, or its projector where it has no LoRA."""
+    file = learnt / ADAPTER
+    return hashlib.sha256((file if file.is_file() else learnt / PROJECTOR_FILE).read_bytes()).hexdigest()
 
 
 def _halved(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

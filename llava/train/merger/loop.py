@@ -17,6 +17,7 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 from llava.constants import IGNORE_INDEX
+from llava.folders import differences
 from llava.reduction import reduced
 
 from ..checkpoints import reading, writing
@@ -28,7 +29,7 @@ from .settings import Settings
 
 logger = logging.getLogger(__name__)
 
-CHECKPOINT = "checkpoint.pt"
+CHECKPOINT, FINGERPRINT = "checkpoint.pt", "fingerprint"
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -36,14 +37,20 @@ class TrainingLoop:
     """One training; ``run`` does the steps that are left.
 
     What a step draws depends on the seed and its number alone, so a resumed run ends as one that was not stopped. With
-    several processes each has its share of the batch, and gradients are those of the whole batch.
+    several processes each has its share of the batch, and gradients are those of the whole batch. deciding: what a checkpoint must
+    agree with to be resumed, ``deciding_settings``.
     """
 
     def __init__(
-        self, settings: Settings, merger: TrainableMerger, examples: TrainingExamples, accelerator: Accelerator
+        self,
+        settings: Settings,
+        merger: TrainableMerger,
+        examples: TrainingExamples,
+        accelerator: Accelerator,
+        deciding: dict[str, Any],
     ):
         self.settings, self.merger, self.examples, self.accelerator = settings, merger, examples, accelerator
-        self.training = settings.training_settings
+        self.training, self.deciding = settings.training_settings, deciding
         self.folder, self.step = Path(self.training.output), 0
         self.metrics = self.folder / "metrics.jsonl"
         self.module = merger.module.to(accelerator.device).train()
@@ -156,7 +163,7 @@ class TrainingLoop:
         """Write the checkpoint; the previous one stays until the new one is complete."""
         state = {
             "step": self.step,
-            "settings": deciding_settings(self.settings),
+            "settings": self.deciding,
             "module": self.module.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -179,7 +186,7 @@ class TrainingLoop:
         with reading(file):
             state = torch.load(file, map_location="cpu", weights_only=True)
             stored = dict(state["settings"])
-        check_same_settings(file, stored, deciding_settings(self.settings))
+        require_same_training(file, stored, self.deciding)
         with reading(file):
             self.module.load_state_dict(state["module"])
             self.optimiser.load_state_dict(state["optimiser"])
@@ -190,20 +197,19 @@ class TrainingLoop:
         logger.info("resuming from step %d of %s", self.step, file)
 
 
-def deciding_settings(settings: Settings) -> dict[str, Any]:
-    """Every setting that decides the result, by its whole name."""
+def deciding_settings(settings: Settings, weights: str) -> dict[str, Any]:
+    """Every setting that decides the result, by its whole name; weights: the fingerprint of the frozen model."""
     named: dict[str, Any] = {}
     for group, values in settings.model_dump().items():
         values = values.get("mllm_settings", values)
         named |= {f"{group}.{name}": value for name, value in values.items()}
-    return {name: value for name, value in named.items() if not name.endswith((".output", ".save_every", ".cache"))}
+    kept = {name: value for name, value in named.items() if not name.endswith((".output", ".save_every", ".cache"))}
+    return kept | {FINGERPRINT: weights}
 
 
-def check_same_settings(file: Path, stored: dict[str, Any], asked: dict[str, Any]) -> None:
-    """Raises ValueError that names every setting in which a checkpoint differs."""
-    other = [name for name in {**stored, **asked} if stored.get(name) != asked.get(name)]
-    if other:
-        changes = "; ".join(f"{name} is {stored.get(name)!r} there and {asked.get(name)!r} now" for name in other)
+def require_same_training(file: Path, stored: dict[str, Any], asked: dict[str, Any]) -> None:
+    """Raises ValueError that names every setting in which ``file``, a checkpoint or what was trained, differs."""
+    if changes := differences(stored, asked):
         raise ValueError(
             f"{file} is of another training: {changes}. Give another training_settings.output, or remove that folder to "
             "start again"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -232,3 +233,32 @@ def test_what_was_shipped_is_where_training_begins(base, world, tmp_path, small,
     run.train_things(base, world, tmp_path / "another machine", tmp_path / "lora")
     assert begun == [("second", tmp_path / "lora")]
     assert finished_stages(tmp_path / "lora") == ["first", "second"]
+
+
+def test_what_was_begun_with_another_curriculum_or_other_parts_is_not_gone_on_from(
+    base, world, tmp_path, small, monkeypatch
+):
+    work, output = tmp_path / "work", tmp_path / "lora"
+    run.train_things(base, world, work, output, until="first")
+    (output / "stages.json").unlink()
+    for change, why in (
+        ({"rate": 2e-3}, r"stages/first holds the work of another: stage.rate is 0.001 there and 0.002 now"),
+        ({"pictures": 4}, r"stages/first .*stage.pictures is 8 there and 4 now"),
+    ):
+        edited = (replace(STAGES[0], **change), STAGES[1])
+        monkeypatch.setattr(run, "CURRICULUM", edited)
+        with pytest.raises(ValueError, match=why):
+            run.train_things(base, world, work, output, until="first")
+        monkeypatch.setattr(run, "CURRICULUM", STAGES)
+    with pytest.raises(ValueError, match=r"records/first holds the work of another: most is 2 there and 3 now"):
+        write_records(replace(STAGES[0], most=3), world, work / "records/first")
+    write_records(replace(STAGES[0], rate=2e-3), world, work / "records/first")  # a rate draws no picture
+
+    run.train_things(base, world, work, output, until="first")  # what it was begun with it goes on from
+    (work / "aligned/mm_projector.bin").write_bytes(b"another")
+    with pytest.raises(ValueError, match=r"stages/first .*: before is '[0-9a-f]{64}' there and"):
+        run.train_things(base, world, tmp_path / "work", tmp_path / "other", until="first")
+    other = shutil.copytree(base, tmp_path / "base")
+    (other / "build.json").write_text("{}")
+    with pytest.raises(ValueError, match="aligned holds the work of another: base is"):
+        run.train_things(other, world, work, tmp_path / "other", until="first")
