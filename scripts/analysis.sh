@@ -4,7 +4,7 @@
 #   bash scripts/analysis.sh                         further flags go to every analysis, e.g. --reduction fastv@2:64
 #   SAMPLES=8 bash scripts/analysis.sh               questions of each subtask (default: 4)
 # shellcheck disable=SC1091
-source "$(dirname "${BASH_SOURCE[0]}")/environment.sh" eval
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh" eval "$@"
 
 results=playground/results/analysis
 mme=playground/data/eval/MME-shapes

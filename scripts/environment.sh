@@ -1,6 +1,11 @@
 # Sourced by the other scripts, with the extra to install as argument: enters the repository and a virtual environment
-# that holds the package. What is installed already is not asked for again.
+# that holds the package. What is installed already is not asked for again. A script of several steps passes its own arguments
+# as well: --help among them prints the comment at its top, before any step.
 set -euo pipefail
+if [[ " ${*:2} " == *" --help "* || " ${*:2} " == *" -h "* ]]; then
+    sed -n '2,/^[^#]/{/^# shellcheck/d; s/^# \{0,1\}//p;}' "${BASH_SOURCE[1]}"
+    exit 0
+fi
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 if [[ -z "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ]]; then

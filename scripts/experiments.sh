@@ -5,7 +5,7 @@
 #   bash scripts/experiments.sh                      further flags go to every experiment, e.g. --no-controls
 #   SAMPLES=400 bash scripts/experiments.sh          questions each (default: 30 to 200)
 # shellcheck disable=SC1091
-source "$(dirname "${BASH_SOURCE[0]}")/environment.sh" eval
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh" eval "$@"
 
 results=playground/results/experiments
 mme=playground/data/eval/MME-shapes

@@ -6,7 +6,7 @@
 #   MODEL=liuhaotian/llava-v1.5-7b QUESTIONS=himap-inference-MCQ.json IMAGES=images/test bash scripts/...
 #   bash scripts/fastv_textweighted_experiment.sh --num-samples 20   further flags go to both sweeps
 # shellcheck disable=SC1091
-source "$(dirname "${BASH_SOURCE[0]}")/environment.sh" eval
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh" eval "$@"
 
 model=${MODEL:-playground/checkpoints/llava-shapes-v1}
 data=playground/data/eval/ScienceQA-shapes

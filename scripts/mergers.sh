@@ -4,7 +4,7 @@
 #
 #   bash scripts/mergers.sh [--limit 64]      further flags go to llava.experiments.evaluate_merger
 # shellcheck disable=SC1091
-source "$(dirname "${BASH_SOURCE[0]}")/environment.sh" train
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh" train "$@"
 
 model=playground/checkpoints/llava-shapes-v1
 data=playground/data/eval/MME-shapes

@@ -5,7 +5,7 @@
 #   bash scripts/quickstart.sh                 everything: 400 questions, ten plans
 #   bash scripts/quickstart.sh --limit 64      further flags go to llava.eval.run
 # shellcheck disable=SC1091
-source "$(dirname "${BASH_SOURCE[0]}")/environment.sh" eval
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh" eval "$@"
 
 model=playground/checkpoints/llava-shapes-v1
 data=playground/data/eval/MME-shapes

@@ -45,3 +45,31 @@ def test_flags_exist(module, flags):
 )
 def test_thin_scripts_call_their_module(name, module):
     assert f"from llava.eval.{module} import main" in (SCRIPTS / f"{name}.py").read_text()
+
+
+def steps(script: Path) -> int:
+    """How many programs a script runs."""
+    return len(re.findall(r"^ *(?:exec )?python ", script.read_text(), flags=re.MULTILINE))
+
+
+# A script of one program hands --help on to it.
+SEVERAL = [
+    script for script in SHELL if script.parent == SCRIPTS and steps(script) > 1 and script.stem != "environment"
+]
+
+
+def test_there_are_scripts_of_several_steps():
+    assert {"quickstart", "mergers", "experiments", "analysis"} <= {script.stem for script in SEVERAL}
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+@pytest.mark.parametrize("script", SEVERAL, ids=lambda script: script.name)
+def test_help_of_a_script_of_several_steps_does_none_of_them(script, flag, tmp_path):
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\ntouch {tmp_path}/called\n")
+    python.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "VIRTUAL_ENV": str(tmp_path)}
+    done = subprocess.run(["bash", script, flag], env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "") and not (tmp_path / "called").exists()
+    comment = [line[2:] for line in script.read_text().split("\n")[1:] if line.startswith("# ")]
+    assert done.stdout.startswith(comment[0]) and f"bash scripts/{script.name}" in done.stdout
