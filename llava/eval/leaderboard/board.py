@@ -67,7 +67,7 @@ def build(paths: Sequence[str | Path], margin: float = MARGIN) -> Leaderboard:
     """The leaderboard of all runs in and under the folders.
 
     Runs are named and placed by the ``grid.json`` beside them, and where there is none, by their method and their own
-    mean. margin: points within which a run is called equivalent to the full model. Raises FileNotFoundError where there
+    mean. A model and task without any run come last. margin: points within which a run is called equivalent to the full model. Raises FileNotFoundError where there
     is no finished run, and ValueError for two runs in one cell and for a file that is not what it should be.
     """
     rows, unfinished = collect(paths, margin)
@@ -79,7 +79,9 @@ def build(paths: Sequence[str | Path], margin: float = MARGIN) -> Leaderboard:
         if entry.competes and entry.mean is not None and entry.row is not None and entry.row.answers is not None:
             place = (entry.model, entry.task, entry.mean)
             ranked[place] = {**ranked.get(place, {}), entry.name: entry.row.answers}
-    return Leaderboard(sorted(judged, key=_order), means, agreements(ranked))
+    measured = {(entry.model, entry.task) for entry in judged if entry.row}
+    ordered = sorted(judged, key=lambda entry: ((entry.model, entry.task) not in measured, *_order(entry)))
+    return Leaderboard(ordered, means, agreements(ranked))
 
 
 def by_board(entries: Iterable[Entry]) -> dict[tuple[str, str], list[Entry]]:

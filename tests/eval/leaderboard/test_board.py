@@ -9,7 +9,9 @@ import shutil
 import pytest
 
 from llava.eval.leaderboard.board import build
+from llava.eval.leaderboard.cells import Cell, write_cells
 from llava.eval.leaderboard.files import as_markdown, write
+from llava.eval.leaderboard.tables import missing_lines
 from llava.eval.tasks.gqa import Gqa
 from tests.eval.leaderboard.boards import KEYS, METHODS, make_board
 
@@ -85,6 +87,19 @@ def test_what_was_begun_or_not_measured_says_so(made, tmp_path):
     board = build([root])
     assert cell(board, "hired", 64).reason == "not measured yet"
     assert cell(board, "scope", 16).reason == "it was begun and is not finished"
+
+
+def test_a_task_without_any_run_comes_last_and_says_why_once(made, tmp_path):
+    shutil.copytree(made / "shapes/mme", tmp_path / "shapes/mme")
+    (tmp_path / "shapes/boxes").mkdir()
+    reason = "boxes were not learnt"
+    cells = [Cell(name, "before", mean, reason=reason) for name in ("divprune", "scope") for mean in (64, 16)]
+    write_cells(tmp_path / "shapes/boxes", "llava-shapes", "boxes", [64, 16], cells)
+    board = build([tmp_path])
+    assert list(board.boards()) == [("llava-shapes", "mme"), ("llava-shapes", "boxes")]
+    assert missing_lines(board.boards()["llava-shapes", "boxes"]) == ["boxes were not learnt: no cell is measured."]
+    page = as_markdown(board)
+    assert page.index("on mme") < page.index("on boxes") and page.count(reason) == 1
 
 
 def test_runs_without_a_grid_are_placed_by_their_mean(tmp_path):
