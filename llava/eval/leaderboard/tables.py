@@ -75,9 +75,9 @@ def missing_lines(entries: Sequence[Entry]) -> list[str]:
         if entry.row is None:
             means = by_reason.setdefault(entry.reason or "not measured yet", {}).setdefault(entry.name, [])
             means += [entry.mean] if entry.mean is not None else []
-    sentences = []
     if len(by_reason) == 1 and not any(entry.row for entry in entries):
-        return [f"{next(iter(by_reason))}: no cell is measured."]
+        return [f"{reason}: no cell is measured." for reason in by_reason]
+    sentences = []
     for reason, names in by_reason.items():
         places = [f"{name} at {' and '.join(map(str, means))}" if means else name for name, means in names.items()]
         sentences.append(f"{reason}: {'; '.join(places)}.")

@@ -257,7 +257,7 @@ def test_what_was_begun_with_another_curriculum_or_other_parts_is_not_gone_on_fr
     run.train_things(base, world, work, output, until="first")  # what it was begun with it goes on from
     (work / "aligned/mm_projector.bin").write_bytes(b"another")
     with pytest.raises(ValueError, match=r"stages/first .*: before is '[0-9a-f]{64}' there and"):
-        run.train_things(base, world, tmp_path / "work", tmp_path / "other", until="first")
+        run.train_things(base, world, work, tmp_path / "other", until="first")
     other = shutil.copytree(base, tmp_path / "base")
     (other / "build.json").write_text("{}")
     with pytest.raises(ValueError, match="aligned holds the work of another: base is"):
