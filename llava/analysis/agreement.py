@@ -43,9 +43,9 @@ class Keeper(MeasuringSubject):
         replies = self.subject.answer(texts, features, plan, generation)
         trace, measured = self.subject.model.last_trace, []
         for row, (reply, feature) in enumerate(zip(replies, features, strict=True)):
-            if feature.features.dim() != 2:
+            if not feature.seen.plain:
                 raise ValueError("a picture of several crops has no single grid of patches; give a model that sees one")
-            kept = np.zeros(len(feature.features), dtype=bool)
+            kept = np.zeros(feature.seen.patches, dtype=bool)
             kept[[np.arange(len(kept)), *kept_patches(trace, len(kept), row, row)][-1]] = True
             measured.append(Measured(**vars(reply), layers=[kept]))
         return measured

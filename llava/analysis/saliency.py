@@ -164,7 +164,7 @@ class Salience(MeasuringSubject):
         ids = torch.tensor([self.subject.prompt_ids(text, has_picture=True)], device=model.device)
         with reduced(model, plan):
             with torch.no_grad():
-                spliced = model.splice(ids, **vision_inputs([picture], plan), padding_side="left")
+                spliced = model.splice(ids, **vision_inputs([picture]), padding_side="left")
             names = ("inputs_embeds", "attention_mask", "visual", "sample_seed", "token_size", "grids")
             sums = saliency(model, {name: getattr(spliced, name) for name in names}, target)
         rows = [[len(columns) for columns in token_groups(one, 0).values()] for one in self.decoder.last_ledgers]

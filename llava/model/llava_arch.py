@@ -25,7 +25,8 @@ from llava.model.vision.account import prompt_costs
 from llava.model.vision.anyres import CropLayout, most_crops, unpad_image
 from llava.model.vision.encode import VisionPath, VisionRecord
 from llava.model.vision.modules import LlavaMetaModel, load_projector
-from llava.model.vision.pictures import Images, Picture, as_pictures, assign
+from llava.model.vision.pictures import Features, Images, Picture, as_pictures, assign
+from llava.model.vision.seen_image import SeenImage
 from llava.model.vision.splice import Spliced, VisualTokens, cut_rows, pad_rows, splice_row
 from llava.model.vision.words import asked, questions
 from llava.reduction import Cost, Need, Record, Stage
@@ -33,7 +34,7 @@ from llava.reduction.context import recall, remember
 from llava.reduction.evidence import mixed_seed
 from llava.reduction.plan import Spec
 
-__all__ = ["Images", "LlavaMetaForCausalLM", "LlavaMetaModel", "Spliced", "load_projector", "unpad_image"]
+__all__ = ["Features", "Images", "LlavaMetaForCausalLM", "LlavaMetaModel", "Spliced", "load_projector", "unpad_image"]
 
 # What the mixin is mixed into
 if TYPE_CHECKING:
@@ -78,6 +79,15 @@ class LlavaMetaForCausalLM(ABC, _LanguageModel):
             return []
         encoded = self._vision_path().raw(self.get_model().plan(reduction), pictures)
         return [raw[0] if picture.plain else raw for raw, picture in zip(encoded, pictures, strict=True)]
+
+    def encode_seen(self, images: Images, reduction: Spec = None) -> list[SeenImage]:
+        """What the plan in force asks of the tower about each image: its features, what is read besides, merges done.
+
+        As `encode_raw`, for plans that read more of the tower than its features or merge tokens in it; under others it is
+        the features alone. `generate(raw_vision_features=...)` takes it under any plan that asks for no more.
+        """
+        pictures = self._pictures(images)
+        return self._vision_path().see(self.get_model().plan(reduction), pictures) if pictures else []
 
     def image_seeds(self, images: Images) -> list[int]:
         """A number for each image that depends on its pixels alone, from which seeded methods draw."""
@@ -136,7 +146,7 @@ class LlavaMetaForCausalLM(ABC, _LanguageModel):
         labels: Tensor | None = None,
         images: Images | None = None,
         image_sizes: Sequence[tuple[int, int]] | None = None,
-        raw_vision_features: Sequence[Tensor] | None = None,
+        raw_vision_features: Features | None = None,
         image_seeds: Sequence[int] | None = None,
         padding_side: str | None = None,
         reduction: Spec = None,
@@ -145,9 +155,10 @@ class LlavaMetaForCausalLM(ABC, _LanguageModel):
 
         input_ids (B, S) with IMAGE_TOKEN_INDEX once per image. attention_mask, labels (B, S) or None. images: (n, 3, H,
         W) or (n, crops, 3, H, W), or a list of (3, H, W) and (crops, 3, H, W); raw_vision_features instead: a list of
-        (N, V) and (crops, N, V). image_sizes: (width, height) of every original image, for crops. image_seeds: a number
-        for every image, for seeded methods; None takes a checksum of what is given. padding_side: "left" or "right";
-        None reads `config.tokenizer_padding_side`, default "right". reduction: the plan of this call.
+        (N, V) and (crops, N, V), or what `encode_seen` returns. image_sizes: (width, height) of every original image, for
+        crops. image_seeds: a number for every image, for seeded methods; None takes a checksum of what is given.
+        padding_side: "left" or "right"; None reads `config.tokenizer_padding_side`, default "right". reduction: the plan of
+        this call.
 
         A row without an image token needs no image; scripts that give every such row a dummy of zeros are understood. A row
         longer than `config.tokenizer_model_max_length` is cut there, with a warning. Raises ValueError if images and

@@ -186,7 +186,7 @@ def test_methods_that_need_the_tower_answer_in_batches(data, llava15, spec):
     """Four questions about two pictures at once and one by one: the same words, tokens and cost."""
     subject = LlavaSubject(llava15.tokenizer, llava15.model, llava15.image_processor, "vicuna_v1")
     examples, plan = Mme(data, limit=4).examples, plan_from(spec)
-    encoded = subject.encode([load_image(example.image) for example in examples])
+    encoded = subject.encode([load_image(example.image) for example in examples], plan)
     together = subject.answer([example.text for example in examples], encoded, plan, Generation(4))
     for example, picture, reply in zip(examples, encoded, together, strict=True):
         (alone,) = subject.answer([example.text], [picture], plan, Generation(4))

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llava.mm_utils import load_image
+from llava.model.vision.seen import tower_share
 from llava.reduction import Stage
 
 from ..tasks.base import Example
@@ -129,11 +130,11 @@ class PictureCache:
 
     def __init__(self, subject: Subject, capacity: int):
         self.subject, self.capacity = subject, capacity
-        self.entries: OrderedDict[tuple[Path, str], EncodedPicture] = OrderedDict()
+        self.entries: OrderedDict[tuple[Path, Hashable], EncodedPicture] = OrderedDict()
 
     def load(self, files: Sequence[Path], plan: list[Stage], once: bool = True) -> None:
         """Encode the pictures that are not here yet, together; with ``once`` False, one again for every mention."""
-        view, images = _view(plan), []
+        view, images = tower_share(plan), []
         for file in dict.fromkeys(files) if once else files:
             if (file, view) in self.entries:
                 self.entries.move_to_end((file, view))
@@ -154,9 +155,4 @@ class PictureCache:
 
     def get(self, file: Path | None, plan: list[Stage]) -> EncodedPicture:
         """What ``load`` made of a picture; without a file nothing is encoded and nothing is wrong."""
-        return EncodedPicture() if file is None else self.entries[file, _view(plan)]
-
-
-def _view(plan: Iterable[Stage]) -> str:
-    """The part of a plan that changes how the tower sees a picture."""
-    return "+".join(str(stage) for stage in plan if stage.site == "pixels")
+        return EncodedPicture() if file is None else self.entries[file, tower_share(plan)]

@@ -70,8 +70,8 @@ class Recorder(SubjectWrapper):
         trace = self.subject.model.last_trace
         for row, (reply, (feature, image)) in enumerate(zip(replies, features, strict=True)):
             entry: dict[str, Any] = {"layers": len(reply.kept), "patches": None, "stages": []}
-            if feature.features.dim() == 2:
-                count = len(feature.features)
+            if feature.seen.plain:
+                count = feature.seen.patches
                 left = left_after(plan, trace, count, row, row)
                 entry.update(patches=math.isqrt(count), stages=[_plain(stage, kept, count) for stage, kept in left])
                 image = Image.fromarray((255 * tower_view(self.subject, image)).round().astype(np.uint8))

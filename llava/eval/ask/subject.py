@@ -22,7 +22,7 @@ from llava.conversation import get_conversation
 from llava.mm_utils import process_images, question_with_images, tokenizer_image_token
 from llava.model.builder import context_length
 from llava.model.language_model.llava_family import LlavaFamilyConfig, LlavaFamilyForCausalLM
-from llava.model.vision.seen import needs_pixels
+from llava.model.vision.seen_image import SeenImage
 from llava.pictures import picture_size
 from llava.reduction import Cost, Stage, reduced
 
@@ -76,7 +76,7 @@ class Subject(Protocol):
     """What is evaluated: anything that turns pictures into features and questions about them into replies."""
 
     def encode(self, images: Sequence[Image.Image], plan: Sequence[Stage] = ()) -> list[Any]:
-        """Features of each picture, whatever ``answer`` can use; of the plan only its stages at the pixels matter."""
+        """Each picture as ``answer`` can use it; of the plan matters what it does, and asks, before the projector."""
         ...
 
     def answer(
@@ -116,12 +116,12 @@ class SubjectWrapper:
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture as ``LlavaSubject`` answers about it: raw features (N, V) or (crops, N, V), (width, height), seed.
+    """One picture as ``LlavaSubject`` answers about it: what the tower made of it, (width, height), and its seed.
 
-    ``pixels``, (3, H, W) or (crops, 3, H, W), are for plans that read more of the tower than its features, or change it.
+    ``pixels``: (3, H, W) or (crops, 3, H, W).
     """
 
-    features: Tensor
+    seen: SeenImage
     pixels: Tensor
     size: tuple[int, int]
     seed: int
@@ -142,14 +142,13 @@ class LlavaSubject:
 
     @torch.inference_mode()
     def encode(self, images: Sequence[Image.Image], plan: Sequence[Stage] = ()) -> list[Picture]:
-        """The tower's features of each picture, before the projector, with its size and the seed of its pixels."""
+        """Each picture as the tower sees it under the plan, before the projector, with its size and the seed of its pixels."""
         pixels = process_images(list(images), self.image_processor, self.model.config)
-        with reduced(self.model, list(plan)):
-            raw = self.model.encode_raw(pixels)
+        seen = self.model.encode_seen(pixels, list(plan))
         seeds = self.model.image_seeds(pixels)
         return [
-            Picture(features, view, image.size, seed)
-            for features, view, image, seed in zip(raw, pixels, images, seeds, strict=True)
+            Picture(one, view, image.size, seed)
+            for one, view, image, seed in zip(seen, pixels, images, seeds, strict=True)
         ]
 
     @torch.inference_mode()
@@ -182,7 +181,7 @@ class LlavaSubject:
                 use_cache=True,
                 logits_processor=LogitsProcessorList([clock]),
                 **generation.keywords(),
-                **(vision_inputs(pictures, plan) if pictures else {}),
+                **(vision_inputs(pictures) if pictures else {}),
             )
             costs = self.model.last_cost()
         for prompt, cost in zip(prompts, costs, strict=True):
@@ -215,15 +214,10 @@ class LlavaSubject:
         return width * height + len(text)
 
 
-def vision_inputs(pictures: Sequence[Picture], plan: list[Stage]) -> dict[str, Any]:
-    """The keywords that hand encoded pictures to a model: their features, or the pixels where the plan needs the tower.
-
-    In the latter case the tower runs again with the questions, as it does in the code of those methods.
-    """
-    watched = needs_pixels(plan)
-    views = [picture.pixels if watched else picture.features for picture in pictures]
+def vision_inputs(pictures: Sequence[Picture]) -> dict[str, Any]:
+    """The keywords that hand encoded pictures to a model."""
     return {
-        "images" if watched else "raw_vision_features": views,
+        "raw_vision_features": [picture.seen for picture in pictures],
         "image_sizes": [picture.size for picture in pictures],
         "image_seeds": [picture.seed for picture in pictures],
     }

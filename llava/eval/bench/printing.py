@@ -33,12 +33,13 @@ def print_timings(result: Mapping[str, Any], console: Console) -> None:
     medians = [f"{dense[part]['median']:.1f}" for part in parts]
     table.add_row("dense", "-", *medians, "", "", "", "", _megabytes(result.get("dense_memory")))
     for timing in result["plans"]:
-        faster, inside = timing["speedup"][timing["compared"]], timing["compared"] == "first_token"
+        faster = timing["speedup"][timing["compared"]]
+        mark = " *" if timing["compared"] == "first_token" else ""
         table.add_row(
             timing["plan"],
             f"{timing['selection_ms']['median']:.2f}",
-            *("inside" if inside and part == "tower" else f"{timing['plan_ms'][part]['median']:.1f}" for part in parts),
-            f"{faster['median']:.2f} [{faster['min']:.2f}-{faster['max']:.2f}]",
+            *(f"{timing['plan_ms'][part]['median']:.1f}" for part in parts),
+            f"{faster['median']:.2f} [{faster['min']:.2f}-{faster['max']:.2f}]{mark}",
             f"{timing['theoretical']:.2f}",
             f"{timing['realised_over_theoretical']:.2f}",
             f"{timing['over_limit']['median']:.3f}" if "over_limit" in timing else "-",
@@ -48,7 +49,8 @@ def print_timings(result: Mapping[str, Any], console: Console) -> None:
     template = result["about"].get("template")
     _remark(
         f"medians of {result['pairs']} alternating pairs, dense of the first plan's; decode is per token; faster and fewer FLOPs "
-        "are the prefill's, with the tower on both sides where the plan's prefill runs it (inside); realised is the ratio of "
+        "are the prefill's, and where marked * the tower's and the prefill's, since the plan changes the tower or reads more of "
+        "it than its features; realised is the ratio of "
         "times over that of FLOPs; over limit is the prefill over transformers' layers alone at the same numbers of rows"
         + (f"; template {template}" if template else ""),
         console,

@@ -37,7 +37,7 @@ def timed_pass(work: Workload, plan: list[Stage], steps: int) -> dict[str, float
             token = output.logits[:, -1:].argmax(-1)
         end = now(work.device)
     return {
-        "tower": encoded - start if work.encode and not work.tower_in_prefill(plan) else 0.0,
+        "tower": encoded - start if work.encode else 0.0,
         "prefill": filled - encoded,
         "decode": end - filled,
         "first_token": filled - start,
@@ -52,15 +52,15 @@ def time_plan(
 
     Returns ``dense_ms`` and ``plan_ms`` by part as {median, min, max} (decode per token), ``speedup`` likewise from the
     pairs' ratios, ``selection_ms``, and of ``compared`` the FLOPs of both, ``theoretical`` and ``realised_over_theoretical``.
-    Compared are the prefills, or for a plan whose prefill has the tower in it everything up to the first token. For a
-    model without a tower also ``limit_ms``, transformers' layers alone at the plan's numbers of rows, and ``over_limit``, the
-    plan's prefill over that: what the code of the reduction costs.
+    Compared are the prefills, or where the workload ``counts_tower`` everything up to the first token. For a model without
+    a tower also ``limit_ms``, transformers' layers alone at the plan's numbers of rows, and ``over_limit``, the plan's
+    prefill over that: what the code of the reduction costs.
     """
     seconds: dict[str, list[dict[str, float]]] = {"dense": [], "plan": []}
     limits: list[float] = []
     flops = {}
     plans = {"dense": [], "plan": plan}
-    compared = "first_token" if work.tower_in_prefill(plan) else "prefill"
+    compared = "first_token" if work.counts_tower(plan) else "prefill"
     for number in progress(range(pairs + 1), plan_name(plan), console):
         # First one, then the other: what warms up or throttles favours neither.
         for kind in ("dense", "plan") if number % 2 else ("plan", "dense"):

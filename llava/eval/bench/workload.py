@@ -77,9 +77,8 @@ class RandomModel:
 class Workload:
     """A model and one prompt.
 
-    ``encode`` runs the tower under a plan (None: no tower), ``prefill`` reads the prompt with its picture. Under a plan that
-    reads more of the tower than its features, or changes it, ``encode`` does nothing and ``prefill`` runs the tower:
-    ``tower_in_prefill`` says so. ``flops`` counts the last prefill's operations, without the tower's and the tower's.
+    ``encode`` runs the tower under a plan (None: no tower), ``prefill`` reads the prompt with its picture. ``flops`` counts
+    the last prefill's operations, without the tower's and the tower's.
     ``limit`` runs the same layers at given numbers of rows without any code of a reduction (None where a tower comes before).
     ``about`` is what a reader of the figures must know.
     """
@@ -91,8 +90,8 @@ class Workload:
     about: dict[str, Any]
     limit: Callable[[list[int]], Any] | None = None
 
-    def tower_in_prefill(self, plan: list[Stage]) -> bool:
-        """Whether the tower's time is part of the prefill's under a plan."""
+    def counts_tower(self, plan: list[Stage]) -> bool:
+        """Whether a plan is compared with the tower on both sides: it changes the tower, or reads more than its features."""
         return self.encode is not None and needs_pixels(plan)
 
     @property
@@ -165,15 +164,14 @@ def llava_workload(spec: ModelSpec) -> Workload:
     subject = checkpoint.subject()
     model, image = subject.model, drawn_picture()
     ids = torch.tensor([subject.prompt_ids(QUESTION, has_picture=True)], device=model.device)
-    (seen,) = subject.encode([image])
+    (processed,) = subject.encode([image])
 
     def encode(plan: list[Stage]) -> Picture:
-        return seen if needs_pixels(plan) else replace(seen, features=model.encode_raw([seen.pixels])[0])
+        return replace(processed, seen=model.encode_seen([processed.pixels], plan)[0])
 
     def prefill(picture: Picture | None) -> Any:
         assert picture is not None  # a checkpoint has a tower
-        pictures = vision_inputs([picture], model.model.plan())
-        return model(ids, **pictures, use_cache=True, logits_to_keep=1)
+        return model(ids, **vision_inputs([picture]), use_cache=True, logits_to_keep=1)
 
     def flops() -> tuple[float, float]:
         (cost,) = model.last_cost()

@@ -59,13 +59,13 @@ def panels(subject: LlavaSubject, image: Image.Image, question: str, plans: Sequ
     drawn = []
     for plan in [[], *plans]:
         (feature,) = subject.encode([image], plan)
-        if feature.features.dim() != 2:
+        if not feature.seen.plain:
             raise ValueError(
                 f"the picture of size {image.size} is seen in several crops; give one that is, or a model with "
                 "image_aspect_ratio 'pad'"
             )
         (reply,) = subject.answer([question], [feature], plan, Generation())
-        patches, answer = len(feature.features), f": {_short(reply.text)}"
+        patches, answer = feature.seen.patches, f": {_short(reply.text)}"
         if not plan:
             drawn.append(Panel(f"full\n{patches} patches{answer}"))
         stages = left_after(plan, subject.model.last_trace, patches)

@@ -20,7 +20,7 @@ from llava.model.generation import check_generation, check_length
 from llava.model.hosts.decoder import the_cache
 from llava.model.language_model.reducible_family import ReducibleFamily, ReducibleFamilyCausalLM
 from llava.model.language_model.reduction_knobs import ReductionKnobs
-from llava.model.llava_arch import Images, LlavaMetaForCausalLM, LlavaMetaModel
+from llava.model.llava_arch import Features, Images, LlavaMetaForCausalLM, LlavaMetaModel
 from llava.model.multimodal_encoder.scaled_tower import ScaledTower
 from llava.model.multimodal_encoder.tower import VisionTower
 from llava.reduction.plan import Spec
@@ -78,7 +78,7 @@ class LlavaFamilyForCausalLM(ReducibleFamilyCausalLM, LlavaMetaForCausalLM):
         grids: Tensor | None = None,
         images: Images | None = None,
         image_sizes: Sequence[tuple[int, int]] | None = None,
-        raw_vision_features: Sequence[Tensor] | None = None,
+        raw_vision_features: Features | None = None,
         image_seeds: Sequence[int] | None = None,
         reduction: Spec = None,
         cache: Cache | None = None,
@@ -158,7 +158,7 @@ class LlavaFamilyForCausalLM(ReducibleFamilyCausalLM, LlavaMetaForCausalLM):
         inputs: Tensor | None = None,
         images: Images | None = None,
         image_sizes: Sequence[tuple[int, int]] | None = None,
-        raw_vision_features: Sequence[Tensor] | None = None,
+        raw_vision_features: Features | None = None,
         image_seeds: Sequence[int] | None = None,
         reduction: Spec = None,
         **kwargs: Any,

@@ -23,9 +23,9 @@ from llava.reduction.evidence import mixed_seed
 from llava.reduction.stage import BATCHED_SITES, CROP_SITES
 
 from .anyres import CropLayout
-from .merging import MergingTower
 from .pictures import Picture
-from .seen import SeenCrops, check_evidence, check_sites, needs_pixels, reads_tower, watched_layers
+from .seen import SeenCrops, check_sites, needs_pixels, reads_tower
+from .seen_image import CURE, SeenImage, merging_stages, see
 from .splice import VisualTokens
 
 
@@ -83,6 +83,37 @@ class VisionPath:
             features = self.features(fresh, resized=self._resized(fresh))
             encoded = iter(features.split([picture.crops for picture in pictures if not picture.encoded]))
         return [picture.data if picture.encoded else next(encoded) for picture in pictures]
+
+    def see(self, plan: list[Stage], pictures: Sequence[Picture]) -> list[SeenImage]:
+        """Every picture with what the plan asks of the tower; those still given as pixels pass it in one call, whole.
+
+        Raises ValueError for pictures given as features that lack what the plan asks for.
+        """
+        for picture in pictures:
+            if picture.seen is not None:
+                picture.seen.check(plan, self.tower)
+        if not needs_pixels(plan):
+            return [self._features_alone(picture, raw) for picture, raw in zip(pictures, self.raw(plan, pictures))]
+        if any(picture.encoded and picture.seen is None for picture in pictures):
+            raise ValueError(
+                f"{(merging_stages(plan) or plan)[0]} reads more of the tower than its features, but raw_vision_features are"
+                f" given; {CURE}"
+            )
+        fresh, encoded = self._pixels(plan, pictures), iter(())
+        if fresh is not None:
+            seen = see(plan, fresh.to(self.like.dtype), self.tower, self._resized(fresh))
+            encoded = iter(seen.split([picture.crops for picture in pictures if picture.seen is None]))
+        return [replace(picture.seen or next(encoded), plain=picture.plain) for picture in pictures]
+
+    def _features_alone(self, picture: Picture, raw: Tensor) -> SeenImage:
+        """A picture of which nobody reads more than its features (crops, N, V), as the language model's numbers."""
+        patches = raw.shape[1]
+        return SeenImage(
+            raw.to(self.like.device, self.like.dtype),
+            patches,
+            [self.tower.front + patches] * self.tower.layers_run,
+            picture.plain,
+        )
 
     def tokens(
         self,
@@ -166,56 +197,22 @@ class VisionPath:
         record: VisionRecord,
     ) -> Views:
         """The crops as the tower saw them, with what it can tell about them where a stage asks."""
-        layers_run = self.tower.layers_run
-        if not needs_pixels(plan):
-            raw = self.raw(plan, pictures)
-            views = replace(views, tokens=self._crops(raw))
-            record.patches = len(views.tokens[0])
-            record.tower_rows = [self.tower.front + record.patches] * layers_run
-            self._check_patches(plan, record.patches)
-            return self._on_grid(views, record.patches)
-        check_evidence(plan, self.tower)
-        merging = [stage for stage in plan if stage.site == "tower"]
-        pixels = self._pixels(plan, pictures)
-        if pixels is None or any(picture.encoded for picture in pictures):
-            raise ValueError(
-                f"{(merging or plan)[0]} reads more of the tower than its features, but raw_vision_features are given; give"
-                " the images themselves"
-            )
-        return self._watched(plan, merging, pixels.to(self.like.dtype), views, words, record)
-
-    def _watched(
-        self,
-        plan: list[Stage],
-        merging: list[Stage],
-        pixels: Tensor,
-        views: Views,
-        words: list[str] | None,
-        record: VisionRecord,
-    ) -> Views:
-        """The crops (G, 3, H, W) through a tower whose layers are watched, or in which a stage merges."""
-        device = self.like.device
-        record.patches = self.tower.patches_of(pixels)
-        runner = None
-        if merging:
-            if reads_tower(plan) or len(merging) > 1:
-                raise ValueError(
-                    f"{merging[0]} merges tokens in the tower, after which its attention and keys are about other tokens; do"
-                    " not combine it with a second stage there, or with one that reads the tower"
-                )
-            runner = MergingTower(merging[0], len(pixels), record.patches, self.tower)
-        watched = watched_layers(plan, self.tower)
-        seen = self.tower.encode(pixels, self._resized(pixels), watched, runner)
-        record.tower_rows = seen.rows
-        features = seen.patches.to(device)
-        views = self._on_grid(replace(views, tokens=list(features)), record.patches)
-        if runner is None:
-            return replace(views, tower=SeenCrops(self.tower, seen.entered, seen.hidden, words))
-        order = runner.origins.argsort(dim=1) if runner.reducer.in_raster_order else None
-        origins = runner.origins if order is None else runner.origins.gather(1, order)
-        tokens = features if order is None else features.gather(1, order[..., None].expand_as(features))
-        record.tower = [tower_record(merging[0], origins.to(device), record.patches)]
-        return replace(views, tokens=list(tokens), origins=list(origins.to(device)))
+        images = self.see(plan, pictures)
+        self._check_alike(images)
+        seen, device = SeenImage.joined(images), self.like.device
+        self._check_patches(plan, seen.patches)
+        record.patches, record.tower_rows = seen.patches, seen.rows
+        side = math.isqrt(seen.patches)
+        features = seen.features.to(device, self.like.dtype)
+        views = replace(views, tokens=list(features), grid=(side, side))
+        if reads_tower(plan) and seen.output is not None:
+            return replace(views, tower=SeenCrops(self.tower, seen.output.entered, seen.output.hidden, words))
+        if seen.origins is None:
+            return views
+        origins = seen.origins.to(device)
+        (stage,) = merging_stages(plan)
+        record.tower = [tower_record(stage, origins, seen.patches)]
+        return replace(views, origins=list(origins))
 
     def _pixels(self, plan: list[Stage], pictures: Sequence[Picture]) -> Tensor | None:
         """The crops (G, 3, H, W) of the pictures given as pixels, after the stages at the pixels; None without any."""
@@ -227,20 +224,14 @@ class VisionPath:
         side = self.tower.image_size
         return pixels.shape[-2:] != (side, side)
 
-    def _crops(self, raw: list[Tensor]) -> list[Tensor]:
-        """The features (N, V) of every crop of every picture, as the language model's numbers."""
-        raw = [features.to(self.like.device, self.like.dtype) for features in raw]
-        shapes = {tuple(features.shape[1:]) for features in raw}
+    @staticmethod
+    def _check_alike(images: list[SeenImage]) -> None:
+        """Raises ValueError for features whose crops differ in shape."""
+        shapes = {tuple(image.features.shape[1:]) for image in images}
         if len(shapes) > 1:
             raise ValueError(
                 f"raw_vision_features disagree in shape: {sorted(shapes)}; give every image's as encode_raw does"
             )
-        return list(torch.cat(raw))
-
-    @staticmethod
-    def _on_grid(views: Views, patches: int) -> Views:
-        side = math.isqrt(patches)
-        return replace(views, grid=(side, side))
 
     def _encoded(
         self,

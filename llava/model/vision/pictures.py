@@ -13,18 +13,25 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from .seen_image import SeenImage
+
 Images = Tensor | Sequence[Tensor]
+Features = Sequence[Tensor] | Sequence[SeenImage]
 
 
 @dataclass
 class Picture:
-    """One image given to the model: ``data`` are pixels (crops, 3, H, W) or, ``encoded``, raw features (crops, N, V)."""
+    """One image given to the model: ``data`` are pixels (crops, 3, H, W) or, ``encoded``, raw features (crops, N, V).
+
+    ``seen``: the features with what the tower can tell besides, where they were given so.
+    """
 
     data: Tensor
     encoded: bool
     plain: bool  # one view of the image, nothing to merge
     size: tuple[int, int] | None
     given_seed: int | None = None
+    seen: SeenImage | None = None
 
     @cached_property
     def seed(self) -> int:
@@ -43,7 +50,7 @@ class Picture:
 
 def as_pictures(
     images: Images | None,
-    raw: Sequence[Tensor] | None = None,
+    raw: Features | None = None,
     sizes: Sequence[tuple[int, int]] | None = None,
     seeds: Sequence[int] | None = None,
 ) -> list[Picture]:
@@ -61,15 +68,17 @@ def as_pictures(
     # A stack (n, 3, H, W) is one view each; in a list such an image may still be merged.
     stacked = isinstance(views, Tensor) and views.ndim == one_crop + 1
     pictures = []
-    for i, data in enumerate(views):
+    for i, view in enumerate(views):
+        seen = view if isinstance(view, SeenImage) else None
+        size = None if sizes is None else (int(sizes[i][0]), int(sizes[i][1]))
+        data = view if isinstance(view, Tensor) else view.raw
         if data.ndim not in (one_crop, one_crop + 1):
             raise ValueError(
                 f"{name}[{i}] has shape {tuple(data.shape)}, which is neither one view nor a stack of crops"
             )
-        plain = stacked or (raw is not None and data.ndim == one_crop)
+        plain = stacked or (raw is not None and data.ndim == one_crop) if seen is None else seen.plain
         data = data.unsqueeze(0) if data.ndim == one_crop else data
-        size = None if sizes is None else (int(sizes[i][0]), int(sizes[i][1]))
-        pictures.append(Picture(data, raw is not None, plain, size, None if seeds is None else seeds[i]))
+        pictures.append(Picture(data, raw is not None, plain, size, None if seeds is None else seeds[i], seen))
     return pictures
 
 

@@ -6,6 +6,7 @@ head, V the tower's width, E CLIP's shared space.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
@@ -38,6 +39,15 @@ def needs_pixels(plan: list[Stage]) -> bool:
     Where not, features that were made before will do.
     """
     return reads_tower(plan) or any(stage.site == "tower" for stage in plan)
+
+
+def tower_share(plan: list[Stage]) -> tuple[Hashable, ...]:
+    """What a plan does to pictures up to the end of the tower and asks of it: a picture encoded under one serves its equals."""
+    changes = tuple(str(stage) for stage in plan if stage.site in ("pixels", "tower"))
+    if not reads_tower(plan):
+        return changes, None
+    early = [stage for stage in plan if stage.site in ("features", "projected")]
+    return changes, frozenset(layer for stage in early for layer in stage.reducer.tower_layers)
 
 
 def check_evidence(plan: list[Stage], tower: VisionTower) -> None:

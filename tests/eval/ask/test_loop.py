@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from llava.eval.ask.loop import answers
-from llava.eval.ask.subject import Generation
+from llava.eval.ask.subject import Generation, LlavaSubject
 from llava.eval.results.folder import Run
 from llava.eval.run import main as run_main
 from llava.eval.tasks.base import Example
@@ -147,3 +147,23 @@ def test_shards_give_what_the_folder_gives_to_whatever_number_of_processes(tmp_p
         results[name] = ([[line[key] for key in KEYS] for line in lines], metrics)
     assert results["one"] == results["resumed"] == results["two"]
     assert len(results["one"][0]) == 16 and not results["one"][1]["failed"]
+
+
+def test_a_picture_passes_the_tower_once_for_all_plans_that_ask_it_alike(llava15, monkeypatch):
+    """However many questions: the time of an answer holds no tower, which is timed by itself."""
+    subject = LlavaSubject(llava15.tokenizer, llava15.model, llava15.image_processor)
+    tower, passed = llava15.model.get_vision_tower(), []
+    encode = tower.encode
+    monkeypatch.setattr(
+        tower, "encode", lambda images, *rest, **named: passed.append(len(images)) or encode(images, *rest, **named)
+    )
+    plans = [
+        plan_from(plan)
+        for plan in ("", "divprune:64", "fastervlm:64", "visionzip:32", "hired:64", "tome:300", "fastv@1:9")
+    ]
+    file = PARITY15 / "image0.png"
+    examples = [example(number, "p", file, f"Is it {number}?") for number in range(6)]
+    found = list(answers(subject, plans, examples, batch_size=3, generation=Generation(1)))
+    assert len(found) == 6 * len(plans) and not any(answer.error for answer in found)
+    assert passed == [1] * 4  # features alone, the last layer but one, hired's two layers, merged
+    assert all(answer.tower_seconds > 0 and answer.seconds > 0 for answer in found)

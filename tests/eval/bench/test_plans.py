@@ -128,13 +128,13 @@ def test_llava_checkpoint_with_its_tower(llava_work):
 
 
 @pytest.mark.parametrize("text", ["fastervlm:64", "tome:300"])
-def test_a_tower_that_runs_in_the_prefill_is_on_both_sides(llava_work, text):
-    """It is timed once, and what is compared with dense has dense's tower in it too."""
+def test_a_tower_that_a_plan_reads_or_changes_is_on_both_sides(llava_work, text):
+    """It is timed apart from the prefill, and what is compared with dense has both towers in it."""
     found = time_plan(llava_work, plan_from(text), pairs=1, steps=1)
-    assert found["compared"] == "first_token" and found["plan_ms"]["tower"]["median"] == 0
-    assert found["plan_ms"]["first_token"]["median"] == pytest.approx(found["plan_ms"]["prefill"]["median"], abs=2)
-    whole = found["dense_ms"]["tower"]["median"] + found["dense_ms"]["prefill"]["median"]
-    assert found["dense_ms"]["first_token"]["median"] == pytest.approx(whole)
+    assert found["compared"] == "first_token"
+    for kind in ("dense_ms", "plan_ms"):
+        parts = {part: found[kind][part]["median"] for part in ("tower", "prefill", "first_token")}
+        assert parts["tower"] > 0 and parts["first_token"] == pytest.approx(parts["tower"] + parts["prefill"])
     behind = time_plan(llava_work, plan_from("fastv@2:64"), pairs=1, steps=1)
     assert behind["compared"] == "prefill" and found["dense_flops"] > behind["dense_flops"]
 
