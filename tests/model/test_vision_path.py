@@ -41,7 +41,10 @@ def test_no_flag_of_a_call_changes_what_the_tower_gives(llava15, case, flags):
 def test_the_tower_takes_the_layer_that_transformers_would(llava15, case, layer):
     tower = copy.deepcopy(llava15.model.get_vision_tower())
     tower.select_layer = layer
-    expected = tower.vision_tower(case["images"], output_hidden_states=True)
+    # A new one: other tests may have left transformers' hooks on the shared tower twice.
+    theirs = type(tower.vision_tower)(tower.config).eval()
+    theirs.load_state_dict(tower.vision_tower.state_dict())
+    expected = theirs(case["images"], output_hidden_states=True)
     assert torch.equal(tower(case["images"]), expected.hidden_states[layer][:, 1:])
     assert torch.equal(tower.feature_select(expected), expected.hidden_states[layer][:, 1:])
 
