@@ -44,10 +44,13 @@ def needs_pixels(plan: list[Stage]) -> bool:
 def tower_share(plan: list[Stage]) -> tuple[Hashable, ...]:
     """What a plan does to pictures up to the end of the tower and asks of it: a picture encoded under one serves its equals."""
     changes = tuple(str(stage) for stage in plan if stage.site in ("pixels", "tower"))
-    if not reads_tower(plan):
-        return changes, None
-    early = [stage for stage in plan if stage.site in ("features", "projected")]
-    return changes, frozenset(layer for stage in early for layer in stage.reducer.tower_layers)
+    asks: set[int | str] = set()
+    for stage in plan:
+        if stage.site in ("features", "projected"):
+            asks |= set(stage.reducer.tower_layers)
+        elif stage.site == "schedule":  # of what layers is known once it is written out for a decoder
+            asks.add(str(stage))
+    return changes, frozenset(asks) if reads_tower(plan) else None
 
 
 def check_evidence(plan: list[Stage], tower: VisionTower) -> None:

@@ -149,6 +149,9 @@ def test_shards_give_what_the_folder_gives_to_whatever_number_of_processes(tmp_p
     assert len(results["one"][0]) == 16 and not results["one"][1]["failed"]
 
 
+VSCANS = ["vscan:64,shallow=0", "vscan:64,shallow=1"]  # reads the layers that it writes out for
+
+
 def test_a_picture_passes_the_tower_once_for_all_plans_that_ask_it_alike(llava15, monkeypatch):
     """However many questions: the time of an answer holds no tower, which is timed by itself."""
     subject = LlavaSubject(llava15.tokenizer, llava15.model, llava15.image_processor)
@@ -159,11 +162,21 @@ def test_a_picture_passes_the_tower_once_for_all_plans_that_ask_it_alike(llava15
     )
     plans = [
         plan_from(plan)
-        for plan in ("", "divprune:64", "fastervlm:64", "visionzip:32", "hired:64", "tome:300", "fastv@1:9")
+        for plan in (
+            "",
+            "divprune:64",
+            "fastervlm:64",
+            "visionzip:32",
+            "hired:64",
+            "tome:300",
+            "fastv@1:9",
+            "fitprune",
+            *VSCANS,
+        )
     ]
     file = PARITY15 / "image0.png"
     examples = [example(number, "p", file, f"Is it {number}?") for number in range(6)]
     found = list(answers(subject, plans, examples, batch_size=3, generation=Generation(1)))
     assert len(found) == 6 * len(plans) and not any(answer.error for answer in found)
-    assert passed == [1] * 4  # features alone, the last layer but one, hired's two layers, merged
+    assert passed == [1] * 6  # features alone, the last layer but one, hired's two layers, merged, each of vscan's
     assert all(answer.tower_seconds > 0 and answer.seconds > 0 for answer in found)

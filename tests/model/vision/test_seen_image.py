@@ -116,7 +116,7 @@ def test_what_was_not_kept_is_named(llava15, asked, made, plan, message):
 
 def test_plans_that_ask_the_tower_alike_share_a_picture():
     groups = [
-        ["", "divprune:64", "fastv@2:9", "random@features:64"],
+        ["", "divprune:64", "fastv@2:9", "random@features:64", "pyramiddrop"],
         ["fastervlm:64", "visionzip:32", "vispruner:16", "fastervlm:64+fastv@2:9"],
         ["hired:64"],
         ["prumerge:64"],
@@ -125,6 +125,9 @@ def test_plans_that_ask_the_tower_alike_share_a_picture():
         ["downsample:64", "downsample:64+fastv@2:9"],
         ["downsample:64+fastervlm:9"],
         ["cdpruner:64"],
+        ["vscan:64"],
+        ["vscan:64,shallow=0"],
+        ["tops:64"],
     ]
     keys = [{tower_share(plan_from(plan)) for plan in group} for group in groups]
     assert all(len(key) == 1 for key in keys) and len(set().union(*keys)) == len(groups)
