@@ -19,7 +19,7 @@ from .memory import peak_of
 from .workload import Workload
 
 PARTS = ("tower", "prefill", "decode", "first_token", "end_to_end")
-SELECTING = ("select", "aggregate", "shrink")  # the methods of a reducer that compute
+SELECTING = ("select", "aggregate", "shrink", "merge_in_tower")  # the methods of a reducer that compute
 
 
 @torch.inference_mode()
@@ -117,11 +117,11 @@ def selection_clock(plan: Sequence[Stage]) -> Iterator[list[float]]:
     """
     seconds: list[float] = []
 
-    def timed(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def timed(method: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(method)
-        def call(tokens: Tensor, *rest: Any) -> Tensor:
+        def call(tokens: Tensor, *rest: Any, **named: Any) -> Any:
             start = now(tokens.device)
-            result = method(tokens, *rest)
+            result = method(tokens, *rest, **named)
             seconds.append(now(tokens.device) - start)
             return result
 
