@@ -102,7 +102,9 @@ def test_a_timed_reducer_keeps_every_method_and_trait(name):
         assert isinstance(reducer, get_method(name)) and reducer.options() == before["options"]()
 
 
-@pytest.mark.parametrize("text", ["downsample:64", "tome:300", "fastervlm:64", "pool:64", "grid:64+fastv@2:16", "blind@2"])
+@pytest.mark.parametrize(
+    "text", ["downsample:64", "tome:300", "fastervlm:64", "pool:64", "grid:64+fastv@2:16", "blind@2"]
+)
 def test_every_site_can_be_timed(llava_work, text):
     plan = plan_from(text)
     llava_work.check(plan)
