@@ -14,6 +14,8 @@ from transformers import CLIPConfig, CLIPModel
 
 from llava.model.multimodal_encoder.clip_encoder import CLIPVisionTower
 from llava.model.vision.seen import SeenCrops
+from llava.reduction import Need, get_method
+from llava.reduction.stage import BATCHED_SITES
 
 WIDTH, HEADS, LAYERS, SIDE, PATCH = 32, 4, 4, 32, 4  # 64 patches
 FOLDER = TemporaryDirectory(prefix="clip-")  # goes when the tests end
@@ -72,3 +74,13 @@ def seen(pixels: Tensor, questions: list[str] | None = None, layers: tuple[int, 
     tower = clip_tower()
     out = tower.encode(pixels, watched={tower.layer_number(layer) for layer in layers})
     return SeenCrops(tower, out.entered, out.hidden, questions)
+
+
+def early_plan(name: str) -> str:
+    """A method before the decoder at a budget that all can have; this tower has two layers, and no text side of CLIP."""
+    method = get_method(name)
+    site = "@features" if "features" in method.sites and Need.CLIP not in method().needs else "@projected"
+    options = [str(144)] if method.wants_keep else []
+    options += ["relevance=embeddings"] if Need.CLIP in method().needs else []
+    options += ["shallow=0"] if name == "vscan" else []
+    return name + ("" if set(BATCHED_SITES) & set(method.sites) else site) + ":" * bool(options) + ",".join(options)

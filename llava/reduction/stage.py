@@ -328,3 +328,8 @@ def check_keep(keep: object, name: str, least: int = 0) -> None:
         )
     if isinstance(keep, float) and keep > 1:
         raise ValueError(f"keep={keep!r} of {name} is a fraction above 1; give a whole number for a count")
+
+
+def tower_layers(plan: Sequence[Stage]) -> frozenset[int]:
+    """The layers of the tower that the stages of a plan read, counted as their methods do."""
+    return frozenset(layer for stage in plan if stage.site in CROP_SITES for layer in stage.reducer.tower_layers)

@@ -10,6 +10,7 @@ import torch
 from llava.reduction import Need, get_method, method_names, plan_from, reduced
 from llava.reduction.stage import BATCHED_SITES
 from tests.conftest import PARITY15, World
+from tests.tower import early_plan
 
 METHODS = [
     "official_fastv_inplace",
@@ -236,16 +237,6 @@ def test_features_of_another_size_than_the_plans_are_refused(model, cases):
 
 
 EARLY = [name for name in method_names() if {"tower", "features", "projected"} & set(get_method(name).sites)]
-
-
-def early_plan(name: str) -> str:
-    """A method before the decoder at a budget that all can have; this tower has two layers, and no text side of CLIP."""
-    method = get_method(name)
-    site = "@features" if "features" in method.sites and Need.CLIP not in method().needs else "@projected"
-    options = [str(144)] if method.wants_keep else []
-    options += ["relevance=embeddings"] if Need.CLIP in method().needs else []
-    options += ["shallow=0"] if name == "vscan" else []
-    return name + ("" if "tower" in method.sites else site) + ":" * bool(options) + ",".join(options)
 
 
 @pytest.mark.parametrize("name", EARLY)

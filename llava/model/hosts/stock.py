@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 
 from llava.model.engine import STATE
 from llava.reduction import Stage, check_plan, spelled_out
-from llava.reduction.stage import BATCHED_SITES
+from llava.reduction.stage import BATCHED_SITES, CROP_SITES, tower_layers
 
 from .call import ENCODED, Call, Encoded
 from .families import Host, host_of
@@ -202,11 +202,11 @@ class Attachment:
             _CALL.reset(token)
 
     def _watched(self) -> frozenset[int]:
-        early = [stage for stage in self.plan() if stage.site in ("features", "projected")]
-        layers = {layer for stage in early for layer in stage.reducer.tower_layers}
+        layers = tower_layers(self.plan())
         if layers and not self.parts.blocks:
+            early = next(stage for stage in self.plan() if stage.site in CROP_SITES)
             raise ValueError(
-                f"{early[0]} reads the attention of the tower, which {type(self.parts.model).__name__} does not show; use a"
+                f"{early} reads the attention of the tower, which {type(self.parts.model).__name__} does not show; use a"
                 " method that reads none, such as divprune"
             )
         return frozenset(layer_number(layer, len(self.parts.blocks), self.parts.made) for layer in layers)

@@ -25,7 +25,7 @@ from llava.reduction.stage import BATCHED_SITES, CROP_SITES
 from .anyres import CropLayout
 from .pictures import Picture
 from .seen import SeenCrops, check_sites, needs_pixels, reads_tower
-from .seen_image import CURE, SeenImage, merging_stages, see
+from .seen_image import SeenImage, merging_stages, see
 from .splice import VisualTokens
 
 
@@ -89,21 +89,17 @@ class VisionPath:
 
         Raises ValueError for pictures given as features that lack what the plan asks for.
         """
-        for picture in pictures:
-            if picture.seen is not None:
-                picture.seen.check(plan, self.tower)
+        given = [picture.seen or self._features_alone(picture, picture.data) for picture in pictures if picture.encoded]
+        for seen in given:
+            seen.check(plan, self.tower)
         if not needs_pixels(plan):
             return [self._features_alone(picture, raw) for picture, raw in zip(pictures, self.raw(plan, pictures))]
-        if any(picture.encoded and picture.seen is None for picture in pictures):
-            raise ValueError(
-                f"{(merging_stages(plan) or plan)[0]} reads more of the tower than its features, but raw_vision_features are"
-                f" given; {CURE}"
-            )
-        fresh, encoded = self._pixels(plan, pictures), iter(())
-        if fresh is not None:
-            seen = see(plan, fresh.to(self.like.dtype), self.tower, self._resized(fresh))
-            encoded = iter(seen.split([picture.crops for picture in pictures if picture.seen is None]))
-        return [replace(picture.seen or next(encoded), plain=picture.plain) for picture in pictures]
+        fresh = self._pixels(plan, pictures)
+        if fresh is None:
+            return given
+        seen = see(plan, fresh.to(self.like.dtype), self.tower, self._resized(fresh))
+        crops = seen.split([picture.crops for picture in pictures])
+        return [replace(image, plain=picture.plain) for image, picture in zip(crops, pictures, strict=True)]
 
     def _features_alone(self, picture: Picture, raw: Tensor) -> SeenImage:
         """A picture of which nobody reads more than its features (crops, N, V), as the language model's numbers."""
@@ -205,8 +201,9 @@ class VisionPath:
         side = math.isqrt(seen.patches)
         features = seen.features.to(device, self.like.dtype)
         views = replace(views, tokens=list(features), grid=(side, side))
-        if reads_tower(plan) and seen.output is not None:
-            return replace(views, tower=SeenCrops(self.tower, seen.output.entered, seen.output.hidden, words))
+        if reads_tower(plan) and seen.hidden is not None:
+            patches = features[:, -seen.patches :]  # without the class token
+            return replace(views, tokens=list(patches), tower=SeenCrops(self.tower, seen.entered, seen.hidden, words))
         if seen.origins is None:
             return views
         origins = seen.origins.to(device)

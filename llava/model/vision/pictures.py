@@ -71,7 +71,7 @@ def as_pictures(
     for i, view in enumerate(views):
         seen = view if isinstance(view, SeenImage) else None
         size = None if sizes is None else (int(sizes[i][0]), int(sizes[i][1]))
-        data = view if isinstance(view, Tensor) else view.raw
+        data = view if isinstance(view, Tensor) else view.features
         if data.ndim not in (one_crop, one_crop + 1):
             raise ValueError(
                 f"{name}[{i}] has shape {tuple(data.shape)}, which is neither one view nor a stack of crops"

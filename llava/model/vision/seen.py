@@ -18,14 +18,14 @@ from llava.model.multimodal_encoder.scaled_tower import ScaledTower
 from llava.model.multimodal_encoder.scales import check_stages
 from llava.model.multimodal_encoder.tower import VisionTower
 from llava.reduction import Need, Stage
+from llava.reduction.stage import tower_layers
 
 CHUNK = 128  # query rows at a time
 
 
 def watched_layers(plan: list[Stage], tower: VisionTower) -> set[int]:
     """The layers of the tower whose input the stages of a plan ask for."""
-    early = [stage for stage in plan if stage.site in ("features", "projected")]
-    return {tower.layer_number(layer) for stage in early for layer in stage.reducer.tower_layers}
+    return {tower.layer_number(layer) for layer in tower_layers(plan)}
 
 
 def reads_tower(plan: list[Stage]) -> bool:
@@ -44,13 +44,10 @@ def needs_pixels(plan: list[Stage]) -> bool:
 def tower_share(plan: list[Stage]) -> tuple[Hashable, ...]:
     """What a plan does to pictures up to the end of the tower and asks of it: a picture encoded under one serves its equals."""
     changes = tuple(str(stage) for stage in plan if stage.site in ("pixels", "tower"))
-    asks: set[int | str] = set()
-    for stage in plan:
-        if stage.site in ("features", "projected"):
-            asks |= set(stage.reducer.tower_layers)
-        elif stage.site == "schedule":  # of what layers is known once it is written out for a decoder
-            asks.add(str(stage))
-    return changes, frozenset(asks) if reads_tower(plan) else None
+    if not reads_tower(plan):
+        return changes, None
+    # What a schedule asks is known once it is written out for a decoder; its name stands for it.
+    return changes, tower_layers(plan), tuple(str(stage) for stage in plan if stage.site == "schedule")
 
 
 def check_evidence(plan: list[Stage], tower: VisionTower) -> None:

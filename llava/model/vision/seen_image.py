@@ -1,17 +1,19 @@
 """What the tower made of an image under a plan, kept to be asked about again.
 
-Shapes: G crops, P patches of each, n tokens of a crop that leave the tower (fewer after a merge), V its width.
+Shapes: G crops, P patches of each, F rows in front of them, n tokens of a crop that leave the tower (fewer than P after a
+merge), V its width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
-from llava.model.multimodal_encoder.tower import TowerOutput, VisionTower
+from llava.model.multimodal_encoder.tower import VisionTower
 from llava.reduction import Stage
 
 from .merging import MergingTower
@@ -24,23 +26,20 @@ CURE = "give the images themselves, or encode them under the plan: model.encode_
 class SeenImage:
     """The crops of one image, or of several, as they left the tower, with what a plan asks the tower besides.
 
-    features: (G, n, V). patches: P. rows: positions of a crop that each layer of the tower computed. plain: one view of
-    its image, nothing to lay out. output: what stages can read, None where none of the plan's reads more than features.
-    merged_by: the stage that merged in the tower; origins: which patch each token that is left stands for, (G, n).
+    features: (G, n, V), with the class token in front where the tower keeps it. patches: P. rows: positions of a crop that
+    each layer of the tower computed. plain: one view of its image, nothing to lay out. hidden, entered: as in
+    ``TowerOutput``, None and empty where no stage of the plan reads more than features. merged_by: the stage that merged in
+    the tower; origins: which patch each token that is left stands for, (G, n).
     """
 
     features: Tensor
     patches: int
     rows: list[int]
     plain: bool = False
-    output: TowerOutput | None = None
+    hidden: Tensor | None = None
+    entered: dict[int, Tensor] = field(default_factory=dict)
     merged_by: str = ""
     origins: Tensor | None = None
-
-    @property
-    def raw(self) -> Tensor:
-        """(G, n, V) as a plan is given them that reads features alone: where the tower keeps it, with the class token."""
-        return self.features if self.output is None else self.output.features
 
     def check(self, plan: list[Stage], tower: VisionTower) -> None:
         """Raises ValueError for a plan that merges otherwise in the tower, or asks for what was not kept."""
@@ -52,8 +51,8 @@ class SeenImage:
             )
         if not reads_tower(plan):
             return
-        missing = watched_layers(plan, tower) - set(self.output.entered if self.output else ())
-        if self.output is None or missing:
+        missing = watched_layers(plan, tower) - set(self.entered)
+        if self.hidden is None or missing:
             raise ValueError(
                 f"{'+'.join(map(str, plan))} reads more of the tower than raw_vision_features tell"
                 f"{f' (of its layer {min(missing)})' if missing else ''}; {CURE}"
@@ -61,48 +60,30 @@ class SeenImage:
 
     def split(self, crops: Sequence[int]) -> list[SeenImage]:
         """One for each of the images whose crops these are, given how many each has."""
-        nothing = [None] * len(crops)
-        return [
-            replace(self, features=features, output=output, origins=origins)
-            for features, output, origins in zip(
-                self.features.split(crops),
-                nothing if self.output is None else _split(self.output, crops),
-                nothing if self.origins is None else self.origins.split(crops),
-                strict=True,
-            )
-        ]
+        return [self._part(slice(end - count, end)) for count, end in zip(crops, accumulate(crops), strict=True)]
+
+    def _part(self, crops: slice) -> SeenImage:
+        return replace(
+            self,
+            features=self.features[crops],
+            hidden=None if self.hidden is None else self.hidden[crops],
+            entered={layer: states[crops] for layer, states in self.entered.items()},
+            origins=None if self.origins is None else self.origins[crops],
+        )
 
     @classmethod
     def joined(cls, images: Sequence[SeenImage]) -> SeenImage:
         """The crops of several images, seen under one plan, in order."""
-        outputs = [image.output for image in images if image.output is not None]
+        hidden = [image.hidden for image in images if image.hidden is not None]
         origins = [image.origins for image in images if image.origins is not None]
+        layers = set.intersection(*(set(image.entered) for image in images))
         return replace(
             images[0],
             features=torch.cat([image.features for image in images]),
-            output=_joined(outputs) if outputs else None,
+            hidden=torch.cat(hidden) if hidden else None,
+            entered={layer: torch.cat([image.entered[layer] for image in images]) for layer in layers},
             origins=torch.cat(origins) if origins else None,
         )
-
-
-def _split(output: TowerOutput, crops: Sequence[int]) -> list[TowerOutput]:
-    entered = {layer: states.split(crops) for layer, states in output.entered.items()}
-    parts = zip(output.features.split(crops), output.patches.split(crops), output.hidden.split(crops), strict=True)
-    return [
-        TowerOutput(*part, {layer: states[number] for layer, states in entered.items()}, output.rows)
-        for number, part in enumerate(parts)
-    ]
-
-
-def _joined(outputs: Sequence[TowerOutput]) -> TowerOutput:
-    layers = set.intersection(*(set(output.entered) for output in outputs))
-    return TowerOutput(
-        features=torch.cat([output.features for output in outputs]),
-        patches=torch.cat([output.patches for output in outputs]),
-        hidden=torch.cat([output.hidden for output in outputs]),
-        entered={layer: torch.cat([output.entered[layer] for output in outputs]) for layer in layers},
-        rows=outputs[0].rows,
-    )
 
 
 def merging_stages(plan: list[Stage]) -> list[Stage]:
@@ -120,7 +101,7 @@ def see(plan: list[Stage], pixels: Tensor, tower: VisionTower, resized: bool = F
     merging, patches = merging_stages(plan), tower.patches_of(pixels)
     if not merging:
         output = tower.encode(pixels, resized, watched_layers(plan, tower))
-        return SeenImage(output.patches, patches, output.rows, output=output)
+        return SeenImage(output.features, patches, output.rows, hidden=output.hidden, entered=output.entered)
     if reads_tower(plan) or len(merging) > 1:
         raise ValueError(
             f"{merging[0]} merges tokens in the tower, after which its attention and keys are about other tokens; do"

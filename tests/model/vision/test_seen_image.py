@@ -8,23 +8,12 @@ import pytest
 import torch
 
 from llava.model.vision.seen import needs_pixels, tower_share
-from llava.reduction import Need, get_method, method_names, plan_from
+from llava.reduction import get_method, method_names, plan_from
+from llava.reduction.stage import BATCHED_SITES, CROP_SITES
+from tests.tower import early_plan
 
-EARLY = [name for name in method_names() if {"pixels", "tower", "features", "projected"} & set(get_method(name).sites)]
+EARLY = [name for name in method_names() if {*BATCHED_SITES, *CROP_SITES} & set(get_method(name).sites)]
 READERS = ["fastervlm:64", "hired:64", "prumerge:64", "tome:300", "visionzip:64", "vscan:64,shallow=0"]
-
-
-def early_plan(name: str) -> str:
-    """A method before the decoder at a budget that it can have in a tower of two layers without CLIP's text side."""
-    method = get_method(name)
-    options = [str(144)] if method.wants_keep else []
-    options += ["relevance=embeddings"] if Need.CLIP in method().needs else []
-    options += ["shallow=0"] if name == "vscan" else []
-    own = {"pixels", "tower"} & set(method.sites)
-    site = (
-        "" if own else "@features" if "features" in method.sites and Need.CLIP not in method().needs else "@projected"
-    )
-    return name + site + ":" * bool(options) + ",".join(options)
 
 
 @pytest.fixture(scope="module")
