@@ -13,12 +13,13 @@
 ===========  ========================================================================================================
 
 A task is a mapping: ``data``, its folder, with ``make``, the module and its arguments that make a missing one; or
-``missing``, the reason why this model has no such task.
+``missing``, the reason why this model has no such task. With ``data`` it may have ``means``, those of the grid at which it
+is asked, and ``elsewhere``, the reason why it is not at the others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,12 +57,21 @@ class Method:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A task of one model: its data, the module and the arguments that make them, or why there are none."""
+    """A task of one model: its data, the module and the arguments that make them, or why there are none.
+
+    ``means``: those at which it is asked, None for all; ``elsewhere``: why it is not at the others.
+    """
 
     task: str
     data: Path | None
     make: str | None = None
     missing: str | None = None
+    means: tuple[int, ...] | None = None
+    elsewhere: str | None = None
+
+    def asked_at(self, mean: int | None) -> bool:
+        """Whether a cell of this mean is measured; full and blind, which have none, always are."""
+        return mean is None or self.means is None or mean in self.means
 
 
 @dataclass(frozen=True)
@@ -120,9 +130,7 @@ def read_grid(file: str | Path) -> Grid:
 def _grid(content: Any) -> Grid:
     require_fields("the grid", content, {"results": str, "means": list, "models": dict, "methods": dict})
     _known("the grid", content, GRID)
-    means = content["means"]
-    if not means or not all(type(mean) is int and mean > 0 for mean in means) or len(set(means)) < len(means):
-        raise ValueError(f"means={excerpt(means)} must be different whole numbers above 0")
+    means = _means(content["means"])
     counts = {name: content.get(name, default) for name, default in (("seeds", len(SEEDS)), ("batch_size", 8))}
     counts["samples"], limit = content.get("samples", PICTURES), content.get("limit")
     for name, value in {**counts, **({} if limit is None else {"limit": limit})}.items():
@@ -131,13 +139,19 @@ def _grid(content: Any) -> Grid:
         check_least(0 if name == "samples" else 1, **{name: value})
     return Grid(
         results=Path(content["results"]),
-        means=tuple(means),
-        models=tuple(_model(name, entry) for name, entry in content["models"].items()),
+        means=means,
+        models=tuple(_model(name, entry, means) for name, entry in content["models"].items()),
         methods=_methods(content["methods"], content.get("controls") or {}, counts["seeds"]),
         limit=limit,
         batch_size=counts["batch_size"],
         samples=counts["samples"],
     )
+
+
+def _means(means: Sequence[Any]) -> tuple[int, ...]:
+    if not means or not all(type(mean) is int and mean > 0 for mean in means) or len(set(means)) < len(means):
+        raise ValueError(f"means={excerpt(means)} must be different whole numbers above 0")
+    return tuple(means)
 
 
 def _methods(methods: Mapping[str, Any], controls: Any, seeds: int) -> tuple[Method, ...]:
@@ -155,7 +169,7 @@ def _methods(methods: Mapping[str, Any], controls: Any, seeds: int) -> tuple[Met
     return (*bounds, *(Method(RANDOM, f"random@features,seed={seed}", "control") for seed in range(seeds)), *rest)
 
 
-def _model(name: str, entry: Any) -> Model:
+def _model(name: str, entry: Any, means: Sequence[int]) -> Model:
     place = f"models: {name}"
     optional = dict.fromkeys(SPEC, str | None) | {"make": str | None, "values": dict | None}
     require_fields(place, entry, {"path": str, "tasks": dict, **optional})
@@ -163,20 +177,34 @@ def _model(name: str, entry: Any) -> Model:
     return Model(
         name=_folder_name(name),
         spec=ModelSpec(entry["path"], **{key: entry.get(key) for key in SPEC}),
-        benchmarks=tuple(_benchmark(f"{place}: {task}", task, about) for task, about in entry["tasks"].items()),
+        benchmarks=tuple(_benchmark(f"{place}: {task}", task, about, means) for task, about in entry["tasks"].items()),
         values=entry.get("values") or {},
         make=entry.get("make"),
     )
 
 
-def _benchmark(place: str, task: str, about: Any) -> Benchmark:
+def _benchmark(place: str, task: str, about: Any, means: Sequence[int]) -> Benchmark:
     get_task(task)  # an unknown one raises
-    texts = {"data": str | None, "make": str | None, "missing": str | None}
-    require_fields(place, about, texts)
-    _known(place, about, tuple(texts))
+    fields = dict.fromkeys(("data", "make", "missing", "elsewhere"), str | None) | {"means": list | None}
+    require_fields(place, about, fields)
+    _known(place, about, tuple(fields))
     if bool(about.get("data")) == bool(about.get("missing")):
         raise ValueError(f"{place} needs either data, its folder, or missing, the reason why there are none")
-    return Benchmark(task, Path(about["data"]) if about.get("data") else None, about.get("make"), about.get("missing"))
+    asked = None if about.get("means") is None else _means(about["means"])
+    if bool(asked) != bool(about.get("elsewhere")) or (asked and about.get("missing")):
+        raise ValueError(
+            f"{place} needs data, means and elsewhere, the reason why it is not asked at others, or no means"
+        )
+    if asked and (unknown := [mean for mean in asked if mean not in means]):
+        raise ValueError(f"{place}: means={unknown} must be among those of the grid, {', '.join(map(str, means))}")
+    return Benchmark(
+        task,
+        data=Path(about["data"]) if about.get("data") else None,
+        make=about.get("make"),
+        missing=about.get("missing"),
+        means=asked,
+        elsewhere=about.get("elsewhere"),
+    )
 
 
 def _folder_name(name: str) -> str:

@@ -69,7 +69,7 @@ def noise_lines(entries: Sequence[Entry]) -> list[str]:
 
 
 def missing_lines(entries: Sequence[Entry]) -> list[str]:
-    """Why cells are empty, those with the same reason together."""
+    """Why cells are empty, those with the same reason together; a mean that none has is said once."""
     by_reason: dict[str, dict[str, list[int]]] = {}
     for entry in entries:
         if entry.row is None:
@@ -77,11 +77,22 @@ def missing_lines(entries: Sequence[Entry]) -> list[str]:
             means += [entry.mean] if entry.mean is not None else []
     if len(by_reason) == 1 and not any(entry.row for entry in entries):
         return [f"{reason}: no cell is measured." for reason in by_reason]
+    methods = {entry.name for entry in entries if entry.mean is not None}
     sentences = []
     for reason, names in by_reason.items():
-        places = [f"{name} at {' and '.join(map(str, means))}" if means else name for name, means in names.items()]
+        held = dict.fromkeys(mean for means in names.values() for mean in means)
+        nowhere = [mean for mean in held if all(mean in names.get(name, ()) for name in methods)]
+        places = [f"every method at {_listed(nowhere)}"] if nowhere else []
+        for name, means in names.items():
+            rest = [mean for mean in means if mean not in nowhere]
+            if rest or not means:
+                places.append(f"{name} at {_listed(rest)}" if rest else name)
         sentences.append(f"{reason}: {'; '.join(places)}.")
     return sentences
+
+
+def _listed(means: Sequence[int]) -> str:
+    return " and ".join(map(str, means))
 
 
 def agreement_lines(agreements: Sequence[Agreement]) -> list[str]:

@@ -157,7 +157,13 @@ def _open(
             reason = str(error)
     if evaluation is None:
         cells = [Job(cell) for method in grid.methods for cell in empty(method, grid.means, reason)]
-    return Work(model, benchmark, grid.folder(model, benchmark), grid.means, evaluation, list(cells))
+    cells = [job if benchmark.asked_at(job.cell.mean) else _unasked(job.cell, benchmark.elsewhere) for job in cells]
+    return Work(model, benchmark, grid.folder(model, benchmark), grid.means, evaluation, cells)
+
+
+def _unasked(cell: Cell, reason: str | None) -> Job:
+    """A cell at a mean at which its task is not asked."""
+    return Job(replace(cell, plan=None, reason=reason))
 
 
 def _remember_refusals(work: Work) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 
 from llava.eval.leaderboard.board import build
-from llava.eval.leaderboard.cells import Cell, write_cells
+from llava.eval.leaderboard.cells import FILE, Cell, read_cells, write_cells
 from llava.eval.leaderboard.files import as_markdown, write
 from llava.eval.leaderboard.tables import missing_lines
 from llava.eval.tasks.gqa import Gqa
@@ -100,6 +101,20 @@ def test_a_task_without_any_run_comes_last_and_says_why_once(made, tmp_path):
     assert missing_lines(board.boards()["llava-shapes", "boxes"]) == ["boxes were not learnt: no cell is measured."]
     page = as_markdown(board)
     assert page.index("on mme") < page.index("on boxes") and page.count(reason) == 1
+
+
+def test_a_mean_at_which_a_task_is_not_asked_is_said_once(made, tmp_path):
+    """The page named every one of fifty methods."""
+    root = shutil.copytree(made / "shapes/mme", tmp_path / "mme")
+    head, cells = read_cells(root / FILE)
+    reason = "few tokens say nothing here"
+    asked = [cell if cell.mean != 16 else replace(cell, plan=None, reason=reason) for cell in cells]
+    write_cells(root, head["model"], head["task"], head["means"], asked)
+    for run in root.glob("*-16"):
+        shutil.rmtree(run)
+    (board,) = build([root]).boards().values()
+    (line,) = [line for line in missing_lines(board) if line.startswith(reason)]
+    assert line == f"{reason}: every method at 16."
 
 
 def test_runs_without_a_grid_are_placed_by_their_mean(tmp_path):

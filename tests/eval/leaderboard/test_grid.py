@@ -55,6 +55,15 @@ def base() -> dict:
         ("models.tiny.tasks.mmme", {"data": "x"}, "task='mmme' is not known; did you mean 'mme'"),
         ("models.tiny.tasks.pope", {}, "needs either data, its folder, or missing"),
         ("models.tiny.tasks.pope", {"data": "x", "missing": "y"}, "needs either data, its folder, or missing"),
+        ("models.tiny.tasks.pope", {"data": "x", "means": [64]}, "needs data, means and elsewhere"),
+        ("models.tiny.tasks.pope", {"data": "x", "elsewhere": "y"}, "needs data, means and elsewhere"),
+        (
+            "models.tiny.tasks.pope",
+            {"missing": "x", "means": [64], "elsewhere": "y"},
+            "needs data, means and elsewhere",
+        ),
+        ("models.tiny.tasks.pope", {"data": "x", "means": [32], "elsewhere": "y"}, "means=[32] must be among those"),
+        ("models.tiny.tasks.pope", {"data": "x", "means": [], "elsewhere": "y"}, "different whole numbers"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path, place, value, words):

@@ -141,6 +141,15 @@ def test_data_that_are_missing_are_made_or_a_reason(file):
     assert "nowhere" in gqa.jobs[0].cell.reason and "gone" in gone.jobs[0].cell.reason
 
 
+def test_a_task_is_asked_at_its_own_means_alone(file):
+    content = yaml.safe_load(file.read_text())
+    content["models"]["tiny"]["tasks"]["mme"] |= {"means": [288], "elsewhere": "it says nothing at so few"}
+    file.write_text(yaml.safe_dump(content, sort_keys=False))
+    (mme, _) = open_works(read_grid(file), Selection())
+    assert {job.cell.mean for job in mme.left()} == {None, 288}
+    assert {reason for (_, mean), (_, reason) in cells(file).items() if mean == 9} == {"it says nothing at so few"}
+
+
 def test_a_module_that_fails_is_named(file):
     content = yaml.safe_load(file.read_text())
     content["models"]["tiny"]["tasks"]["mme"] = {"data": "nowhere", "make": "llava.shapes.export --format none"}
