@@ -29,6 +29,7 @@ from llava.mm_utils import (
     tokenizer_image_token,
 )
 from llava.model.builder import context_length
+from llava.reduction import Stage
 from llava.utils import exit_code
 
 logger = logging.getLogger(__name__)
@@ -37,8 +38,9 @@ logger = logging.getLogger(__name__)
 class Chat:
     """A dialogue about images: every turn is answered with all earlier ones in view that the model's positions hold.
 
-    images: PIL pictures, put in front of the first question in view. options: keywords of `generate`. conv: the template;
-    its messages show the dialogue as the model has read it last.
+    images: PIL pictures, put in front of the first question in view; the tower sees them once under each plan, not with
+    every turn. options: keywords of `generate`. conv: the template; its messages show the dialogue as the model has read it
+    last.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Chat:
         self._template = conv.copy()
         self._turns: list[tuple[str, str]] = []
         self._visual: int | None = None if images else 0  # positions of the images, once known
+        self._seen: tuple[list[Stage], dict[str, Any]] | None = None
 
     @torch.inference_mode()
     def say(self, text: str, streamer: Any = None) -> str:
@@ -78,8 +81,7 @@ class Chat:
         stop = KeywordsStoppingCriteria([self.conv.stop_string], self.tokenizer, ids)
         output = self.model.generate(
             ids,
-            images=self.pixels,
-            image_sizes=self.sizes,
+            **self._vision(),
             streamer=streamer,
             stopping_criteria=StoppingCriteriaList([stop]),
             **self.options,
@@ -105,12 +107,22 @@ class Chat:
         ids = tokenizer_image_token(dialogue.get_prompt(), self.tokenizer, return_tensors="pt")
         return dialogue.messages, ids.unsqueeze(0)
 
+    def _vision(self) -> dict[str, Any]:
+        """The keywords that hand the images to the model as the tower sees them under the plan in force."""
+        if self.pixels is None:
+            return {}
+        plan = self.model.get_model().plan(self.options.get("reduction"))
+        if self._seen is None or self._seen[0] != plan:
+            seen, seeds = self.model.encode_seen(self.pixels, plan), self.model.image_seeds(self.pixels)
+            self._seen = plan, {"raw_vision_features": seen, "image_sizes": self.sizes, "image_seeds": seeds}
+        return self._seen[1]
+
     def _fits(self, ids: Tensor) -> bool:
         """Whether a prompt fits into the model's positions, images included."""
         words = int((ids != IMAGE_TOKEN_INDEX).sum())
         limit = context_length(self.model.config)
         if self._visual is None and words <= limit:
-            spliced = self.model.splice(ids, images=self.pixels, image_sizes=self.sizes)
+            spliced = self.model.splice(ids, **self._vision(), reduction=self.options.get("reduction"))
             self._visual = int((spliced.visual > 0).sum())
         return words + (self._visual or 0) <= limit
 

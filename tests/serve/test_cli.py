@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from llava import reduced
 from llava.conversation import get_conversation
 from llava.mm_utils import tokenizer_image_token
+from llava.model.multimodal_encoder.tower import VisionTower
 from llava.serve.cli import Chat, main, parser
 from tests.conftest import PARITY15
 
@@ -54,6 +56,32 @@ def test_later_turns_see_the_earlier(llava15):
     new = llava15.model.generate(ids, images=llava15.inputs(case)["images"], **options)
     assert second == llava15.tokenizer.decode(new[0], skip_special_tokens=True).strip()
     assert conv.messages[1][1] == first and ids.eq(-200).sum() == 1 and torch.is_tensor(chat.pixels)
+
+
+@pytest.mark.parametrize("reduction", [None, "random@features:9", "fastervlm:9", "tome:144+divprune:9"])
+def test_the_tower_sees_the_images_once_for_all_turns(llava15, reduction, monkeypatch):
+    case = llava15.cases()[0]
+    options = {"do_sample": False, "max_new_tokens": 3, "reduction": reduction}
+    conv = get_conversation("vicuna_v1")
+    chat = Chat(llava15.tokenizer, llava15.model, llava15.image_processor, conv, llava15.images(case), **options)
+    passes = []
+    encode = VisionTower.encode
+    monkeypatch.setattr(VisionTower, "encode", lambda *given, **named: passes.append(1) or encode(*given, **named))
+    answers = [chat.say(question) for question in ("What is there?", "Why?")]
+    assert len(passes) == 1
+
+    told = conv.copy()
+    told.messages[-1][1] = None
+    ids = tokenizer_image_token(told.get_prompt(), llava15.tokenizer, return_tensors="pt")[None]
+    new = llava15.model.generate(ids, images=chat.pixels, image_sizes=chat.sizes, **options)
+    assert answers[1] == llava15.tokenizer.decode(new[0], skip_special_tokens=True).strip()
+
+
+def test_another_plan_between_turns_sees_the_images_anew(chat):
+    chat.say("one?")
+    with reduced(chat.model, "fastervlm:9"):
+        chat.say("two?")
+        assert [cost.visual_per_layer[0] for cost in chat.model.last_cost()] == [9]
 
 
 def test_a_missing_picture_is_named():
