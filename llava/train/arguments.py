@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 from transformers import TrainingArguments as TrainerArguments
@@ -13,6 +16,14 @@ from llava.conversation import SeparatorStyle, get_conversation
 from llava.utils import installed
 
 logger = logging.getLogger(__name__)
+
+# What decides of the Trainer's own arguments what is learnt; the others say how it is written, logged and spread.
+DECIDING = (
+    "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "weight_decay", "max_grad_norm", "optim",
+    "optim_args", "adam_beta1", "adam_beta2", "adam_epsilon", "num_train_epochs", "max_steps", "per_device_train_batch_size",
+    "gradient_accumulation_steps", "seed", "data_seed", "bf16", "fp16", "neftune_noise_alpha", "train_sampling_strategy",
+)  # fmt: skip
+ELSEWHERE = ("output_dir", "cache_dir", "eval_strategy", "remove_unused_columns", "warmup_ratio")  # of ours, likewise
 
 
 @dataclass
@@ -110,6 +121,20 @@ class TrainingArguments(TrainerArguments):
     def weight_dtype(self) -> torch.dtype:
         """What frozen weights are kept in; weights that learn are float32, whose small steps are not rounded away."""
         return torch.bfloat16 if self.bf16 else torch.float16 if self.fp16 else torch.float32
+
+
+def asked_for(
+    model_args: ModelArguments, data_args: DataArguments, args: TrainingArguments, knobs: Mapping[str, Any]
+) -> dict[str, Any]:
+    """All that decides what a training learns, as nested plain values: model, data, rates and steps, reduction."""
+    own = [name for name in inspect.get_annotations(TrainingArguments) if name not in ELSEWHERE]
+    written = args.to_dict()
+    return {
+        "model": asdict(model_args),
+        "data": asdict(data_args),
+        "training": {name: written.get(name) for name in (*own, *DECIDING)} | {"world_size": args.world_size},
+        "reduction": dict(knobs),
+    }
 
 
 def is_plain(version: str) -> bool:

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import json
+import logging
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from llava.files import read_json, write_json
+from llava.folders import differences
 from llava.model.builder import LORA_FILE, NON_LORA_FILE, PROJECTOR_FILE
 from llava.model.checkpoint import load_tensors, weight_files
 
+logger = logging.getLogger(__name__)
+
 STATE_FILE = "trainer_state.json"  # the last file of a checkpoint: one that has it is complete
+ASKED_FILE = "training.json"  # beside the checkpoints: what the run was asked for
 ADAPTER_FILE = "adapter_model.safetensors"
 TORCH_WRITER = ("PytorchStreamWriter", "inline_container", "iostream error")  # how torch.save says that it cannot write
 SHOWN = 5  # weights that an error message names
@@ -44,6 +51,25 @@ def _is_whole(folder: Path) -> bool:
         return isinstance(json.loads((folder / STATE_FILE).read_text(encoding="utf-8")), dict)
     except (OSError, ValueError):
         return False
+
+
+def note_asked(output: str | Path, asked: Mapping[str, Any], resumed_from: str | Path | None) -> None:
+    """Write beside a run's checkpoints what it was asked for; one resumed with something else says in a warning what differs.
+
+    It goes on nevertheless, since more epochs or smaller batches may be meant. asked: nested plain values. resumed_from:
+    a checkpoint, whose run's own file is compared; nothing is said of one that has none.
+    """
+    if resumed_from is not None and (there := Path(resumed_from).parent / ASKED_FILE).is_file():
+        if changes := differences(read_json(there), asked):
+            logger.warning(
+                "%s is of a run that was asked for something else, and is gone on from: %s. If that is not meant, give "
+                "another --output_dir, or remove %s",
+                resumed_from,
+                changes,
+                there.parent,
+            )
+    Path(output).mkdir(parents=True, exist_ok=True)
+    write_json(Path(output) / ASKED_FILE, asked)
 
 
 def restore_trained(model: nn.Module, folder: Path) -> None:

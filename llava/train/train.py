@@ -35,9 +35,9 @@ from llava.model.language_model.llava_family import LlavaFamilyForCausalLM
 from llava.reduction import did_you_mean, plan_from
 from llava.utils import exit_code
 
-from .arguments import DataArguments, ModelArguments, TrainingArguments, check_arguments, is_plain
+from .arguments import DataArguments, ModelArguments, TrainingArguments, asked_for, check_arguments, is_plain
 from .assembly import load_model
-from .checkpoints import check_whole, last_checkpoint, restore_trained
+from .checkpoints import check_whole, last_checkpoint, note_asked, restore_trained
 from .data import Collator
 from .llava_trainer import LLaVATrainer, LlavaTrainer
 from .named_weights import (
@@ -123,7 +123,7 @@ def train(
     Without arguments it reads the command line, as LLaVA's does. knobs: reduction knobs, e.g. `{"reduction": "fastv@2:64"}`.
     attn_implementation: "eager", "sdpa" or "flash_attention_2" (default: what transformers chooses). prepare: called with model and tokenizer once they
     are loaded, for what a command line cannot say, such as an `encode_images` of one's own. A folder with checkpoints is resumed from the newest
-    complete one, unless `args.resume_from_checkpoint` names another one or says "False".
+    complete one, unless `args.resume_from_checkpoint` names another one or says "False"; a warning names what it was asked for that differs.
 
     Raises ValueError for flags that contradict each other or the model and for bad records (named), ImportError naming
     what to install, FloatingPointError naming step and checkpoint when the loss is not a number, OSError naming what
@@ -168,7 +168,10 @@ def train(
         train_dataset=dataset,
         data_collator=collator(padding_id(tokenizer)),
     )
-    trainer.train(resume_from_checkpoint=_resumed_from(args))
+    begun = _resumed_from(args)
+    if trainer.is_world_process_zero():
+        note_asked(str(args.output_dir), asked_for(model_args, data_args, args, knobs), begun)
+    trainer.train(resume_from_checkpoint=begun)
     trainer.save_trained()
     return trainer
 

@@ -188,6 +188,23 @@ def test_full_tuning_by_modality_through_a_reduction(data, tmp_path):
     resumes_the_same(tmp_path / "out", trainer, lambda: run(*given, records="mixed"))
 
 
+def test_a_run_resumed_with_something_else_says_what_differs(data, tmp_path, caplog):
+    given = [data, tmp_path / "out", *SHORT]
+    run(*given, steps=2, records="captions")
+    assert "asked for something else" not in caplog.text
+    run(*given, steps=2, records="captions")
+    assert "asked for something else" not in caplog.text
+    run(*given, steps=3, rate=1e-3, records="mixed")
+    (said,) = [line for line in caplog.messages if "asked for something else" in line]
+    assert (
+        "data.data_path is" in said and "training.learning_rate is" in said and "training.max_steps is 2 there" in said
+    )
+    assert str(tmp_path / "out") in said and "save" not in said
+    caplog.clear()
+    run(*given, steps=3, rate=1e-3, records="mixed")
+    assert "asked for something else" not in caplog.text
+
+
 def test_lora(data, tmp_path):
     pytest.importorskip("peft")
     given = [
