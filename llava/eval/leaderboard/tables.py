@@ -92,7 +92,8 @@ def missing_lines(entries: Sequence[Entry]) -> list[str]:
 
 
 def _listed(means: Sequence[int]) -> str:
-    return " and ".join(map(str, means))
+    *first, last = map(str, means)
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def agreement_lines(agreements: Sequence[Agreement]) -> list[str]:

@@ -115,6 +115,10 @@ def test_a_mean_at_which_a_task_is_not_asked_is_said_once(made, tmp_path):
     (board,) = build([root]).boards().values()
     (line,) = [line for line in missing_lines(board) if line.startswith(reason)]
     assert line == f"{reason}: every method at 16."
+    everywhere = [replace(entry, row=None, reason=reason) for entry in board if entry.mean is not None]
+    full = next(entry for entry in board if entry.name == "full")
+    three = [*everywhere, *(replace(entry, mean=9) for entry in everywhere if entry.mean == 16)]
+    assert missing_lines([full, *three]) == [f"{reason}: every method at 64, 16 and 9."]
 
 
 def test_runs_without_a_grid_are_placed_by_their_mean(tmp_path):
