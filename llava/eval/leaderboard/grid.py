@@ -148,9 +148,10 @@ def _grid(content: Any) -> Grid:
     )
 
 
-def _means(means: Sequence[Any]) -> tuple[int, ...]:
+def _means(means: Sequence[Any], place: str = "") -> tuple[int, ...]:
+    """Means as they must be; ``place``: what an error begins with."""
     if not means or not all(type(mean) is int and mean > 0 for mean in means) or len(set(means)) < len(means):
-        raise ValueError(f"means={excerpt(means)} must be different whole numbers above 0")
+        raise ValueError(f"{place}means={excerpt(means)} must be different whole numbers above 0")
     return tuple(means)
 
 
@@ -190,7 +191,7 @@ def _benchmark(place: str, task: str, about: Any, means: Sequence[int]) -> Bench
     _known(place, about, tuple(fields))
     if bool(about.get("data")) == bool(about.get("missing")):
         raise ValueError(f"{place} needs either data, its folder, or missing, the reason why there are none")
-    asked = None if about.get("means") is None else _means(about["means"])
+    asked = None if about.get("means") is None else _means(about["means"], f"{place}: ")
     if bool(asked) != bool(about.get("elsewhere")) or (asked and about.get("missing")):
         raise ValueError(
             f"{place} needs data, means and elsewhere, the reason why it is not asked at others, or no means"

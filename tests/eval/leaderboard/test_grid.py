@@ -63,7 +63,11 @@ def base() -> dict:
             "needs data, means and elsewhere",
         ),
         ("models.tiny.tasks.pope", {"data": "x", "means": [32], "elsewhere": "y"}, "means=[32] must be among those"),
-        ("models.tiny.tasks.pope", {"data": "x", "means": [], "elsewhere": "y"}, "different whole numbers"),
+        (
+            "models.tiny.tasks.pope",
+            {"data": "x", "means": [], "elsewhere": "y"},
+            "pope: means=[] must be different whole numbers",
+        ),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path, place, value, words):
