@@ -58,7 +58,6 @@ class Chat:
         self.sizes = [image.size for image in images] or None
         self._template = conv.copy()
         self._turns: list[tuple[str, str]] = []
-        self._visual: int | None = None if images else 0  # positions of the images, once known
         self._seen: tuple[list[Stage], dict[str, Any]] | None = None
 
     @torch.inference_mode()
@@ -118,13 +117,13 @@ class Chat:
         return self._seen[1]
 
     def _fits(self, ids: Tensor) -> bool:
-        """Whether a prompt fits into the model's positions, images included."""
+        """Whether a prompt fits into the model's positions, with what the plan in force leaves of its images."""
         words = int((ids != IMAGE_TOKEN_INDEX).sum())
         limit = context_length(self.model.config)
-        if self._visual is None and words <= limit:
-            spliced = self.model.splice(ids, **self._vision(), reduction=self.options.get("reduction"))
-            self._visual = int((spliced.visual > 0).sum())
-        return words + (self._visual or 0) <= limit
+        if self.pixels is None or words > limit:
+            return words <= limit
+        spliced = self.model.splice(ids, **self._vision(), reduction=self.options.get("reduction"))
+        return words + int((spliced.visual > 0).sum()) <= limit
 
 
 def main(args: Namespace, read: Callable[[str], str] | None = None) -> None:

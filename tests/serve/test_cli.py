@@ -30,6 +30,24 @@ def lines(*texts):
     return read
 
 
+@pytest.fixture
+def chat_with(llava15):
+    """Makes a greedy chat about the first picture of the original's answers."""
+
+    def make(max_new_tokens=3, **options):
+        conv = get_conversation("vicuna_v1")
+        images = llava15.images(llava15.cases()[0])
+        options = {"do_sample": False, "max_new_tokens": max_new_tokens, **options}
+        return Chat(llava15.tokenizer, llava15.model, llava15.image_processor, conv, images, **options)
+
+    return make
+
+
+@pytest.fixture
+def chat(chat_with):
+    return chat_with()
+
+
 def test_first_answer_is_the_official_one(llava15, capsys):
     case = llava15.cases()[0]
     main(arguments("--max-new-tokens", "16"), lines(case["question"], ""))
@@ -41,11 +59,9 @@ def test_end_of_input_ends_the_chat(capsys):
     assert capsys.readouterr().out.count("ASSISTANT: ") == 2
 
 
-def test_later_turns_see_the_earlier(llava15):
+def test_later_turns_see_the_earlier(llava15, chat_with):
     case = llava15.cases()[0]
-    options = {"do_sample": False, "max_new_tokens": 6}
-    conv = get_conversation("vicuna_v1")
-    chat = Chat(llava15.tokenizer, llava15.model, llava15.image_processor, conv, llava15.images(case), **options)
+    chat = chat_with(max_new_tokens=6)
     first = chat.say(case["question"])
     second = chat.say("Why?")
 
@@ -53,27 +69,24 @@ def test_later_turns_see_the_earlier(llava15):
     for text in (f"<image>\n{case['question']}", first, "Why?", None):
         told.append_message(told.roles[len(told.messages) % 2], text)
     ids = tokenizer_image_token(told.get_prompt(), llava15.tokenizer, return_tensors="pt")[None]
-    new = llava15.model.generate(ids, images=llava15.inputs(case)["images"], **options)
+    new = llava15.model.generate(ids, images=llava15.inputs(case)["images"], **chat.options)
     assert second == llava15.tokenizer.decode(new[0], skip_special_tokens=True).strip()
-    assert conv.messages[1][1] == first and ids.eq(-200).sum() == 1 and torch.is_tensor(chat.pixels)
+    assert chat.conv.messages[1][1] == first and ids.eq(-200).sum() == 1 and torch.is_tensor(chat.pixels)
 
 
 @pytest.mark.parametrize("reduction", [None, "random@features:9", "fastervlm:9", "tome:144+divprune:9"])
-def test_the_tower_sees_the_images_once_for_all_turns(llava15, reduction, monkeypatch):
-    case = llava15.cases()[0]
-    options = {"do_sample": False, "max_new_tokens": 3, "reduction": reduction}
-    conv = get_conversation("vicuna_v1")
-    chat = Chat(llava15.tokenizer, llava15.model, llava15.image_processor, conv, llava15.images(case), **options)
+def test_the_tower_sees_the_images_once_for_all_turns(llava15, chat_with, reduction, monkeypatch):
+    chat = chat_with(reduction=reduction)
     passes = []
     encode = VisionTower.encode
     monkeypatch.setattr(VisionTower, "encode", lambda *given, **named: passes.append(1) or encode(*given, **named))
     answers = [chat.say(question) for question in ("What is there?", "Why?")]
     assert len(passes) == 1
 
-    told = conv.copy()
+    told = chat.conv.copy()
     told.messages[-1][1] = None
     ids = tokenizer_image_token(told.get_prompt(), llava15.tokenizer, return_tensors="pt")[None]
-    new = llava15.model.generate(ids, images=chat.pixels, image_sizes=chat.sizes, **options)
+    new = llava15.model.generate(ids, images=chat.pixels, image_sizes=chat.sizes, **chat.options)
     assert answers[1] == llava15.tokenizer.decode(new[0], skip_special_tokens=True).strip()
 
 
@@ -91,30 +104,23 @@ def test_a_missing_picture_is_named():
         main(args, lines(""))
 
 
-@pytest.fixture
-def chat(llava15):
-    case = llava15.cases()[0]
-    conv = get_conversation("vicuna_v1")
-    options = {"do_sample": False, "max_new_tokens": 3}
-    return Chat(llava15.tokenizer, llava15.model, llava15.image_processor, conv, llava15.images(case), **options)
-
-
-def test_the_oldest_turns_make_room_for_the_newest_question(chat, monkeypatch, caplog):
+def test_the_oldest_turns_make_room_for_the_newest_question(chat, chat_with, monkeypatch, caplog):
     first = chat.say("What is the first question?")
-    one_turn = len(tokenizer_image_token(chat.conv.get_prompt(), chat.tokenizer)) - 1 + chat._visual
-    monkeypatch.setattr(chat.model.config, "tokenizer_model_max_length", one_turn + 12)
-    seen = []
-    splice = type(chat.model).splice
-    monkeypatch.setattr(
-        type(chat.model), "splice", lambda self, *a, **k: seen.append(splice(self, *a, **k)) or seen[-1]
-    )
-    fresh = Chat(chat.tokenizer, chat.model, None, get_conversation("vicuna_v1"), [], **chat.options)
-    fresh.count, fresh.pixels, fresh.sizes, fresh._visual = chat.count, chat.pixels, chat.sizes, chat._visual
+    one_turn = len(tokenizer_image_token(chat.conv.get_prompt(), chat.tokenizer)) - 1
+    visual = chat.model.get_vision_tower().num_patches
+    monkeypatch.setattr(chat.model.config, "tokenizer_model_max_length", one_turn + visual + 12)
     second = chat.say("And what is the second one?")
     assert "no longer sees the 1 oldest turns" in caplog.text
-    assert second == fresh.say("And what is the second one?") and first not in chat.conv.get_prompt()
-    assert all(batch.attention_mask.shape[1] <= one_turn + 12 for batch in seen)
+    assert second == chat_with().say("And what is the second one?") and first not in chat.conv.get_prompt()
     assert chat.conv.get_prompt().count("<image>") == 1
+
+
+def test_room_is_made_under_the_plan_in_force(chat, monkeypatch):
+    monkeypatch.setattr(chat.model.config, "tokenizer_model_max_length", 128)
+    with reduced(chat.model, "fastervlm:9"):
+        chat.say("one?")
+    with pytest.raises(ValueError, match="more than the model's 128 positions"):
+        chat.say("two?")  # all 576 tokens
 
 
 @pytest.mark.parametrize(
