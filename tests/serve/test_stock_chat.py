@@ -12,10 +12,11 @@ from llava import load_pretrained_model  # noqa: E402
 from llava.conversation import get_conversation  # noqa: E402
 from llava.model import convert  # noqa: E402
 from llava.serve.openai.__main__ import open_chat, parser  # noqa: E402
-from llava.serve.openai.chat import End, Job, Question, Sampling, Turn  # noqa: E402
+from llava.serve.openai.chat import Turn  # noqa: E402
 from llava.serve.openai.llava_chat import LlavaChat  # noqa: E402
 from llava.serve.openai.stock_chat import StockChat  # noqa: E402
 from llava.shapes.world import make_scene, render  # noqa: E402
+from tests.serve.answers import answer  # noqa: E402
 from tests.shapes.test_embedded_model import CHECKPOINT  # noqa: E402
 
 PLANS = ["", "fastv@2:25%", "divprune:64"]
@@ -31,16 +32,6 @@ def chats(tmp_path_factory):
     own = LlavaChat("own", tokenizer, model, image_processor, get_conversation("vicuna_v1"))
     stock = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
     return own, StockChat("stock", stock, AutoProcessor.from_pretrained(folder), reduction="fastv@2:16")
-
-
-def answer(chat, *questions, plan=None, **sampling):
-    """Answers and usage of questions, all in one batch."""
-    asked = [Question(turns, Sampling(**sampling), plan) for turns in questions]
-    heard: list[list] = [[] for _ in asked]
-    jobs = [Job(chat.prepare(question, 12), events.append) for question, events in zip(asked, heard)]
-    chat.generate(jobs)
-    assert all(isinstance(events[-1], End) for events in heard)
-    return [("".join(event.text for event in events[:-1]), events[-1]) for events in heard]
 
 
 def turns(number: int) -> list[Turn]:

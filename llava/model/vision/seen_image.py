@@ -6,9 +6,10 @@ merge), V its width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
+from operator import itemgetter
 
 import torch
 from torch import Tensor
@@ -60,16 +61,18 @@ class SeenImage:
 
     def split(self, crops: Sequence[int]) -> list[SeenImage]:
         """One for each of the images whose crops these are, given how many each has."""
-        return [self._part(slice(end - count, end)) for count, end in zip(crops, accumulate(crops), strict=True)]
+        ends = zip(crops, accumulate(crops), strict=True)
+        return [self._each(itemgetter(slice(end - count, end))) for count, end in ends]
 
-    def _part(self, crops: slice) -> SeenImage:
-        return replace(
-            self,
-            features=self.features[crops],
-            hidden=None if self.hidden is None else self.hidden[crops],
-            entered={layer: states[crops] for layer, states in self.entered.items()},
-            origins=None if self.origins is None else self.origins[crops],
-        )
+    def detached(self) -> SeenImage:
+        """A copy that does not keep alive the batch of which this is a part."""
+        return self._each(Tensor.clone)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all its tensors."""
+        held = [self.features, self.hidden, self.origins, *self.entered.values()]
+        return sum(tensor.nbytes for tensor in held if tensor is not None)
 
     @classmethod
     def joined(cls, images: Sequence[SeenImage]) -> SeenImage:
@@ -83,6 +86,16 @@ class SeenImage:
             hidden=torch.cat(hidden) if hidden else None,
             entered={layer: torch.cat([image.entered[layer] for image in images]) for layer in layers},
             origins=torch.cat(origins) if origins else None,
+        )
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> SeenImage:
+        """With every tensor changed."""
+        return replace(
+            self,
+            features=change(self.features),
+            hidden=None if self.hidden is None else change(self.hidden),
+            entered={layer: change(states) for layer, states in self.entered.items()},
+            origins=None if self.origins is None else change(self.origins),
         )
 
 

@@ -7,13 +7,15 @@ from argparse import ArgumentParser, BooleanOptionalAction, Namespace
 from dataclasses import fields
 
 from llava.cli.flags import add_model_flags, add_reduction_flags, model_spec, reduction_kwargs, spellings
+from llava.cli.settings import check_least
 from llava.utils import exit_code, installed
 
 from ..ports import free_port
 from .chat import Chat
-from .limits import Limits
+from .limits import MEGABYTE, Limits
 
 NEEDED = ("fastapi", "uvicorn", "pydantic")
+PICTURE_CACHE = 256  # MiB
 _FLAGS = {
     "image_bytes": ("max_image_bytes", "of a picture's file"),
     "image_pixels": ("max_image_pixels", "of a decoded picture"),
@@ -47,6 +49,12 @@ def parser() -> ArgumentParser:
         action=BooleanOptionalAction,
         default=False,
         help="fetch http(s) pictures, from this machine's network (default: no)",
+    )
+    group.add_argument(
+        *spellings("picture_cache"),
+        type=int,
+        help="MiB for what the tower saw of the last pictures, so that one sent again does not pass it again (default: "
+        f"{PICTURE_CACHE}; 0: none)",
     )
     defaults = {field.name: field.default for field in fields(Limits)}
     for name, (flag, meaning) in _FLAGS.items():
@@ -82,9 +90,11 @@ def open_chat(options: Namespace) -> Chat:
 
     spec, knobs = model_spec(options), reduction_kwargs(options)
     if not options.stock:
-        return own_chat(spec, options.served_name, **knobs)
+        mebibytes = PICTURE_CACHE if options.picture_cache is None else options.picture_cache
+        check_least(0, picture_cache=mebibytes)
+        return own_chat(spec, options.served_name, mebibytes * MEGABYTE, **knobs)
     plan = knobs.pop("reduction", None)
-    for flag in ("model_base", "conv_mode", "load_8bit", "load_4bit", *knobs):
+    for flag in ("model_base", "conv_mode", "load_8bit", "load_4bit", "picture_cache", *knobs):
         if getattr(options, flag):
             raise ValueError(f"{spellings(flag)[0]} has no effect on a --stock model; leave it out")
     return stock_chat(spec, options.served_name, plan)

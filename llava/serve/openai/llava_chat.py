@@ -17,6 +17,7 @@ from llava.reduction import Stage, check_plan, plan_from
 
 from .chat import Job, Prompt, Question, Turn
 from .generation import end_ids, generation_options, group_of, most_new_tokens
+from .picture_cache import PictureCache, together
 from .progress import AnswerText, Progress
 
 
@@ -31,11 +32,23 @@ class _Inputs:
 
 
 class LlavaChat:
-    """A LLaVA model, its tokenizer, its image processor and its prompt template as a ``Chat``."""
+    """A LLaVA model, its tokenizer, its image processor and its prompt template as a ``Chat``.
 
-    def __init__(self, name: str, tokenizer: Any, model: Any, image_processor: Any, conversation: Conversation):
+    picture_cache: bytes of what the tower saw of the last pictures that are kept for questions to come.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        tokenizer: Any,
+        model: Any,
+        image_processor: Any,
+        conversation: Conversation,
+        picture_cache: int = 0,
+    ):
         self.name, self.tokenizer, self.model, self.image_processor = name, tokenizer, model, image_processor
         self.conversation = conversation
+        self._pictures = PictureCache(model, picture_cache)
         self._layers = model.config.num_hidden_layers
         self._stops = (conversation.stop_string,)
         self._ends = end_ids(tokenizer, model, self._stops)
@@ -49,7 +62,7 @@ class LlavaChat:
         pictures = [image for turn in question.turns for image in turn.images]
         images = list(process_images(pictures, self.image_processor, self.model.config)) if pictures else []
         sizes = [picture.size for picture in pictures]
-        visual = sum(self.model.visual_tokens(_together(images), sizes)) if images else 0
+        visual = sum(self.model.visual_tokens(together(images), sizes)) if images else 0
         positions = len(ids) - len(images) + visual
         return Prompt(
             inputs=_Inputs(ids, images, sizes, plan),
@@ -76,13 +89,19 @@ class LlavaChat:
             self._ends,
             lambda: [cost.visual_per_layer for cost in self.model.last_cost()],
         )
+        pictures: dict[str, Any] = {}
+        if images:
+            pictures = {
+                "raw_vision_features": self._pictures.see(images, inputs[0].plan),
+                "image_sizes": [size for part in inputs for size in part.sizes],
+                "image_seeds": self.model.image_seeds(together(images)),
+            }
         with generation_options(jobs, progress) as options:
             self.model.generate(
                 ids.to(self.model.device),
                 attention_mask=mask.to(self.model.device),
-                images=_together(images) if images else None,
-                image_sizes=[size for part in inputs for size in part.sizes] or None,
                 reduction=inputs[0].plan,
+                **pictures,
                 **options,
             )
 
@@ -100,8 +119,3 @@ class LlavaChat:
             dialogue.append_message(dialogue.roles[turn.role == "assistant"], text)
         dialogue.append_message(dialogue.roles[1], None)
         return dialogue.get_prompt()
-
-
-def _together(images: list[Tensor]) -> Tensor | list[Tensor]:
-    """Single views (3, H, W) as one stack, which says that there is nothing to merge; stacks of crops as they are."""
-    return torch.stack(images) if all(image.dim() == 3 for image in images) else images

@@ -16,14 +16,13 @@ from .llava_chat import LlavaChat
 from .stock_chat import StockChat
 
 
-def own_chat(spec: ModelSpec, name: str | None = None, **knobs: Any) -> LlavaChat:
-    """This package's LLaVA of a checkpoint. name: for clients (default: its folder's); knobs: those of ``load_model``.
-
-    Raises what ``load_model`` does, and ValueError for an unknown template.
+def own_chat(spec: ModelSpec, name: str | None = None, picture_cache: int = 0, **knobs: Any) -> LlavaChat:
+    """This package's LLaVA of a checkpoint. name: for clients (default: its folder's); picture_cache: as ``LlavaChat`` has it;
+    knobs: those of ``load_model``. Raises what ``load_model`` does, and ValueError for an unknown template.
     """
     tokenizer, model, image_processor, _ = load_model(spec, **knobs)
     mode = conversation_mode(spec.name, model.config, spec.conv_mode)
-    return LlavaChat(name or spec.name, tokenizer, model, image_processor, get_conversation(mode))
+    return LlavaChat(name or spec.name, tokenizer, model, image_processor, get_conversation(mode), picture_cache)
 
 
 def stock_chat(spec: ModelSpec, name: str | None = None, reduction: Spec = None) -> StockChat:
