@@ -9,7 +9,7 @@ import torch
 
 from llava.model.multimodal_projector.builder import build_vision_projector
 from llava.reduction import Stage, reduced
-from llava.reduction.learned.mergers import LearnableTokenMerger, LearnableTokenMergerV2, LearnableTokenMergerV3
+from llava.reduction.mergers import LearnableTokenMerger, LearnableTokenMergerV2, LearnableTokenMergerV3
 from llava.reduction.methods.anywhere.merger import TrainedMerger
 from tests.tiny import prompt, tiny_model
 

@@ -69,6 +69,14 @@ class IdentityLinear(nn.Linear):
         nn.init.eye_(self.weight)
 
 
+def zero_linear(width: int, out: int, bias: bool = True) -> nn.Linear:
+    """A linear map that begins at zero."""
+    layer = nn.Linear(width, out, bias)
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
+
+
 class CrossAttention(nn.Module):
     """Multi-head cross-attention with q, k, v and o projections that begin as the identity.
 

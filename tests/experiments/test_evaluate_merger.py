@@ -13,8 +13,8 @@ from llava.experiments.evaluate_merger import main, plans
 from llava.model.builder import read_config
 from llava.reduction import plan_from, plan_name
 from llava.reduction.aggregate import CrossAttention
-from llava.reduction.learned.mergers import make_merger
 from llava.reduction.learned.trained import save_trained
+from llava.reduction.mergers import make_merger
 from tests.conftest import PARITY15
 
 

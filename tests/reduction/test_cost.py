@@ -16,7 +16,7 @@ from llava.reduction import Need, get_method, method_names, plan_from, reduced
 from llava.reduction.aggregate import CrossAttention
 from llava.reduction.apply import Views, reduce_images
 from llava.reduction.cost import Read, decoder_flops, images_of, linear_flops, selector_flops, tower_flops
-from llava.reduction.learned.mergers import make_merger
+from llava.reduction.mergers import make_merger
 from llava.reduction.methods.anywhere.condensation import Condensation
 from llava.reduction.methods.anywhere.merger import TrainedMerger
 from llava.reduction.stage import Stage

@@ -9,7 +9,8 @@ import torch
 
 from llava.reduction import Evidence, plan_from
 from llava.reduction.aggregate import CrossAttention
-from llava.reduction.learned.mergers import (
+from llava.reduction.learned.trained import load_trained, save_trained
+from llava.reduction.mergers import (
     ANNEALED,
     LearnableTokenMerger,
     LearnableTokenMergerV1,
@@ -18,7 +19,6 @@ from llava.reduction.learned.mergers import (
     make_merger,
     rank_preference,
 )
-from llava.reduction.learned.trained import load_trained, save_trained
 from llava.reduction.methods.anywhere.merger import TrainedMerger
 
 D, T, N = 24, 40, 64

@@ -9,8 +9,8 @@ import torch
 
 from llava.reduction import Evidence, make_stage, plan_from
 from llava.reduction.aggregate import CrossAttention
-from llava.reduction.learned.mergers import MERGERS, LearnableTokenMergerV3, make_merger
 from llava.reduction.learned.trained import call_trained, load_trained, save_trained, trained_plan
+from llava.reduction.mergers import MERGERS, LearnableTokenMergerV3, make_merger
 from llava.reduction.methods.anywhere.condensation import Condensation
 from llava.reduction.methods.anywhere.custom_selection import CustomSelection
 from llava.reduction.methods.anywhere.merger import TrainedMerger

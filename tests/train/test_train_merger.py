@@ -15,8 +15,8 @@ import yaml
 from llava.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from llava.eval.run import main as evaluate
 from llava.reduction import plan_from, reduced
-from llava.reduction.learned.mergers import MERGERS
 from llava.reduction.learned.trained import trained_plan
+from llava.reduction.mergers import MERGERS
 from llava.shapes.export import export
 from llava.train.merger import loop
 from llava.train.merger.examples import TrainingExamples, draw_batch, split

@@ -22,7 +22,7 @@ from llava.shipped import shipped
 from ..aggregate import CrossAttention
 from ..checks import shown
 from ..spelling import spell_value
-from .mergers import MERGERS
+from .kinds import MERGERS
 
 Kind = TypeVar("Kind", bound=nn.Module)
 

@@ -9,7 +9,7 @@ import torch
 
 from llava.reduction import Stage
 from llava.reduction.aggregate import CrossAttention
-from llava.reduction.learned.mergers import MERGERS, Merger, make_merger
+from llava.reduction.mergers import MERGERS, Merger, make_merger
 from llava.reduction.methods.anywhere.condensation import Condensation
 from llava.reduction.methods.anywhere.custom_selection import CustomSelection
 from llava.reduction.methods.anywhere.merger import TrainedMerger

@@ -4,7 +4,9 @@ from torch import Tensor
 
 from ...checks import shown
 from ...evidence import Evidence, Need
-from ...learned.mergers import LearnableTokenMerger, LearnableTokenMergerV3, Merger
+from ...learned.base import Merger
+from ...learned.pooled import LearnableTokenMergerV3
+from ...learned.scored import LearnableTokenMerger
 from ...learned.trained import call_trained, load_trained
 from ...registry import register
 from ...stage import Reducer
