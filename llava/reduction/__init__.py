@@ -3,7 +3,6 @@ layer calls its attention."""
 
 from . import methods  # noqa: F401  registers every method
 from .aggregate import Merged
-from .apply import Record
 from .checks import did_you_mean
 from .context import reduced
 from .cost import Cost
@@ -11,6 +10,7 @@ from .evidence import Evidence, Need, attention_rows
 from .export import kept_count, kept_indices, kept_tokens, qualifies
 from .ledger import Ledger
 from .plan import check_plan, plan_from, plan_name, spelled_out
+from .record import Record
 from .registry import get_method, list_methods, make_stage, method_names, method_page, register
 from .stage import Place, Reducer, Stage
 

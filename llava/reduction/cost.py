@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import nn
 
-from .apply import Record
+from .record import Record
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,12 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import torch
 from torch import Tensor
 
-from .apply import Views, reduce_images
 from .checks import is_whole, shown
 from .evidence import SITE_GIVES, Need, Site, mixed_seed
 from .plan import Spec, plan_from, tokens_left
 from .registry import get_method, make_stage, method_names
 from .stage import Reducer, Stage
+from .views import Views, reduce_images
 
 Grid = tuple[int, int] | tuple[int, int, int]
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from llava.reduction import Evidence, Place, Reducer, Stage, plan_from, reduced
-from llava.reduction.apply import Views, choose, reduce_images
+from llava.reduction.apply import choose
+from llava.reduction.views import Views, reduce_images
 from tests.tiny import prompt, tiny_model
 
 

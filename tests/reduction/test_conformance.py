@@ -11,8 +11,9 @@ from transformers import LlamaForCausalLM
 
 from llava.model.engine import prefill
 from llava.reduction import get_method, make_stage, method_names, plan_from, reduced, spelled_out
-from llava.reduction.apply import Views, reduce_images, reduce_sequence
+from llava.reduction.apply import reduce_sequence
 from llava.reduction.plan import budgets_from, tokens_left
+from llava.reduction.views import Views, reduce_images
 from tests.reduction.methods.golden import given_tower
 from tests.tiny import LAYERS, MIXED, generate, prompt, tiny_model
 

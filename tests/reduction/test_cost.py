@@ -14,12 +14,12 @@ from llava.model.language_model.himap_configuration_llama import LlamaConfig
 from llava.model.language_model.reducible_llama import ReducibleLlamaForCausalLM
 from llava.reduction import Need, get_method, method_names, plan_from, reduced
 from llava.reduction.aggregate import CrossAttention
-from llava.reduction.apply import Views, reduce_images
 from llava.reduction.cost import Read, decoder_flops, images_of, linear_flops, selector_flops, tower_flops
 from llava.reduction.mergers import make_merger
 from llava.reduction.methods.anywhere.condensation import Condensation
 from llava.reduction.methods.anywhere.merger import TrainedMerger
 from llava.reduction.stage import Stage
+from llava.reduction.views import Views, reduce_images
 from tests.tiny import WIDTH, prompt, tiny_model
 from tests.tower import SIDE, seen
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from llava.reduction import Need, Reducer, Stage, reduced
-from llava.reduction.apply import Views, reduce_images
 from llava.reduction.score import question_relevance
 from llava.reduction.select import topk
+from llava.reduction.views import Views, reduce_images
 from tests.tiny import MIXED, WIDTH, generate, prompt, tiny_model
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..report import table
+from ..report import notes as report_notes
 from ..report.rows import REFERENCES, Row
 from ..report.table import by_interval_alone
 from ..tasks.statistics import INDISTINCT
@@ -119,5 +119,5 @@ def notes(rows: Sequence[Row]) -> list[str]:
         "tau: Kendall's tau-b of two rankings of the same methods, with a 95 % interval by Fisher's z, pictures and methods "
         "resampled. Chance moves the scores, which draws tau towards 0; attainable is about the tau that two rankings would show "
         "that are equal in truth.",
-        *table.notes(rows),
+        *report_notes.notes(rows),
     ]

@@ -15,10 +15,11 @@ from llava.files import write_json, write_text
 
 from ..results.folder import check_writable
 from .curve import draw_curve
+from .notes import notes
 from .page import write_page
 from .relative import relatives
 from .rows import Row, boards
-from .table import columns, escape_markdown, markdown, notes, relative_columns
+from .table import columns, escape_markdown, markdown, relative_columns
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # first characters of cells that a spreadsheet would compute
 

@@ -13,9 +13,10 @@ from rich.table import Table
 from llava.cli.console import terminal
 from llava.cli.tables import needed_width, print_table
 
+from .notes import notes
 from .relative import relatives
 from .rows import REFERENCES, Row
-from .table import FILES_ONLY, Column, columns, notes, relative_columns, templates
+from .table import FILES_ONLY, Column, columns, relative_columns, templates
 
 
 def show(rows: Sequence[Row], unfinished: Sequence[Path] = (), console: Console | None = None) -> None:

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from llava.reduction import Ledger, Record, Stage
-from llava.reduction.apply import Entered, Views, reduce_images
+from llava.reduction.apply import Entered
 from llava.reduction.evidence import mixed_seed
+from llava.reduction.views import Views, reduce_images
 
 from .call import Sight
 from .families import Host

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from llava.model.multimodal_encoder.tower import VisionTower
 from llava.reduction import Record, Stage
-from llava.reduction.apply import Views, reduce_images, reduce_pixels, tower_record
 from llava.reduction.evidence import mixed_seed
 from llava.reduction.stage import BATCHED_SITES, CROP_SITES
+from llava.reduction.views import Views, reduce_images, reduce_pixels, tower_record
 
 from .anyres import CropLayout
 from .pictures import Picture

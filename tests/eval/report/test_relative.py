@@ -10,10 +10,11 @@ import pytest
 
 from llava.eval.report.command import main
 from llava.eval.report.files import write
+from llava.eval.report.notes import notes
 from llava.eval.report.relative import relatives
 from llava.eval.report.rows import compared
 from llava.eval.report.runs import collect
-from llava.eval.report.table import columns, notes
+from llava.eval.report.table import columns
 from llava.eval.tasks.gqa import Gqa
 from tests.eval.folders import make_run, questions
 

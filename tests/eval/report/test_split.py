@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from llava.eval.report.command import main
+from llava.eval.report.notes import notes
 from llava.eval.report.runs import collect
-from llava.eval.report.table import columns, notes
+from llava.eval.report.table import columns
 from llava.eval.tasks.gqa import Gqa
 from llava.eval.tasks.statistics import bootstrap
 from tests.eval.folders import make_run, questions

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from llava.eval.report.notes import notes
 from llava.eval.report.runs import collect
-from llava.eval.report.table import columns, notes
+from llava.eval.report.table import columns
 from tests.eval.folders import make_run, questions
 
 KEYS = questions(pictures=4)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from llava.reduction import make_stage
-from llava.reduction.apply import Views, reduce_images
+from llava.reduction.views import Views, reduce_images
 from tests.reduction.methods.golden import GivenTower
 
 

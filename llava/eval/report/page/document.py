@@ -19,9 +19,10 @@ from markupsafe import Markup
 from llava.files import read_json, write_text
 
 from ..curve import COLOURS
+from ..notes import notes
 from ..relative import relatives
 from ..rows import Row, boards
-from ..table import columns, notes, relative_columns, templates
+from ..table import columns, relative_columns, templates
 from .chart import Chart, make_chart, methods_of
 from .gallery import gallery
 from .heat import SHARES, heat_maps

@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 
 from llava.reduction import make_stage
-from llava.reduction.apply import Views, reduce_images
+from llava.reduction.views import Views, reduce_images
 from tests.reduction.methods.golden import Case, GivenTower
 
 
