@@ -1,7 +1,7 @@
 """The contract: a reducer selects and aggregates, a stage says where, how many, and what becomes of the rest.
 
 A reducer never sees the sequence, the mask, the cache, padding or the loop over the batch: it is given G images of N tokens
-each and answers with which to keep. ``apply`` is its only caller.
+each and answers with which to keep. ``apply`` and ``views`` are its callers.
 
 Shapes: B batch, S sequence, G images of one length, N their tokens, k kept, D width.
 """
