@@ -8,6 +8,10 @@ mean visual tokens per layer: "fastv@2:64" and "pool:64" are not the same budget
 on the questions that a control answers wrongly and on the others:
 
     python -m llava.eval.report playground/results/mme --split-by downsample
+
+and with --against it is compared with another plan over the same questions, besides full and random tokens:
+
+    python -m llava.eval.report playground/results/mme --against fastv@2:64
 """
 
 from __future__ import annotations
@@ -51,6 +55,12 @@ def parser() -> argparse.ArgumentParser:
         help="also show the accuracy on the questions that a control answers wrongly (hard) and on the others (easy): the "
         "folder of its run, or a method such as downsample: each plan is split by its run that is nearest in cost",
     )
+    flags.add_argument(
+        "--against",
+        metavar="RUN",
+        help="also compare every plan with this one: the folder of its run, a plan such as fastv@2:64, or a method such as "
+        "fastv@2: each plan is compared with its run at the same cost",
+    )
     return flags
 
 
@@ -59,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     flags = parser().parse_args(arguments)
 
     def work() -> None:
-        rows, unfinished = collect(flags.folders, flags.margin, flags.split_by)
+        rows, unfinished = collect(flags.folders, flags.margin, flags.split_by, flags.against)
         show(rows, unfinished)
         for file in write(rows, flags.output or flags.folders[0], unfinished, flags.html):
             logger.info("wrote %s", file)

@@ -8,7 +8,7 @@ from pathlib import Path
 from .compare import NOT_SHOWN, equivalent_within
 from .relative import relatives
 from .rows import Row
-from .table import LEVEL, by_interval_alone, templates
+from .table import LEVEL, by_interval_alone, named, templates
 
 COST_NOTE = (
     "visual tokens: mean over decoder layers, as measured; in parentheses the least and the most of a question. GFLOPs: the "
@@ -70,14 +70,20 @@ def _uncompared(rows: Sequence[Row]) -> list[str]:
 
 def _compared(rows: Sequence[Row]) -> list[str]:
     """What the comparisons are, what is left after the correction for their number, and what they could detect."""
-    made = [difference for row in rows for difference in (row.vs_full, row.vs_random) if difference is not None]
+    sides = [side for row in rows for side in (row.vs_full, row.vs_random, row.vs_named)]
+    made = [difference for difference in sides if difference is not None]
     if not made:
         return []
+    other = named(rows)
+    heads, same_cost = (
+        ("vs full, vs random", "random")
+        if not other
+        else (f"vs full, vs random, vs {other}", "random, and a method that was named,")
+    )
     sentences = [
-        "vs full, vs random: paired difference of the score over the same questions (per cent: of accuracy), random at the "
-        "same mean visual tokens within 2 %; better or worse where its 95 % interval excludes 0, else not "
-        "distinguishable (indistinct). p: exact McNemar test of the answers, after Holm's correction for "
-        f"{len(made)} comparison{'s' if len(made) > 1 else ''}."
+        f"{heads}: paired difference of the score over the same questions (per cent: of accuracy), {same_cost} at the same mean "
+        "visual tokens within 2 %; better or worse where its 95 % interval excludes 0, else not distinguishable (indistinct). p: "
+        f"exact McNemar test of the answers, after Holm's correction for {len(made)} comparison{'s' if len(made) > 1 else ''}."
     ]
     if any(map(by_interval_alone, made)):
         sentences.append(

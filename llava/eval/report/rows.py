@@ -16,8 +16,8 @@ from .compare import MARGIN, Answers, Difference, difference, obstacle
 from .split import Split, split_answers
 
 REFERENCES = {"full": "--", "blind": ":"}  # the methods that are no competitors, and how their lines are dashed
-COMPARISONS = ("full", "random")
-SAME_COST = 0.02  # how far the mean visual tokens of a random control may lie from a method's
+COMPARISONS = ("vs_full", "vs_random", "vs_named")
+SAME_COST = 0.02  # how far the mean visual tokens of a random control, or of a named method, may lie from a plan's
 NEAR_COST = 0.2  # likewise of a control that splits the questions: down-sampling keeps squares of whole numbers only
 SEED = re.compile(r"[,_:-]seed=[^,_+]*")
 AVERAGED: Mapping[str, Any] = {"averaged": True}  # marks the fields that show the mean of several seeds
@@ -31,8 +31,9 @@ class Row:
     mean and ``score_sd`` the standard deviation of their scores. A cost that a run does not have is None.
     ``visual_tokens_range``: the mean visual tokens of the cheapest and the most expensive question where they differ.
     ``subtasks`` are scores out of ``subtask_max``. ``split`` is the accuracy on both sides of a control, where one was
-    named. ``uncompared`` says for "full" and "random" why a comparison with it was left out. ``answers`` is what
-    comparisons are made of; None where a folder holds no predictions.
+    named. ``vs_named`` is the comparison with what a reader has named. ``uncompared`` says for "full", "random" and what
+    was named why a comparison with it was left out. ``answers`` is what comparisons are made of; None where a folder
+    holds no predictions.
     """
 
     task: str
@@ -63,14 +64,16 @@ class Row:
     score_sd: float | None = None
     vs_full: Difference | None = None
     vs_random: Difference | None = None
+    vs_named: Difference | None = None
     split: Split | None = None
     uncompared: dict[str, str] = field(default_factory=dict)
     answers: Answers | None = field(default=None, repr=False, compare=False)
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything that is plain values, nested, for JSON."""
+        """Everything that is plain values, nested, for JSON; the comparison with what was named only where there is one."""
+        left_out = {"answers"} if self.vs_named else {"answers", "vs_named"}
         return asdict(
-            replace(self, answers=None), dict_factory=lambda pairs: {k: v for k, v in pairs if k != "answers"}
+            replace(self, answers=None), dict_factory=lambda pairs: {k: v for k, v in pairs if k not in left_out}
         )
 
     @property
@@ -89,6 +92,21 @@ class Row:
         return Path(self.folders[0]).parent
 
 
+@dataclass(frozen=True)
+class Named:
+    """What every plan is also compared with: a ``run``, a plan, or a method, of which it is the run at the plan's own cost."""
+
+    text: str
+    run: Row | None = None
+
+    def of(self, row: Row, rows: Sequence[Row]) -> list[Row]:
+        """The run for a row of a board, the nearest in cost first; empty where there is none."""
+        if self.run is not None:
+            return [self.run]
+        one = [other for other in rows if other.plan == self.text]
+        return one or _near_in_cost(row, [other for other in rows if other.method == self.text])
+
+
 def boards(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
     """The rows by task and model: those of one table, one figure, and one family of comparisons."""
     groups: dict[tuple[str, str], list[Row]] = {}
@@ -97,14 +115,13 @@ def boards(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
     return groups
 
 
-def compared(rows: Sequence[Row], margin: float = MARGIN) -> list[Row]:
-    """The rows of one board, each compared with full and with random at its own cost; p corrected for all comparisons.
+def compared(rows: Sequence[Row], margin: float = MARGIN, named: Named | None = None) -> list[Row]:
+    """The rows of one board, each compared with full, with random at its own cost, and with what is ``named``.
 
-    margin: points within which two runs are called equivalent.
+    p is corrected for all comparisons. margin: points within which two runs are called equivalent.
     """
-    full = [row for row in rows if row.method == "full"]
-    results = [_against(_against(row, full, "full", margin), _same_cost(row, rows), "random", margin) for row in rows]
-    made = [(index, f"vs_{name}") for index, row in enumerate(results) for name in COMPARISONS if _versus(row, name)]
+    results = [_with_all(row, rows, margin, named) for row in rows]
+    made = [(index, name) for index, row in enumerate(results) for name in COMPARISONS if getattr(row, name)]
     corrected = holm([getattr(results[index], name).p for index, name in made])
     for (index, name), p in zip(made, corrected, strict=True):
         results[index] = replace(results[index], **{name: replace(getattr(results[index], name), p_holm=p)})
@@ -137,12 +154,19 @@ def seeds_together(rows: Sequence[Row]) -> list[Row]:
     return [_mean(group) if len(group) > 1 else group[0] for group in groups.values()]
 
 
-def _versus(row: Row, name: str) -> Difference | None:
-    return row.vs_full if name == "full" else row.vs_random
+def _with_all(row: Row, rows: Sequence[Row], margin: float, named: Named | None) -> Row:
+    """A row with all its comparisons, p not corrected."""
+    row = _against(row, [other for other in rows if other.method == "full"], "full", margin)
+    row = _against(row, _random(row, rows), "random", margin)
+    return row if named is None else _against(row, named.of(row, rows), "named", margin, named.text)
 
 
-def _against(row: Row, others: Sequence[Row], name: str, margin: float) -> Row:
-    """The row compared with the nearest of the others that was asked the same, or with the reason why it is not."""
+def _against(row: Row, others: Sequence[Row], side: str, margin: float, name: str | None = None) -> Row:
+    """The row compared with the first of the others that was asked the same, or with the reason why it is not.
+
+    side: of the comparisons, vs_full, vs_random or vs_named. name: what the others are called, where not as the side.
+    """
+    name = name or side
     others = [other for other in others if other.folders != row.folders]
     if row.method == "full" or not others:
         return row
@@ -152,22 +176,26 @@ def _against(row: Row, others: Sequence[Row], name: str, margin: float) -> Row:
             return replace(row, uncompared={**row.uncompared, name: "no predictions.jsonl"})
         hindrance = obstacle(row.answers, other.answers)
         if hindrance is None:
-            return replace(row, **{f"vs_{name}": difference(row.answers, other.answers, other.plan, margin)})
+            return replace(row, **{f"vs_{side}": difference(row.answers, other.answers, other.plan, margin)})
         reason = reason or hindrance
     return replace(row, uncompared={**row.uncompared, name: reason})
 
 
-def _same_cost(row: Row, rows: Sequence[Row]) -> list[Row]:
+def _random(row: Row, rows: Sequence[Row]) -> list[Row]:
     """The random controls that see as many visual tokens per layer, those with stages at the same sites first."""
-    if row.is_random or row.method in REFERENCES or not row.visual_tokens:
+    if row.is_random or row.method in REFERENCES:
         return []
-    excess = {
-        id(other): abs(other.visual_tokens / row.visual_tokens - 1)
-        for other in rows
-        if other.is_random and other.visual_tokens is not None
-    }
-    near = [other for other in rows if excess.get(id(other), math.inf) <= SAME_COST]
-    return sorted(near, key=lambda other: (other.sites != row.sites, excess[id(other)]))
+    near = _near_in_cost(row, [other for other in rows if other.is_random])
+    return sorted(near, key=lambda other: other.sites != row.sites)
+
+
+def _near_in_cost(row: Row, others: Sequence[Row]) -> list[Row]:
+    """Those that see as many visual tokens per layer, the nearest first."""
+    if not row.visual_tokens:
+        return []
+    excess = [(abs((other.visual_tokens or 0) / row.visual_tokens - 1), other) for other in others]
+    near = [pair for pair in excess if pair[0] <= SAME_COST]
+    return [other for _, other in sorted(near, key=lambda pair: pair[0])]
 
 
 def _nearest(row: Row, candidates: Sequence[Row]) -> Row | None:

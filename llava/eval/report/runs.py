@@ -8,24 +8,27 @@ from pathlib import Path
 from typing import Any
 
 from llava.files import excerpt, read_json
+from llava.reduction import did_you_mean
+from llava.reduction.plan import plan_name
 
 from ..results.folder import FORMAT, read_config, read_predictions
 from ..tasks.base import Line
 from ..tasks.statistics import Contributions, containing, score_interval
 from .compare import MARGIN, Answers
-from .rows import Row, boards, compared, seeds_together, split_rows
+from .rows import SAME_COST, Named, Row, boards, compared, seeds_together, split_rows
 
 REPAIR = "remove it and give the run's command again"
 
 
 def collect(
-    paths: Iterable[str | Path], margin: float = MARGIN, split_by: str | None = None
+    paths: Iterable[str | Path], margin: float = MARGIN, split_by: str | None = None, against: str | None = None
 ) -> tuple[list[Row], list[Path]]:
     """All finished runs in and under the folders, most expensive first, and the folders of unfinished runs.
 
     margin: points within which two runs are called equivalent. split_by: the folder of a finished run, or a method,
-    that divides the questions into hard and easy ones (``split_rows``). Raises FileNotFoundError when there is no run
-    at all and ValueError naming a file that is not what it should be.
+    that divides the questions into hard and easy ones (``split_rows``). against: the folder of a finished run, a plan, or
+    a method, with which every plan is compared too (``Named``). Raises FileNotFoundError when there is no run at all and
+    ValueError naming a file that is not what it should be, and for what splits, or is compared with, no run.
     """
     paths = list(paths)
     rows, unfinished = [], []
@@ -40,9 +43,17 @@ def collect(
         raise FileNotFoundError(
             f"no finished run in {', '.join(map(str, paths))}{stopped}; make one with llava.eval.run"
         )
-    rows = [row for board in boards(seeds_together(rows)).values() for row in compared(board, margin)]
+    rows = seeds_together(rows)
+    named = None if against is None else _named(against, rows)
+    rows = [row for board in boards(rows).values() for row in compared(board, margin, named)]
+    if against is not None and not any(row.vs_named for row in rows):
+        names = dict.fromkeys(name for row in rows for name in (row.plan, row.method))
+        raise ValueError(
+            f"--against {against} is compared with no run; give the folder of a finished run that was asked the same questions,"
+            f" a plan, or a method that has a run within {100 * SAME_COST:g} % of another's cost{did_you_mean(against, names)}"
+        )
     if split_by is not None:
-        control = read_run(Path(split_by)) if (Path(split_by) / "config.yaml").is_file() else None
+        control = _run_of(split_by)
         rows = [row for board in boards(rows).values() for row in split_rows(board, split_by, control)]
         if not any(row.split for row in rows):
             raise ValueError(
@@ -51,6 +62,22 @@ def collect(
             )
     rows.sort(key=lambda row: (row.task, row.model, -(row.visual_tokens or 0), -row.score))
     return rows, unfinished
+
+
+def _named(text: str, rows: Sequence[Row]) -> Named:
+    """What a reader has named: a folder, a plan in any spelling, or a method as the reports call it."""
+    run = _run_of(text)
+    if run is None and text not in {name for row in rows for name in (row.plan, row.method)}:
+        try:
+            return Named(plan_name(text))
+        except ValueError:
+            return Named(text)
+    return Named(text if run is None else run.plan, run)
+
+
+def _run_of(text: str) -> Row | None:
+    """The run in a folder; None where the text is no run's folder."""
+    return read_run(Path(text)) if (Path(text) / "config.yaml").is_file() else None
 
 
 def read_run(folder: Path) -> Row:

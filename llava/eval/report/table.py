@@ -167,12 +167,23 @@ def _visual_tokens(row: Row) -> Cell:
 
 
 def _comparisons(rows: Sequence[Row]) -> list[Column]:
-    sides = (("vs full", [row.vs_full for row in rows]), ("vs random", [row.vs_random for row in rows]))
+    sides = (
+        ("vs full", [row.vs_full for row in rows]),
+        ("vs random", [row.vs_random for row in rows]),
+        (f"vs {named(rows)}", [row.vs_named for row in rows]),
+    )
     return [
         Column(head, [_comparison(difference, _digits(row)) for difference, row in zip(differences, rows, strict=True)])
         for head, differences in sides
         if any(differences)
     ] + _equivalence(rows)
+
+
+def named(rows: Sequence[Row]) -> str:
+    """What the plans are compared with besides full and random: a plan, or the method of several; empty where nothing."""
+    plans = {row.vs_named.other for row in rows if row.vs_named}
+    methods = {row.method for row in rows if row.plan in plans}
+    return next(iter(plans if len(plans) == 1 else methods), "")
 
 
 def _equivalence(rows: Sequence[Row]) -> list[Column]:
