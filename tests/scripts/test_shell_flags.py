@@ -12,7 +12,7 @@ from tests.entries import program
 
 ROOT = Path(__file__).parents[2]
 EVALUATIONS = sorted(file.stem for file in (ROOT / "scripts/v1_5/eval").glob("*.sh") if file.stem != "eval")
-SCRIPTS = [*(f"v1_5/eval/{name}" for name in EVALUATIONS), "quickstart", "method_options", "mergers"]
+SCRIPTS = [*(f"v1_5/eval/{name}" for name in EVALUATIONS), "quickstart", "method_options", "mergers", "schedules"]
 SCRIPTS += ["experiments", "analysis", "fastv_textweighted_experiment"]
 TRAINING = [f"v1_5/{name}" for name in ("pretrain", "finetune", "finetune_lora", "finetune_task")]
 
