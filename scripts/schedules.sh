@@ -13,7 +13,7 @@ results="${RESULTS:-playground/results/schedules}"
 python -m llava.things.export --format pope --images 25 --output playground/data/eval/pope-things
 python -m llava.things.export --format mme --output playground/data/eval/MME-things
 
-# The mean, and what enters, goes on from layer 11 and from layer 22 on: tops has this schedule.
+# The mean, then what enters, what goes on from layer 11 and what from layer 22: the schedule of tops.
 plans=(--no-controls --reduction full)
 for budgets in "64 110 55 13" "32 55 27 7" "16 28 14 3"; do
     read -r mean first second third <<<"$budgets"

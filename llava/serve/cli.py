@@ -120,8 +120,11 @@ class Chat:
         """Whether a prompt fits into the model's positions, with what the plan in force leaves of its images."""
         words = int((ids != IMAGE_TOKEN_INDEX).sum())
         limit = context_length(self.model.config)
+        whole = 0 if self.pixels is None else sum(self.model.visual_tokens(self.pixels, self.sizes))
+        if words + whole <= limit:
+            return True  # no plan leaves more than there is, so that none need be asked
         if self.pixels is None or words > limit:
-            return words <= limit
+            return False
         spliced = self.model.splice(ids, **self._vision(), reduction=self.options.get("reduction"))
         return words + int((spliced.visual > 0).sum()) <= limit
 

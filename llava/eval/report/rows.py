@@ -156,17 +156,16 @@ def seeds_together(rows: Sequence[Row]) -> list[Row]:
 
 def _with_all(row: Row, rows: Sequence[Row], margin: float, named: Named | None) -> Row:
     """A row with all its comparisons, p not corrected."""
-    row = _against(row, [other for other in rows if other.method == "full"], "full", margin)
-    row = _against(row, _random(row, rows), "random", margin)
-    return row if named is None else _against(row, named.of(row, rows), "named", margin, named.text)
+    row = _against(row, [other for other in rows if other.method == "full"], "vs_full", "full", margin)
+    row = _against(row, _random(row, rows), "vs_random", "random", margin)
+    return row if named is None else _against(row, named.of(row, rows), "vs_named", named.text, margin)
 
 
-def _against(row: Row, others: Sequence[Row], side: str, margin: float, name: str | None = None) -> Row:
+def _against(row: Row, others: Sequence[Row], comparison: str, name: str, margin: float) -> Row:
     """The row compared with the first of the others that was asked the same, or with the reason why it is not.
 
-    side: of the comparisons, vs_full, vs_random or vs_named. name: what the others are called, where not as the side.
+    comparison: one of COMPARISONS. name: what the others are called in the reason.
     """
-    name = name or side
     others = [other for other in others if other.folders != row.folders]
     if row.method == "full" or not others:
         return row
@@ -176,7 +175,7 @@ def _against(row: Row, others: Sequence[Row], side: str, margin: float, name: st
             return replace(row, uncompared={**row.uncompared, name: "no predictions.jsonl"})
         hindrance = obstacle(row.answers, other.answers)
         if hindrance is None:
-            return replace(row, **{f"vs_{side}": difference(row.answers, other.answers, other.plan, margin)})
+            return replace(row, **{comparison: difference(row.answers, other.answers, other.plan, margin)})
         reason = reason or hindrance
     return replace(row, uncompared={**row.uncompared, name: reason})
 

@@ -64,7 +64,7 @@ class SeenImage:
         ends = zip(crops, accumulate(crops), strict=True)
         return [self._each(itemgetter(slice(end - count, end))) for count, end in ends]
 
-    def detached(self) -> SeenImage:
+    def copied(self) -> SeenImage:
         """A copy that does not keep alive the batch of which this is a part."""
         return self._each(Tensor.clone)
 

@@ -23,11 +23,12 @@ from .progress import AnswerText, Progress
 
 @dataclass(frozen=True)
 class _Inputs:
-    """The ids (S,) of a prompt, its pictures as tensors, their (width, height), and the plan."""
+    """The ids (S,) of a prompt, its pictures as tensors, their (width, height) and seeds, and the plan."""
 
     ids: Tensor
     images: list[Tensor]
     sizes: list[tuple[int, int]]
+    seeds: list[int]
     plan: list[Stage]
 
 
@@ -62,10 +63,11 @@ class LlavaChat:
         pictures = [image for turn in question.turns for image in turn.images]
         images = list(process_images(pictures, self.image_processor, self.model.config)) if pictures else []
         sizes = [picture.size for picture in pictures]
+        seeds = self.model.image_seeds(together(images)) if images else []
         visual = sum(self.model.visual_tokens(together(images), sizes)) if images else 0
         positions = len(ids) - len(images) + visual
         return Prompt(
-            inputs=_Inputs(ids, images, sizes, plan),
+            inputs=_Inputs(ids, images, sizes, seeds, plan),
             sampling=question.sampling,
             max_tokens=most_new_tokens(
                 question.sampling, positions, visual, context_length(self.model.config), most_tokens
@@ -94,7 +96,7 @@ class LlavaChat:
             pictures = {
                 "raw_vision_features": self._pictures.see(images, inputs[0].plan),
                 "image_sizes": [size for part in inputs for size in part.sizes],
-                "image_seeds": self.model.image_seeds(together(images)),
+                "image_seeds": [seed for part in inputs for seed in part.seeds],
             }
         with generation_options(jobs, progress) as options:
             self.model.generate(

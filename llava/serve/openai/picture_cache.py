@@ -1,4 +1,4 @@
-"""What the tower saw of the last pictures: a dialogue's client sends them anew with every turn, and the tower need not see them anew."""
+"""What the tower saw of the last pictures: clients send the pictures of a dialogue with every turn, and the tower need not see them again."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class PictureCache:
             encoded = self.model.encode_seen(together(list(fresh.values())), plan)
             seen |= dict(zip(fresh, encoded, strict=True))
         if self.most_bytes:
-            self._kept |= {key: image.detached() if key in fresh else image for key, image in seen.items()}
+            self._kept |= {key: image.copied() if key in fresh else image for key, image in seen.items()}
             self._make_room()
         return [seen[key] for key in keys]
 
